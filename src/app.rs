@@ -1,0 +1,1 @@
+//! Composition root: settings to parts, start and stop order.

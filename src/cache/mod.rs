@@ -1,0 +1,1 @@
+//! The engine: lookup, decide, coalesce, fill, evict, scrub, ledger.

@@ -1,0 +1,1 @@
+//! Every folder's own `Settings`, composed; default < file < env < flag; unknown keys refused.

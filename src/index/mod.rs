@@ -1,0 +1,4 @@
+//! What exists and where: places, catalog, use. Opens no blob files.
+
+pub mod catalog;
+pub mod error;

@@ -1,0 +1,173 @@
+//! What an ecosystem makes of a request: a description that the engine carries out.
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, Method};
+use url::Url;
+
+use super::checksum::Checksum;
+use super::key::Key;
+use super::kind::ErrorKind;
+
+/// A request, as an ecosystem sees it: the part below its mount, nothing decoded yet.
+pub struct Request<'a> {
+    pub method: &'a Method,
+    /// The path below the mount, starting with `/`, as on the wire.
+    pub path: &'a str,
+    pub query: Option<&'a str>,
+    pub headers: &'a HeaderMap,
+    /// The upstreams that the operator configured or adopted for this ecosystem, in order of preference.
+    pub upstreams: &'a [Upstream],
+    /// The mount as the client reaches it, without a slash at the end: `http://127.0.0.1:7070/cargo`.
+    pub public_base: &'a str,
+}
+
+/// A source of one ecosystem.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Upstream {
+    /// Base address; its path ends in `/`.
+    pub url: Url,
+    /// When the next one in the list may be asked.
+    pub next: Fallback,
+    /// Where the address came from; decides what the egress gate lets it reach.
+    pub trust: Trust,
+}
+
+/// When a list of upstreams goes on to its next member.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Fallback {
+    /// On a definite absence alone (404, 410): Go's comma.
+    OnAbsence,
+    /// On any failure: Go's pipe.
+    OnFailure,
+}
+
+/// Who named a host.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub enum Trust {
+    /// The operator: it may be a private address.
+    Configured,
+    /// A client's request: public addresses only, and by policy.
+    Client,
+}
+
+/// What to do about a request.
+#[derive(Debug)]
+pub enum Route {
+    /// Answer from the cache, or fetch and keep.
+    Cached(Box<Lookup>),
+    /// An answer made on the spot.
+    Generated(Answer),
+    /// Pass on without keeping.
+    PassThrough(Origin),
+}
+
+/// Where the bytes come from, and when to try the next place.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Origin {
+    pub url: Url,
+    pub next: Fallback,
+    pub trust: Trust,
+}
+
+/// One thing to look up, and how to get it when it is not here.
+#[derive(Clone, Debug)]
+pub struct Lookup {
+    pub key: Key,
+    /// Tried in order. Never empty.
+    pub origins: Vec<Origin>,
+    pub freshness: Freshness,
+    pub expect: Expect,
+    /// Applied at the door; what is stored stays as upstream sent it.
+    pub rewrite: Option<Rewrite>,
+    /// The largest body that is accepted, in bytes.
+    pub max_bytes: u64,
+    /// Request headers that go upstream with a shared fill; each must be part of the key or of `Vary`.
+    pub forward: Vec<http::HeaderName>,
+}
+
+/// How long an answer may be used without asking.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Freshness {
+    /// The same bytes for ever.
+    Immutable,
+    /// Fresh for a while, then revalidated; kept for outages. The times are the ecosystem's own: upstream's headers are not asked.
+    Revalidate { fresh_for: Duration, stale_if_error: Duration },
+    /// As the response's own headers say (RFC 9111).
+    Http,
+}
+
+/// What the bytes must hash to.
+#[derive(Clone, Debug)]
+pub enum Expect {
+    Nothing,
+    Sum(Checksum),
+    /// The sum stands in another document, which is looked up first.
+    InDocument {
+        document: Box<Lookup>,
+        extract: Extract,
+    },
+}
+
+/// Finds a sum in a document. Pure.
+#[derive(Clone, Debug)]
+pub struct Extract {
+    /// Arguments: the document, `what`. None: the document does not name it.
+    pub find: fn(&[u8], &str) -> Option<Checksum>,
+    /// What to look for, in the ecosystem's own form.
+    pub what: String,
+}
+
+/// Rewrites a small document on its way out. Pure; at most `max_bytes` in.
+#[derive(Clone, Debug)]
+pub struct Rewrite {
+    /// Arguments: the document, `with`. Err: the document is not what it should be, with the reason.
+    pub apply: fn(&[u8], &str) -> Result<Vec<u8>, String>,
+    pub with: String,
+    pub max_bytes: u64,
+}
+
+/// An answer made by us.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    pub status: u16,
+    pub content_type: &'static str,
+    pub headers: Vec<(http::HeaderName, String)>,
+    pub body: Bytes,
+}
+
+/// A request that a grammar refuses.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{why}")]
+pub struct Rejection {
+    pub kind: ErrorKind,
+    /// Shown to the client: what was wrong and what would be right.
+    pub why: Cow<'static, str>,
+}
+
+impl Rejection {
+    pub fn invalid(why: impl Into<Cow<'static, str>>) -> Rejection {
+        Rejection { kind: ErrorKind::Invalid, why: why.into() }
+    }
+
+    pub fn not_found(why: impl Into<Cow<'static, str>>) -> Rejection {
+        Rejection { kind: ErrorKind::NotFound, why: why.into() }
+    }
+}
+
+/// What an ecosystem says of itself: the row that mounts, docs, config, hints and metrics are made from.
+#[derive(Clone, Copy, Debug)]
+pub struct About {
+    /// The word in config keys, metric labels and the mount: `/NAME/`.
+    pub name: &'static str,
+    pub title: &'static str,
+    /// The specification it follows.
+    pub spec: &'static str,
+    /// What is immutable, and what is short-lived, in a line each.
+    pub immutable: &'static str,
+    pub mutable: &'static str,
+    /// What a client is answered when no upstream is known.
+    pub without_upstream: ErrorKind,
+}

@@ -1,0 +1,14 @@
+//! The words of the house: plain data, parsed once at the edge. No I/O, no async, no clock, and no import of ours.
+
+pub mod checksum;
+pub mod digest;
+pub mod entry;
+pub mod hex;
+pub mod key;
+pub mod kind;
+pub mod lookup;
+pub mod outcome;
+pub mod place;
+pub mod range;
+pub mod realm;
+pub mod time;

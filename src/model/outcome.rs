@@ -1,0 +1,131 @@
+//! How a request was answered: the one word that header, metric, log, ledger and dashboard share.
+
+use super::place::TierName;
+
+/// How the cache answered. `Cache-Status`, the metric label, the log field and the build record all come from here.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub enum Outcome {
+    /// Answered from what was kept, no upstream asked.
+    Hit(TierName),
+    /// Followed a fill that another request had started.
+    Coalesced,
+    /// Fetched, served and kept.
+    Miss,
+    /// Upstream confirmed what was kept (304).
+    Revalidated,
+    /// Served past its freshness: upstream failed, or the refresh runs behind.
+    Stale,
+    /// Made by us: a generated document, an API answer, an error.
+    Generated,
+    /// Passed on without the cache.
+    Bypass(Reason),
+}
+
+/// Why an answer went around the cache.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub enum Reason {
+    /// The method is not one that is cached.
+    Method,
+    /// Request or response forbids storing.
+    NoStore,
+    /// Nothing can be stored: disk full, all pinned, a failed sync.
+    Full,
+    /// A small range of a large object that is not here.
+    Range,
+    /// No upstream is configured or adopted.
+    NoUpstream,
+    /// A tunnel: the bytes are opaque.
+    Tunnel,
+    /// Offline and not kept.
+    Offline,
+    /// Policy refused the host or the caller.
+    Denied,
+    /// Upstream answered with an error or not at all.
+    Upstream,
+}
+
+impl Outcome {
+    /// One label per outcome, for metrics, logs and records.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Outcome::Hit(_) => "hit",
+            Outcome::Coalesced => "coalesced",
+            Outcome::Miss => "miss",
+            Outcome::Revalidated => "revalidated",
+            Outcome::Stale => "stale",
+            Outcome::Generated => "generated",
+            Outcome::Bypass(Reason::Method) => "bypass-method",
+            Outcome::Bypass(Reason::NoStore) => "bypass-no-store",
+            Outcome::Bypass(Reason::Full) => "bypass-full",
+            Outcome::Bypass(Reason::Range) => "bypass-range",
+            Outcome::Bypass(Reason::NoUpstream) => "bypass-no-upstream",
+            Outcome::Bypass(Reason::Tunnel) => "bypass-tunnel",
+            Outcome::Bypass(Reason::Offline) => "bypass-offline",
+            Outcome::Bypass(Reason::Denied) => "bypass-denied",
+            Outcome::Bypass(Reason::Upstream) => "bypass-upstream",
+        }
+    }
+
+    /// The tier that served, or `upstream`, or `none`.
+    pub const fn tier(self) -> &'static str {
+        match self {
+            Outcome::Hit(tier) => tier.name(),
+            Outcome::Coalesced | Outcome::Miss | Outcome::Bypass(_) => "upstream",
+            Outcome::Revalidated | Outcome::Stale => "store",
+            Outcome::Generated => "none",
+        }
+    }
+
+    /// Every outcome once, in the order of `index`.
+    pub const ALL: [Outcome; Outcome::COUNT] = [
+        Outcome::Hit(TierName::Memory),
+        Outcome::Hit(TierName::Segment),
+        Outcome::Hit(TierName::File),
+        Outcome::Coalesced,
+        Outcome::Miss,
+        Outcome::Revalidated,
+        Outcome::Stale,
+        Outcome::Generated,
+        Outcome::Bypass(Reason::Method),
+        Outcome::Bypass(Reason::NoStore),
+        Outcome::Bypass(Reason::Full),
+        Outcome::Bypass(Reason::Range),
+        Outcome::Bypass(Reason::NoUpstream),
+        Outcome::Bypass(Reason::Tunnel),
+        Outcome::Bypass(Reason::Offline),
+        Outcome::Bypass(Reason::Denied),
+        Outcome::Bypass(Reason::Upstream),
+    ];
+
+    pub const COUNT: usize = 17;
+
+    /// A dense number below `COUNT`, for tables of counters.
+    pub const fn index(self) -> usize {
+        match self {
+            Outcome::Hit(tier) => tier as usize,
+            Outcome::Coalesced => 3,
+            Outcome::Miss => 4,
+            Outcome::Revalidated => 5,
+            Outcome::Stale => 6,
+            Outcome::Generated => 7,
+            Outcome::Bypass(reason) => 8 + reason as usize,
+        }
+    }
+
+    /// Whether stored bytes answered, so that a fetch was saved.
+    pub const fn saved_a_fetch(self) -> bool {
+        matches!(self, Outcome::Hit(_) | Outcome::Coalesced | Outcome::Revalidated | Outcome::Stale)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_outcome_stands_at_its_index() {
+        for (at, outcome) in Outcome::ALL.into_iter().enumerate() {
+            assert_eq!(outcome.index(), at, "{outcome:?}");
+        }
+    }
+}

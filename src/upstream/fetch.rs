@@ -1,0 +1,154 @@
+//! The seam to the world outside: one question, one answer with a body that streams.
+
+use std::fmt;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use http::{HeaderMap, Method, StatusCode, Version};
+use url::Url;
+
+use crate::model::kind::ErrorKind;
+use crate::model::lookup::Trust;
+use crate::model::time::Timestamp;
+
+/// Asks upstream servers. A trait because simulation replaces the network.
+pub trait Fetch: Send + Sync + 'static {
+    /// Asks, follows redirects (each judged by the egress gate), retries within the budget, and answers once the
+    /// head is there. A response of any status is Ok.
+    ///
+    /// *Errors*: `Unavailable` (no answer; `retry_after` when known), `Denied` (the egress gate refused), `Busy` (the
+    /// host's queue is full or its breaker is open).
+    /// *Cancel*: the exchange is dropped.
+    fn fetch(&self, ask: FetchAsk) -> BoxFuture<'_, Result<Fetched, UpstreamError>>;
+}
+
+/// A question to an upstream.
+pub struct FetchAsk {
+    pub method: Method,
+    pub url: Url,
+    /// End-to-end fields alone; hop-by-hop ones, Host and Via are the client's business.
+    pub headers: HeaderMap,
+    pub body: FetchBody,
+    pub trust: Trust,
+    /// Whether a broken body is taken up again by Range (safe methods alone).
+    pub resume: Resume,
+    /// Whether redirects are followed; a forward proxy passes them on.
+    pub redirects: Redirects,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Resume {
+    ByRange,
+    Never,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Redirects {
+    Follow,
+    PassOn,
+}
+
+/// What is sent along: nothing, bytes in memory (may be retried), or a stream (sent once).
+pub enum FetchBody {
+    Empty,
+    Bytes(Bytes),
+    Stream { len: Option<u64>, body: BodyStream },
+}
+
+/// A stream of body chunks with an error at most at its end.
+pub type BodyStream = Pin<Box<dyn futures_util::Stream<Item = Result<Bytes, UpstreamError>> + Send>>;
+
+/// The head of an answer, and its body to come.
+pub struct Fetched {
+    pub status: StatusCode,
+    pub version: Version,
+    /// As sent, hop-by-hop fields removed.
+    pub headers: HeaderMap,
+    /// Content-Length of the body to come, where the framing tells it.
+    pub len: Option<u64>,
+    pub body: FetchedBody,
+    /// After redirects.
+    pub url: Url,
+    pub requested_at: Timestamp,
+    pub received_at: Timestamp,
+}
+
+/// The body of an answer. Ends cleanly only after all that the framing promised has come.
+pub struct FetchedBody(BodyStream);
+
+impl FetchedBody {
+    pub fn new(stream: impl futures_util::Stream<Item = Result<Bytes, UpstreamError>> + Send + 'static) -> FetchedBody {
+        FetchedBody(Box::pin(stream))
+    }
+
+    pub fn empty() -> FetchedBody {
+        FetchedBody::new(futures_util::stream::empty())
+    }
+
+    /// The next chunk; None at the clean end.
+    ///
+    /// *Cancel*: nothing is lost.
+    pub async fn chunk(&mut self) -> Option<Result<Bytes, UpstreamError>> {
+        std::future::poll_fn(|context| self.poll_chunk(context)).await
+    }
+
+    pub fn poll_chunk(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, UpstreamError>>> {
+        self.0.as_mut().poll_next(context)
+    }
+}
+
+impl fmt::Debug for FetchedBody {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("FetchedBody")
+    }
+}
+
+/// Why there is no answer, or no more of it. Messages name no credential and no path.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum UpstreamError {
+    #[error("{host} could not be reached: {why}")]
+    Unreachable { host: String, why: String },
+    #[error("{host} gave no answer within {limit:?}")]
+    Silent { host: String, limit: Duration },
+    #[error("{host} closed early: {got} of {expected} bytes")]
+    Truncated { host: String, got: u64, expected: String },
+    #[error("{host} broke the protocol: {why}")]
+    Protocol { host: String, why: String },
+    #[error("{host} is not allowed: {why}")]
+    Refused { host: String, why: String },
+    #[error("{host} is resting after failures; next try in {retry_after:?}")]
+    Resting { host: String, retry_after: Duration },
+    #[error("too many requests wait for {host}")]
+    Crowded { host: String },
+    #[error("more than {limit} redirects")]
+    Redirects { limit: usize },
+    #[error("larder is offline")]
+    Offline,
+}
+
+impl UpstreamError {
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            UpstreamError::Refused { .. } => ErrorKind::Denied,
+            UpstreamError::Crowded { .. } => ErrorKind::Busy,
+            UpstreamError::Unreachable { .. }
+            | UpstreamError::Silent { .. }
+            | UpstreamError::Truncated { .. }
+            | UpstreamError::Protocol { .. }
+            | UpstreamError::Resting { .. }
+            | UpstreamError::Redirects { .. }
+            | UpstreamError::Offline => ErrorKind::Unavailable,
+        }
+    }
+
+    /// How long to wait before asking again, where it is known.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            UpstreamError::Resting { retry_after, .. } => Some(*retry_after),
+            _ => None,
+        }
+    }
+}
