@@ -3,7 +3,8 @@
 use serde::Serialize;
 
 use super::error::CacheError;
-use super::{Cache, decide};
+use super::policy::freshness;
+use super::{Cache, ask_head, decide};
 use crate::model::lookup::{Freshness, Lookup, Origins};
 
 /// What is known of an address.
@@ -56,11 +57,11 @@ impl Cache {
                 vary: entry.vary.iter().map(|(name, value)| format!("{name}: {}", value.as_deref().unwrap_or("-"))).collect(),
                 writer: entry.writer.to_string(),
                 realm: entry.realm.as_str().to_owned(),
-                freshness: decide::explain(entry, &lookup.freshness, now),
+                freshness: freshness::explain(entry, &lookup.freshness, now),
             });
         }
         let headers = http::HeaderMap::new();
-        let ask = decide::AskHead { method: &http::Method::GET, headers: &headers };
+        let ask = ask_head(&http::Method::GET, &headers, lookup);
         let decision = decide::decide(&ask, &stored, &lookup.freshness, now);
         Ok(Explained {
             key: lookup.key.to_string(),

@@ -9,8 +9,11 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 
 use super::Inner;
 use super::coalesce::{Flight, FlightId, Head, Resumption, Stage};
-use super::decide::{self, AskHead, Storable};
+use super::decide;
 use super::error::CacheError;
+use super::policy::ask::AskHead;
+use super::policy::store::{self, Storable};
+use super::policy::{fields, validate};
 use super::relay;
 use super::served::Served;
 use super::source::Sources;
@@ -18,7 +21,7 @@ use crate::index::catalog::Put;
 use crate::index::{Ack, NewBlob, Record};
 use crate::model::entry::{Candidates, Entry};
 use crate::model::key::Key;
-use crate::model::lookup::{Fallback, Lookup, Origin};
+use crate::model::lookup::{Fallback, Freshness, Lookup, Origin};
 use crate::model::outcome::{Outcome, Reason};
 use crate::model::place::Class;
 use crate::model::realm::Realm;
@@ -49,14 +52,14 @@ pub(super) struct FillPlan {
 
 impl FillPlan {
     pub(super) fn ask_head(&self) -> AskHead<'_> {
-        AskHead { method: &self.method, headers: &self.client_headers }
+        super::ask_head(&self.method, &self.client_headers, &self.lookup)
     }
 
     fn class(&self) -> Class {
         match self.lookup.freshness {
-            crate::model::lookup::Freshness::Immutable => Class::Trusted,
-            crate::model::lookup::Freshness::Revalidate { .. } => Class::Document,
-            crate::model::lookup::Freshness::Http => Class::Trusted,
+            Freshness::Immutable => Class::Trusted,
+            Freshness::Revalidate { .. } => Class::Document,
+            Freshness::Http => Class::Trusted,
         }
     }
 }
@@ -112,12 +115,12 @@ async fn fill(cache: &Arc<Inner>, plan: &FillPlan, ending: &Ending) -> Result<St
     {
         return confirmed(cache, plan, entry, &fetched).await;
     }
-    if is_failure(fetched.status)
+    if decide::is_outage(fetched.status.as_u16())
         && let Some(entry) = usable_when_failing(cache, plan)
     {
         return Ok(Stage::Kept(entry, Outcome::Stale));
     }
-    let vary = match decide::storable(
+    let vary = match store::storable(
         &plan.ask_head(),
         fetched.status.as_u16(),
         &fetched.headers,
@@ -125,8 +128,15 @@ async fn fill(cache: &Arc<Inner>, plan: &FillPlan, ending: &Ending) -> Result<St
         cache.clock.now(),
     ) {
         Storable::Yes { vary } => vary,
-        Storable::No(reason) => return Ok(hand_off_solo(cache, plan, ending, fetched, reason)),
+        Storable::No(reason, why) => {
+            tracing::debug!(key = %plan.key, why, "not stored");
+            return Ok(hand_off_solo(cache, plan, ending, fetched, reason));
+        }
     };
+    let shareable = store::shareable(fetched.status.as_u16(), &fetched.headers, &plan.ask_head());
+    if plan.lookup.freshness == Freshness::Http && !shareable {
+        return Ok(hand_off_solo(cache, plan, ending, fetched, Reason::NoStore));
+    }
     if fetched.len.is_some_and(|len| len > plan.lookup.max_bytes) {
         return Err(CacheError::TooLarge { limit: plan.lookup.max_bytes });
     }
@@ -243,8 +253,8 @@ async fn confirmed(
     entry: &Arc<Entry>,
     fetched: &Fetched,
 ) -> Result<Stage, CacheError> {
-    let mut freshened = decide::freshen(entry, &fetched.headers, fetched.requested_at, fetched.received_at);
-    freshened.valid = true;
+    let ask = plan.ask_head();
+    let freshened = validate::freshen(entry, &ask, &fetched.headers, fetched.requested_at, fetched.received_at);
     let freshened = Arc::new(freshened);
     let put = Put { entry: freshened.clone(), expected: None };
     let record = Record { entries: vec![put], ..Record::default() };
@@ -290,8 +300,7 @@ async fn ask(cache: &Arc<Inner>, plan: &FillPlan, origins: &[Origin]) -> Result<
 }
 
 fn draft(plan: &FillPlan, fetched: &Fetched, vary: Vec<(String, Option<String>)>) -> Entry {
-    let mut headers = fetched.headers.clone();
-    decide::strip_unstorable(&mut headers);
+    let headers = fields::stored(&fetched.headers);
     Entry {
         key: plan.key.clone(),
         hash: plan.id.key,
@@ -323,12 +332,9 @@ fn stale_or(cache: &Arc<Inner>, plan: &FillPlan, error: CacheError) -> Result<St
 
 /// The newest stored answer to this very request that may stand in while upstream fails.
 fn usable_when_failing(cache: &Inner, plan: &FillPlan) -> Option<Arc<Entry>> {
-    let now = cache.clock.now();
-    plan.stored
-        .iter()
-        .filter(|entry| decide::selected(entry, &plan.client_headers))
-        .find(|entry| decide::stale_if_error(entry, &plan.lookup.freshness, &plan.ask_head(), now))
-        .cloned()
+    let (ask, freshness) = (plan.ask_head(), &plan.lookup.freshness);
+    let entry = &plan.stored[decide::selected(&ask, &plan.stored, freshness)?];
+    decide::stale_if_error(entry, freshness, &ask, cache.clock.now()).then(|| entry.clone())
 }
 
 fn hand_off(ending: &Ending, served: Served) -> Stage {
@@ -350,10 +356,6 @@ fn is_forsaken(flight: &Flight, len: Option<u64>, written: u64) -> bool {
         Some(len) => len > FINISH_ALONE_BYTES && written < len / 2,
         None => written > FINISH_ALONE_BYTES,
     }
-}
-
-fn is_failure(status: StatusCode) -> bool {
-    matches!(status.as_u16(), 500 | 502 | 503 | 504 | 429)
 }
 
 pub(super) fn is_absence(status: StatusCode) -> bool {

@@ -23,14 +23,18 @@ use http::{HeaderMap, Method, StatusCode};
 
 use self::coalesce::{Boarded, FlightId, Flights, Seat, Stage};
 use self::counters::Counters;
-use self::decide::{AskHead, Decision, Precondition};
+use self::decide::{Decision, Refresh};
 use self::error::CacheError;
 use self::fill::FillPlan;
+use self::policy::ask::{AskHead, Authorized, Forward};
+use self::policy::validate::{self, HeadSays, Precondition};
+use self::policy::{fields, freshness, vary};
 use self::served::{Ask, Part, Partiality, Served, ServedBody};
-use crate::index::{Index, Presence};
+use crate::index::catalog::Put;
+use crate::index::{Ack, Index, Presence, Record};
 use crate::model::entry::{Candidates, Entry};
 use crate::model::key::{Key, KeyHash};
-use crate::model::lookup::Freshness;
+use crate::model::lookup::{Freshness, Lookup};
 use crate::model::outcome::{Outcome, Reason};
 use crate::model::place::TierName;
 use crate::model::range::{Asked, ByteRange, RangeSpec, Resolved};
@@ -44,6 +48,16 @@ use crate::upstream::fetch::{Fetch, Redirects};
 /// A range that starts so far past what a fill has is relayed, when it is also small.
 const RANGE_AHEAD_BYTES: u64 = 8 << 20;
 const RANGE_SMALL_BYTES: u64 = 4 << 20;
+
+/// Fields that ask for less than the whole: a shared fill asks for all of it.
+const PARTIAL: [http::HeaderName; 6] = [
+    http::header::RANGE,
+    http::header::IF_RANGE,
+    http::header::IF_MATCH,
+    http::header::IF_NONE_MATCH,
+    http::header::IF_MODIFIED_SINCE,
+    http::header::IF_UNMODIFIED_SINCE,
+];
 
 /// The engine. Clones share everything.
 #[derive(Clone)]
@@ -122,7 +136,7 @@ impl Inner {
         hash: KeyHash,
         stored: Candidates,
     ) -> Result<Served, CacheError> {
-        let head = AskHead { method: ask.method, headers: ask.headers };
+        let head = ask_head(ask.method, ask.headers, &ask.lookup);
         let now = self.clock.now();
         match decide::decide(&head, &stored, &ask.lookup.freshness, now) {
             Decision::Serve { at, .. } => {
@@ -136,8 +150,8 @@ impl Inner {
                 let Some(served) = self.from_store(ask, &entry, Some(Outcome::Stale)).await? else {
                     return self.through_flight(ask, key, hash, stored, None).await;
                 };
-                if refresh {
-                    let conditions = decide::conditions(&entry);
+                if refresh == Refresh::InBackground {
+                    let conditions = validate::conditions(&entry);
                     self.refresh(ask, key, hash, stored, (entry, conditions));
                 }
                 Ok(served)
@@ -148,7 +162,7 @@ impl Inner {
                 let confirm = if self.has_body(&entry).await? { Some((entry, conditions)) } else { None };
                 self.through_flight(ask, key, hash, stored, confirm).await
             }
-            Decision::Fetch if *ask.method == Method::HEAD => self.relay(ask, Reason::Method).await,
+            Decision::Fetch if *ask.method == Method::HEAD => self.relay_head(ask, &stored).await,
             Decision::Fetch => self.through_flight(ask, key, hash, stored, None).await,
             Decision::Unsatisfiable => Err(CacheError::OnlyIfCached),
             Decision::Relay(reason) => self.relay(ask, reason).await,
@@ -188,7 +202,7 @@ impl Inner {
             part,
             body,
             outcome: outcome.unwrap_or(Outcome::Hit(tier)),
-            age: Some(decide::age(entry, self.clock.now())),
+            age: Some(freshness::age(entry, self.clock.now())),
             digest: entry.body,
             fetch_ms: entry.fetch_ms,
         }))
@@ -273,7 +287,7 @@ impl Inner {
             Stage::Asking | Stage::Failed(CacheError::Abandoned) => Err(CacheError::Abandoned),
             Stage::Failed(error) => Err(error),
             Stage::HandedOff => self.take_off(ask, &seat).await,
-            Stage::Kept(entry, kept) if decide::selected(&entry, ask.headers) => {
+            Stage::Kept(entry, kept) if fits(ask, &entry) => {
                 match self.from_store(ask, &entry, Some(kept)).await? {
                     Some(served) => Ok(served),
                     None if confirming => {
@@ -298,7 +312,7 @@ impl Inner {
     ) -> Result<Served, CacheError> {
         let flight = seat.flight.clone();
         let head = flight.head.get().ok_or(CacheError::Abandoned)?;
-        if outcome == Outcome::Coalesced && !decide::selected(&head.entry, ask.headers) {
+        if outcome == Outcome::Coalesced && !fits(ask, &head.entry) {
             // Another variant than ours: an exchange of our own.
             return self.relay(ask, Reason::NoStore).await;
         }
@@ -341,6 +355,24 @@ impl Inner {
             Some(served) => Ok(served),
             None => self.relay(ask, Reason::NoStore).await,
         }
+    }
+
+    /// Passes a HEAD on, and lets its answer speak about what is stored (RFC 9111 §4.3.5).
+    async fn relay_head(self: &Arc<Inner>, ask: &Ask<'_>, stored: &Candidates) -> Result<Served, CacheError> {
+        let requested_at = self.clock.now();
+        let served = self.relay(ask, Reason::Method).await?;
+        let head = ask_head(ask.method, ask.headers, &ask.lookup);
+        let Some(at) = decide::selected(&head, stored, &ask.lookup.freshness) else { return Ok(served) };
+        let received_at = self.clock.now();
+        let says = validate::head_says(&stored[at], &head, served.status, &served.headers, requested_at, received_at);
+        let entry = match says {
+            HeadSays::Nothing => return Ok(served),
+            HeadSays::Fresh(entry) => *entry,
+            HeadSays::Outdated => Entry { valid: false, ..(*stored[at]).clone() },
+        };
+        let put = Put { entry: Arc::new(entry), expected: None };
+        self.index.record(Record { entries: vec![put], ..Record::default() }, Ack::Visible).await?;
+        Ok(served)
     }
 
     /// Refreshes behind a stale answer.
@@ -415,7 +447,7 @@ fn keyed(ask: &Ask<'_>) -> Key {
 
 /// What of the client's request a shared fill sends upstream.
 pub(super) fn upstream_fields(ask: &Ask<'_>) -> HeaderMap {
-    let mut fields = match ask.lookup.freshness {
+    let mut sent = match ask.lookup.freshness {
         // Selected by `Vary`: all end-to-end fields, but for those that ask for less than the whole.
         Freshness::Http => ask.headers.clone(),
         Freshness::Immutable | Freshness::Revalidate { .. } => {
@@ -426,23 +458,46 @@ pub(super) fn upstream_fields(ask: &Ask<'_>) -> HeaderMap {
     if ask.identity.is_some()
         && let Some(credential) = ask.headers.get(http::header::AUTHORIZATION)
     {
-        fields.insert(http::header::AUTHORIZATION, credential.clone());
+        sent.insert(http::header::AUTHORIZATION, credential.clone());
     }
-    decide::strip_partial(&mut fields);
-    fields
+    for name in PARTIAL {
+        sent.remove(name);
+    }
+    fields::strip_hop_by_hop(&mut sent);
+    sent
+}
+
+/// A request as decisions look at it.
+pub(super) fn ask_head<'a>(method: &'a Method, headers: &'a HeaderMap, lookup: &'a Lookup) -> AskHead<'a> {
+    match lookup.freshness {
+        Freshness::Http => {
+            let credential = headers.contains_key(http::header::AUTHORIZATION);
+            let authorized = if credential { Authorized::Yes } else { Authorized::No };
+            AskHead { method, headers, forward: Forward::All, authorized }
+        }
+        // The key carries the identity, so that nobody else finds the answer.
+        Freshness::Immutable | Freshness::Revalidate { .. } => {
+            AskHead { method, headers, forward: Forward::Only(&lookup.forward), authorized: Authorized::No }
+        }
+    }
+}
+
+/// Whether a stored answer was made for requests like this one.
+fn fits(ask: &Ask<'_>, entry: &Entry) -> bool {
+    vary::fits(&ask_head(ask.method, ask.headers, &ask.lookup), &entry.vary)
 }
 
 fn part_of(ask: &Ask<'_>, status: u16, headers: &HeaderMap, len: Option<u64>) -> Part {
     if ask.partial == Partiality::Whole {
         return Part::Whole;
     }
-    match decide::precondition(ask.method, ask.headers, status, headers) {
+    match validate::precondition(ask.headers, status, headers) {
         Precondition::NotModified => return Part::NotModified,
         Precondition::Failed => return Part::PreconditionFailed,
         Precondition::Proceed => {}
     }
     let asked = ask.range();
-    if asked == Asked::Whole || status != StatusCode::OK.as_u16() || !decide::if_range_holds(ask.headers, headers) {
+    if asked == Asked::Whole || status != StatusCode::OK.as_u16() || !validate::if_range_holds(ask.headers, headers) {
         return Part::Whole;
     }
     match (len, asked) {

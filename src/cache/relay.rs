@@ -11,7 +11,8 @@ use url::Url;
 use super::error::CacheError;
 use super::served::{Ask, Part, Served, ServedBody};
 use super::source::Addresses;
-use super::{Cache, Inner, decide, redirects};
+use super::policy::invalidate;
+use super::{Cache, Inner, redirects};
 use crate::index::Record;
 use crate::model::key::KeyHash;
 use crate::model::lookup::{Freshness, Origin};
@@ -70,7 +71,7 @@ impl Cache {
 
 /// What an unsafe request with this answer makes out of date.
 pub fn invalidated(method: &Method, status: u16, url: &Url, headers: &HeaderMap) -> Vec<Url> {
-    decide::invalidated(method, status, url, headers)
+    invalidate::invalidated(method, status, url, headers)
 }
 
 impl Inner {
