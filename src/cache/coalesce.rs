@@ -15,7 +15,7 @@ use super::served::Served;
 use crate::model::entry::Entry;
 use crate::model::key::KeyHash;
 use crate::model::outcome::Outcome;
-use crate::store::writer::Partial;
+use crate::store::Partial;
 
 /// What may share a fill: the same key, asked under the same credential.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]

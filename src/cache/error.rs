@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::index::error::IndexError;
 use crate::model::kind::ErrorKind;
-use crate::store::error::StoreError;
+use crate::store::StoreError;
 use crate::upstream::fetch::UpstreamError;
 
 /// A failure of the engine. Clones, since every follower of a fill is told of it.

@@ -25,8 +25,7 @@ use crate::model::lookup::{Fallback, Freshness, Lookup, Origin};
 use crate::model::outcome::{Outcome, Reason};
 use crate::model::place::Class;
 use crate::model::realm::Realm;
-use crate::store::error::StoreError;
-use crate::store::writer::{BlobWriter, Intent, SealedBlob};
+use crate::store::{BlobWriter, Intent, Partial, SealedBlob, StoreError};
 use crate::upstream::fetch::{FetchAsk, FetchBody, Fetched, Redirects, Resume, UpstreamError};
 
 /// Bodies up to this size are filled to the end though nobody waits.
@@ -150,9 +149,10 @@ async fn fill(cache: &Arc<Inner>, plan: &FillPlan, ending: &Ending) -> Result<St
         }
     };
     let entry = draft(plan, &fetched, vary);
+    let partial = writer.partial();
     let head = Head {
         len: fetched.len,
-        partial: writer.partial(),
+        partial: partial.clone(),
         resume: Resumption {
             url: fetched.url.clone(),
             trust: origin.trust,
@@ -164,12 +164,13 @@ async fn fill(cache: &Arc<Inner>, plan: &FillPlan, ending: &Ending) -> Result<St
     };
     let draft = ending.flight.head.get_or_init(|| head).entry.clone();
     ending.publish(Stage::Streaming { written: 0 });
-    store_body(cache, plan, ending, Body { fetched, writer, expect, draft }).await
+    store_body(cache, plan, ending, Body { fetched, writer, partial, expect, draft }).await
 }
 
 struct Body {
     fetched: Fetched,
     writer: BlobWriter,
+    partial: Partial,
     expect: Vec<crate::model::checksum::Checksum>,
     draft: Entry,
 }
@@ -190,7 +191,7 @@ async fn store_body(
         if let Err(error) = body.writer.write(chunk).await {
             return overflow(cache, &body, error);
         }
-        ending.publish(Stage::Streaming { written: body.writer.partial_written() });
+        ending.publish(Stage::Streaming { written: body.partial.written() });
         if is_forsaken(&ending.flight, body.fetched.len, written) {
             tracing::debug!(key = %plan.key, written, "nobody waits for this fill any more");
             return Err(CacheError::Abandoned);
@@ -211,7 +212,7 @@ async fn store_body(
 
 /// Storage gave up half-way: what is stored stays readable and followers go on by Range.
 fn overflow(cache: &Arc<Inner>, body: &Body, error: StoreError) -> Result<Stage, CacheError> {
-    let stored = body.writer.partial_written();
+    let stored = body.partial.written();
     tracing::warn!(%error, stored, "storage gave up in the middle of a fill, followers go on upstream");
     cache.counters.overflowed();
     Ok(Stage::Overflowed { stored })

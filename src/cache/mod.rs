@@ -42,7 +42,7 @@ use crate::model::realm::Realm;
 use crate::runtime::clock::Clock;
 use crate::runtime::tasks::Tasks;
 use crate::store::Store;
-use crate::store::error::StoreError;
+use crate::store::StoreError;
 use crate::upstream::fetch::{Fetch, Redirects};
 
 /// A range that starts so far past what a fill has is relayed, when it is also small.
@@ -190,7 +190,7 @@ impl Inner {
         let (body, tier) = match (&entry.body, range.is_empty() || *ask.method == Method::HEAD) {
             (None, _) => (ServedBody::Empty, TierName::Memory),
             (Some(_), true) => (ServedBody::Empty, TierName::Memory),
-            (Some(digest), false) => match self.open(digest, range, entry.len).await? {
+            (Some(digest), false) => match self.open(digest, range).await? {
                 Some(opened) => opened,
                 None => return Ok(None),
             },
@@ -212,7 +212,6 @@ impl Inner {
         &self,
         digest: &crate::model::digest::Digest,
         range: ByteRange,
-        len: u64,
     ) -> Result<Option<(ServedBody, TierName)>, CacheError> {
         if let Some(bytes) = self.store.recall(digest) {
             self.index.touch(digest);
@@ -235,23 +234,20 @@ impl Inner {
                 Ok(reader) => {
                     self.index.touch(digest);
                     let tier = reader.tier();
-                    if range.len() != len {
-                        return Ok(Some((ServedBody::Blob(reader), tier)));
-                    }
-                    return match reader.into_bytes() {
-                        Ok(bytes) => {
-                            self.store.remember(digest, bytes.clone());
-                            Ok(Some((ServedBody::Bytes(bytes), tier)))
-                        }
-                        Err(reader) => Ok(Some((ServedBody::Blob(reader), tier))),
+                    let body = match reader.into_bytes() {
+                        Ok(bytes) => ServedBody::Bytes(bytes),
+                        Err(reader) => ServedBody::Blob(reader),
                     };
+                    return Ok(Some((body, tier)));
                 }
                 Err(StoreError::Gone) => {}
                 Err(error @ StoreError::Corrupt { .. }) => {
                     tracing::error!(%digest, %error, "a stored blob is damaged, it is set aside and fetched anew");
                     self.counters.corrupted();
                     self.index.drop_place(digest, &place).await?;
-                    self.store.quarantine(digest, &place);
+                    if let Err(error) = self.store.quarantine(digest, &place) {
+                        tracing::warn!(%digest, %error, "a damaged blob could not be set aside");
+                    }
                     return Ok(None);
                 }
                 Err(error) => return Err(error.into()),

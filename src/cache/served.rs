@@ -13,7 +13,7 @@ use crate::model::digest::Digest;
 use crate::model::lookup::Lookup;
 use crate::model::outcome::Outcome;
 use crate::model::range::{Asked, ByteRange};
-use crate::store::reader::BlobReader;
+use crate::store::BlobReader;
 
 /// A request as the engine sees it.
 pub struct Ask<'a> {
