@@ -77,11 +77,34 @@ pub struct Fetched {
 }
 
 /// The body of an answer. Ends cleanly only after all that the framing promised has come.
-pub struct FetchedBody(BodyStream);
+pub struct FetchedBody {
+    stream: BodyStream,
+    ends: Ends,
+}
+
+/// How the end of a body is known.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Ends {
+    /// A length, a last chunk or an end-of-stream flag: a body that is cut short is an error.
+    Marked,
+    /// The connection closes (HTTP/1.0): cleartext that is cut short looks whole.
+    OnClose,
+}
 
 impl FetchedBody {
     pub fn new(stream: impl futures_util::Stream<Item = Result<Bytes, UpstreamError>> + Send + 'static) -> FetchedBody {
-        FetchedBody(Box::pin(stream))
+        FetchedBody { stream: Box::pin(stream), ends: Ends::Marked }
+    }
+
+    /// A body whose end only the closing of the connection marks.
+    pub fn until_close(
+        stream: impl futures_util::Stream<Item = Result<Bytes, UpstreamError>> + Send + 'static,
+    ) -> FetchedBody {
+        FetchedBody { stream: Box::pin(stream), ends: Ends::OnClose }
+    }
+
+    pub fn ends(&self) -> Ends {
+        self.ends
     }
 
     pub fn empty() -> FetchedBody {
@@ -96,7 +119,7 @@ impl FetchedBody {
     }
 
     pub fn poll_chunk(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, UpstreamError>>> {
-        self.0.as_mut().poll_next(context)
+        self.stream.as_mut().poll_next(context)
     }
 }
 
@@ -115,6 +138,10 @@ pub enum UpstreamError {
     Silent { host: String, limit: Duration },
     #[error("{host} closed early: {got} of {expected} bytes")]
     Truncated { host: String, got: u64, expected: String },
+    #[error("{host} sent less than {minimum_rate} bytes a second for {window:?}")]
+    Slow { host: String, minimum_rate: u64, window: Duration },
+    #[error("{host} cannot be trusted: {why}")]
+    Untrusted { host: String, why: String },
     #[error("{host} broke the protocol: {why}")]
     Protocol { host: String, why: String },
     #[error("{host} is not allowed: {why}")]
@@ -137,6 +164,8 @@ impl UpstreamError {
             UpstreamError::Unreachable { .. }
             | UpstreamError::Silent { .. }
             | UpstreamError::Truncated { .. }
+            | UpstreamError::Slow { .. }
+            | UpstreamError::Untrusted { .. }
             | UpstreamError::Protocol { .. }
             | UpstreamError::Resting { .. }
             | UpstreamError::Redirects { .. }
