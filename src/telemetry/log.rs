@@ -61,7 +61,9 @@ impl LogLevel {
 pub fn init(settings: &Settings) -> Result<LogLevel, LogError> {
     let (filter, handle) = reload::Layer::new(filter(&settings.level)?);
     let lines = match settings.format {
-        Format::Text => tracing_subscriber::fmt::layer().with_writer(Stderr).with_ansi(false).with_target(false).boxed(),
+        Format::Text => {
+            tracing_subscriber::fmt::layer().with_writer(Stderr).with_ansi(false).with_target(false).boxed()
+        }
         Format::Json => tracing_subscriber::fmt::layer().with_writer(Stderr).json().flatten_event(true).boxed(),
     };
     tracing_subscriber::registry().with(filter).with(lines).try_init().map_err(|_| LogError::Twice)?;

@@ -12,9 +12,8 @@ use parking_lot::RwLock;
 use super::table::{Kind, Name, TABLE};
 
 /// Upper bounds of the histogram, in microseconds. The last bucket has none.
-pub const BOUNDS_MICROS: [u64; 12] = [
-    100, 500, 1_000, 5_000, 10_000, 50_000, 100_000, 500_000, 1_000_000, 5_000_000, 30_000_000, 300_000_000,
-];
+pub const BOUNDS_MICROS: [u64; 12] =
+    [100, 500, 1_000, 5_000, 10_000, 50_000, 100_000, 500_000, 1_000_000, 5_000_000, 30_000_000, 300_000_000];
 
 const BUCKETS: usize = BOUNDS_MICROS.len() + 1;
 
@@ -117,8 +116,7 @@ impl Metrics {
         for (at_ecosystem, ecosystem) in self.ecosystems.iter().enumerate() {
             for (at_outcome, (outcome, tier)) in self.outcomes.iter().enumerate() {
                 let cell = at_ecosystem * self.outcomes.len() + at_outcome;
-                let mut sum =
-                    Sum { ecosystem, outcome, tier, requests: 0, bytes: 0, micros: 0, buckets: [0; BUCKETS] };
+                let mut sum = Sum { ecosystem, outcome, tier, requests: 0, bytes: 0, micros: 0, buckets: [0; BUCKETS] };
                 for shard in &self.shards {
                     let counts = &shard.counts[cell];
                     for (total, count) in sum.buckets.iter_mut().zip(&counts.buckets) {
