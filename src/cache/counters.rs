@@ -10,6 +10,7 @@ pub struct Counters {
     evicted_blobs: AtomicU64,
     evicted_bytes: AtomicU64,
     scrubbed: AtomicU64,
+    notes_dropped: AtomicU64,
 }
 
 /// A reading of the counters.
@@ -23,6 +24,8 @@ pub struct Counted {
     pub evicted_bytes: u64,
     /// Blobs re-hashed.
     pub scrubbed: u64,
+    /// Lines of build records that did not fit the queue.
+    pub notes_dropped: u64,
 }
 
 impl Counters {
@@ -43,6 +46,10 @@ impl Counters {
         self.scrubbed.fetch_add(1, Ordering::Relaxed);
     }
 
+    pub(super) fn note_dropped(&self) {
+        self.notes_dropped.fetch_add(1, Ordering::Relaxed);
+    }
+
     pub fn read(&self) -> Counted {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         Counted {
@@ -51,6 +58,7 @@ impl Counters {
             evicted_blobs: read(&self.evicted_blobs),
             evicted_bytes: read(&self.evicted_bytes),
             scrubbed: read(&self.scrubbed),
+            notes_dropped: read(&self.notes_dropped),
         }
     }
 }

@@ -20,6 +20,7 @@ mod source;
 use std::sync::Arc;
 
 use http::{HeaderMap, Method, StatusCode};
+use tokio::sync::mpsc;
 
 use self::coalesce::{Boarded, FlightId, Flights, Seat, Stage};
 use self::counters::Counters;
@@ -73,6 +74,7 @@ pub(crate) struct Inner {
     pub tasks: Tasks,
     pub counters: Counters,
     flights: Flights,
+    notes: mpsc::Sender<ledger::Note>,
 }
 
 /// The parts of an engine.
@@ -88,7 +90,9 @@ impl Cache {
     pub fn new(parts: Parts) -> Cache {
         let Parts { store, index, fetch, clock, tasks } = parts;
         let (counters, flights) = (Counters::default(), Flights::default());
-        Cache { inner: Arc::new(Inner { store, index, fetch, clock, tasks, counters, flights }) }
+        let (notes, to_keep) = mpsc::channel(ledger::QUEUE);
+        tasks.spawn("build records", Inner::keep_notes(index.clone(), to_keep));
+        Cache { inner: Arc::new(Inner { store, index, fetch, clock, tasks, counters, flights, notes }) }
     }
 
     /// Answers from the store, or from upstream while it is being stored.
@@ -203,6 +207,7 @@ impl Inner {
             body,
             outcome: outcome.unwrap_or(Outcome::Hit(tier)),
             age: Some(freshness::age(entry, self.clock.now())),
+            key: Some(entry.hash),
             digest: entry.body,
             fetch_ms: entry.fetch_ms,
         }))
@@ -339,6 +344,7 @@ impl Inner {
             body,
             outcome,
             age: None,
+            key: Some(head.entry.hash),
             digest: None,
             fetch_ms: 0,
         })

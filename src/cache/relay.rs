@@ -15,9 +15,9 @@ use super::policy::invalidate;
 use super::{Cache, Inner, redirects};
 use crate::index::Record;
 use crate::model::key::KeyHash;
-use crate::model::lookup::{Freshness, Origin};
+use crate::model::lookup::{Freshness, Origin, Trust};
 use crate::model::outcome::{Outcome, Reason};
-use crate::upstream::fetch::{FetchAsk, FetchBody, Fetched, FetchedBody, Resume, UpstreamError};
+use crate::upstream::fetch::{FetchAsk, FetchBody, Fetched, FetchedBody, Resume, Tunnel, UpstreamError};
 
 /// A request that is passed on with its body.
 pub struct Exchange {
@@ -59,6 +59,13 @@ impl Cache {
         };
         let fetched = self.inner.fetch.fetch(ask).await?;
         Ok(served(fetched, exchange.reason))
+    }
+
+    /// Opens a way to a host for CONNECT, through the egress gate.
+    ///
+    /// *Errors*: upstream's.
+    pub async fn tunnel(&self, host: &str, port: u16, trust: Trust) -> Result<Tunnel, CacheError> {
+        Ok(self.inner.fetch.tunnel(host, port, trust).await?)
     }
 
     /// Marks the stored answers of keys as out of date after an unsafe request went through (RFC 9111 §4.4).
@@ -128,6 +135,7 @@ pub(super) fn served(fetched: Fetched, reason: Reason) -> Served {
         body: ServedBody::Stream(stream(body)),
         outcome: Outcome::Bypass(reason),
         age: None,
+        key: None,
         digest: None,
         fetch_ms: 0,
     }

@@ -10,6 +10,7 @@ use url::Url;
 
 use super::error::CacheError;
 use crate::model::digest::Digest;
+use crate::model::key::KeyHash;
 use crate::model::lookup::Lookup;
 use crate::model::outcome::Outcome;
 use crate::model::range::{Asked, ByteRange};
@@ -69,6 +70,7 @@ pub struct Served {
     pub outcome: Outcome,
     /// RFC 9111 Age in seconds; None for what does not come from the store.
     pub age: Option<u64>,
+    pub key: Option<KeyHash>,
     pub digest: Option<Digest>,
     /// What fetching it took, in milliseconds.
     pub fetch_ms: u32,

@@ -14,6 +14,7 @@ use http::header;
 use http::header::HeaderValue;
 use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
 use hyper::body::Incoming;
+use serde::{Deserialize, Serialize};
 
 use super::gate::{Caller, Denied, Door, Gate, NO_LABEL, Right};
 use super::hosts::{Hosts, Nearness};
@@ -24,8 +25,19 @@ use super::{Mount, Peer};
 use crate::cache::Cache;
 use crate::cache::served::{Framing, Served};
 use crate::model::digest::Digest;
+use crate::model::key::KeyHash;
 use crate::model::outcome::{Outcome, Reason};
 use crate::runtime::tasks::Tasks;
+
+/// `[public]`: under which names and address clients know us.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    /// Base address as clients see it; None: as each client asked.
+    pub url: Option<String>,
+    /// Host names that are ours, beside localhost, this machine's name and addresses.
+    pub names: Vec<String>,
+}
 
 /// Everything that protocols share.
 pub struct Front {
@@ -79,18 +91,19 @@ pub(super) struct Answered {
     pub outcome: Outcome,
     /// Index of the metric label.
     pub ecosystem: usize,
+    pub key: Option<KeyHash>,
     pub digest: Option<Digest>,
     pub fetch_ms: u32,
 }
 
 impl Answered {
     pub(super) fn of_served(served: Served, method: &Method, ecosystem: usize) -> Answered {
-        let (outcome, digest, fetch_ms) = (served.outcome, served.digest, served.fetch_ms);
-        Answered { response: reply::response(served, method), outcome, ecosystem, digest, fetch_ms }
+        let (outcome, key, digest, fetch_ms) = (served.outcome, served.key, served.digest, served.fetch_ms);
+        Answered { response: reply::response(served, method), outcome, ecosystem, key, digest, fetch_ms }
     }
 
     pub(super) fn made(response: Response<ReplyBody>, outcome: Outcome, ecosystem: usize) -> Answered {
-        Answered { response, outcome, ecosystem, digest: None, fetch_ms: 0 }
+        Answered { response, outcome, ecosystem, key: None, digest: None, fetch_ms: 0 }
     }
 }
 
@@ -126,6 +139,7 @@ impl Front {
             status: answered.response.status().as_u16(),
             outcome: answered.outcome,
             ecosystem: answered.ecosystem,
+            key: answered.key,
             digest: answered.digest,
             fetch_ms: answered.fetch_ms,
         };

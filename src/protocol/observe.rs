@@ -14,6 +14,7 @@ use crate::cache::Cache;
 use crate::cache::error::CacheError;
 use crate::cache::ledger::Line;
 use crate::model::digest::Digest;
+use crate::model::key::KeyHash;
 use crate::model::outcome::{Outcome, Reason};
 use crate::runtime::clock::Clock;
 use crate::telemetry::access_log::{self, AccessLog};
@@ -107,6 +108,7 @@ pub(super) struct Observation {
     pub status: u16,
     pub outcome: Outcome,
     pub ecosystem: usize,
+    pub key: Option<KeyHash>,
     pub digest: Option<Digest>,
     pub fetch_ms: u32,
 }
@@ -171,11 +173,11 @@ impl Observation {
             label,
             Line {
                 url: self.uri.to_string(),
+                key: self.key.unwrap_or(KeyHash([0; 16])),
                 digest: self.digest,
-                outcome: self.outcome.label(),
-                status: self.status,
+                outcome: self.outcome,
                 bytes: sent.bytes,
-                millis: sent.micros / 1000,
+                millis: u32::try_from(sent.micros / 1000).unwrap_or(u32::MAX),
                 at: self.observers.clock.now(),
             },
         );

@@ -185,7 +185,8 @@ async fn rewritten(
     visit: &Visit<'_>,
     at: usize,
 ) -> Result<Answered, CacheError> {
-    let (outcome, digest, fetch_ms, age) = (served.outcome, served.digest, served.fetch_ms, served.age);
+    let (outcome, key, digest) = (served.outcome, served.key, served.digest);
+    let (fetch_ms, age) = (served.fetch_ms, served.age);
     let content_type = served.headers.get(header::CONTENT_TYPE).cloned();
     let raw = served.into_bytes(rewrite.max_bytes).await?;
     let document = (rewrite.apply)(&raw, &rewrite.with).map_err(|why| CacheError::Mismatch { why })?;
@@ -198,7 +199,7 @@ async fn rewritten(
         headers.insert(header::CONTENT_TYPE, content_type);
     }
     reply::decorate(headers, outcome, age);
-    Ok(Answered { response, outcome, ecosystem: at, digest, fetch_ms })
+    Ok(Answered { response, outcome, ecosystem: at, key, digest, fetch_ms })
 }
 
 fn answered(answer: Answer, outcome: Outcome) -> Response<ReplyBody> {

@@ -163,6 +163,10 @@ impl Fetch for Client {
     fn fetch(&self, ask: FetchAsk) -> BoxFuture<'_, Result<Fetched, UpstreamError>> {
         Box::pin(self.answer(ask))
     }
+
+    fn tunnel<'a>(&'a self, host: &'a str, port: u16, trust: Trust) -> BoxFuture<'a, Result<Tunnel, UpstreamError>> {
+        Box::pin(Client::tunnel(self, host, port, trust))
+    }
 }
 
 /// An ask on its way through redirects.

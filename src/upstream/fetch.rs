@@ -14,6 +14,8 @@ use crate::model::kind::ErrorKind;
 use crate::model::lookup::Trust;
 use crate::model::time::Timestamp;
 
+pub use super::wire::Tunnel;
+
 /// Asks upstream servers. A trait because simulation replaces the network.
 pub trait Fetch: Send + Sync + 'static {
     /// Asks, follows redirects (each judged by the egress gate), retries within the budget, and answers once the
@@ -23,6 +25,11 @@ pub trait Fetch: Send + Sync + 'static {
     /// host's queue is full or its breaker is open).
     /// *Cancel*: the exchange is dropped.
     fn fetch(&self, ask: FetchAsk) -> BoxFuture<'_, Result<Fetched, UpstreamError>>;
+
+    /// Opens a way to a host for CONNECT, through the egress gate.
+    ///
+    /// *Errors*: `Denied` for a port or address that may not be reached, `Busy`, `Unavailable`.
+    fn tunnel<'a>(&'a self, host: &'a str, port: u16, trust: Trust) -> BoxFuture<'a, Result<Tunnel, UpstreamError>>;
 }
 
 /// A question to an upstream.
