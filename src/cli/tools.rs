@@ -5,8 +5,10 @@
 //! has none (cargo), a small directory is laid over the tool's own. Nothing of the project is changed, and lockfiles stay
 //! as they would be without larder.
 //!
-//! Tried with go 1.26 and cargo 1.95. go refuses userinfo in a proxy's address over plain HTTP, and cargo does not carry
-//! it over to downloads: whatever tells builds apart must stand in the path of `Client::server`, not in its userinfo.
+//! Tried with go 1.26 and cargo 1.95. What tells builds apart travels differently for each: go refuses userinfo over plain
+//! HTTP, so it stands in the path (`Client::labelled`); cargo names the folders of unpacked sources after the whole
+//! address and builds anew what has moved, so its address must stay the same from build to build and the label goes in
+//! its user agent; the proxy variables carry it as proxy authentication.
 
 pub mod cargo;
 pub mod render;
@@ -22,10 +24,12 @@ use crate::ecosystem::{self, path};
 
 /// Whom the settings are for.
 pub struct Client<'a> {
-    /// How the client reaches larder: `http://127.0.0.1:7070`; mounts are put after its path.
+    /// How the client reaches larder: `http://127.0.0.1:7070`; mounts are put after its path. The same for all builds.
     pub server: Url,
-    /// Sent as proxy authentication: a label and a token.
-    pub credential: Option<(String, String)>,
+    /// The same with what tells this build apart in its path, where the server takes that; else the same as `server`.
+    pub labelled: Url,
+    /// The build's label, and a token or nothing.
+    pub label: Option<(String, String)>,
     pub found: &'a [Found],
     /// The client's surroundings: variables that are added to, files that are laid over.
     pub around: &'a Surroundings<'a>,
@@ -37,14 +41,33 @@ pub struct Client<'a> {
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Settings {
     pub env: Vec<(String, String)>,
+    /// What else holds on this machine.
+    pub here: Overlay,
+    /// The same for a machine that is not this one: an image, a CI runner.
+    pub elsewhere: Script,
+    /// What stays as it is, and why, for people.
+    pub notes: Vec<String>,
+}
+
+/// Files laid over a tool's own, and the variables that lead the tool to them.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Overlay {
+    pub env: Vec<(String, String)>,
     /// Made when missing, before the files and links.
     pub directories: Vec<PathBuf>,
     /// Path and text; written over.
     pub files: Vec<(PathBuf, String)>,
     /// Where the link is, and what it leads to.
     pub links: Vec<(PathBuf, PathBuf)>,
-    /// What stays as it is, and why, for people.
-    pub notes: Vec<String>,
+}
+
+/// Shell commands that make an overlay, and the variables that lead to it.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Script {
+    /// POSIX shell; ends with a line feed unless empty.
+    pub lines: String,
+    /// To be exported after the lines; values stand between double quotes and may name the lines' variables.
+    pub env: Vec<(String, String)>,
 }
 
 /// A row of the table.
@@ -87,9 +110,12 @@ pub fn settings(client: &Client<'_>) -> Settings {
     for tool in TOOLS.iter().filter(|tool| tool.is_mounted()) {
         let one = (tool.settings)(client);
         all.env.extend(one.env);
-        all.directories.extend(one.directories);
-        all.files.extend(one.files);
-        all.links.extend(one.links);
+        all.here.env.extend(one.here.env);
+        all.here.directories.extend(one.here.directories);
+        all.here.files.extend(one.here.files);
+        all.here.links.extend(one.here.links);
+        all.elsewhere.lines.push_str(&one.elsewhere.lines);
+        all.elsewhere.env.extend(one.elsewhere.env);
         all.notes.extend(one.notes);
     }
     all
@@ -110,6 +136,13 @@ impl Tool {
 }
 
 impl Settings {
+    /// Every variable that holds on this machine.
+    pub fn env_here(&self) -> impl Iterator<Item = &(String, String)> {
+        self.env.iter().chain(&self.here.env)
+    }
+}
+
+impl Overlay {
     /// Lays the files and links; variables are the caller's.
     ///
     /// *Errors*: the first thing that could not be made; what was made before stays.
@@ -127,6 +160,9 @@ impl Settings {
                 continue;
             }
             let fresh = at.with_extension(format!("new-{}", std::process::id()));
+            if fresh.is_symlink() {
+                fs::remove_file(&fresh)?;
+            }
             std::os::unix::fs::symlink(target, &fresh)?;
             fs::rename(&fresh, at)?;
         }
@@ -135,11 +171,18 @@ impl Settings {
 }
 
 impl Client<'_> {
-    /// Our address of an upstream: `SERVER/MOUNT/@HOST/base`, without a slash at the end.
-    pub(crate) fn through(&self, mount: &str, upstream: &Url) -> String {
-        let server = self.server.as_str().trim_end_matches('/');
+    /// The address of an upstream through `server`: `SERVER/MOUNT/@HOST/base`, without a slash at the end. One that is
+    /// ours already, as under a `larder run` within another, is not wrapped twice.
+    pub(crate) fn through(&self, server: &Url, mount: &str, upstream: &Url) -> String {
         let base = upstream.path().trim_end_matches('/');
-        format!("{server}/{mount}/{}{base}", path::name_in_path(upstream))
+        let server = server.as_str().trim_end_matches('/');
+        if upstream.origin() != self.server.origin() {
+            return format!("{server}/{mount}/{}{base}", path::name_in_path(upstream));
+        }
+        match base.split_once(&format!("/{mount}/@")) {
+            Some((_, named)) => format!("{server}/{mount}/@{named}"),
+            None => upstream.as_str().trim_end_matches('/').to_owned(),
+        }
     }
 
     fn found(&self, ecosystem: &str) -> Option<&Found> {
@@ -152,20 +195,20 @@ fn go_settings(client: &Client<'_>) -> Settings {
     let Some(list) = client.found("go").and_then(|found| found.settings.get("GOPROXY")) else {
         return Settings::default();
     };
-    let through = |item: &str| address(item).map(|(url, _)| client.through("go", &url));
+    let through = |item: &str| address(item).map(|(url, _)| client.through(&client.labelled, "go", &url));
     let list = go::write_list(&go::list_items(list), through);
     Settings { env: vec![("GOPROXY".into(), list)], ..Settings::default() }
 }
 
 fn npm_settings(client: &Client<'_>) -> Settings {
     let Some((url, _)) = client.found("npm").and_then(|found| found.urls.first()) else { return Settings::default() };
-    let registry = format!("{}/", client.through("npm", url));
+    let registry = format!("{}/", client.through(&client.server, "npm", url));
     Settings { env: vec![("npm_config_registry".into(), registry)], ..Settings::default() }
 }
 
 fn python_settings(client: &Client<'_>) -> Settings {
     let Some((url, _)) = client.found("pypi").and_then(|found| found.urls.first()) else { return Settings::default() };
-    let index = format!("{}/", client.through("pypi", url));
+    let index = format!("{}/", client.through(&client.server, "pypi", url));
     let mut env = vec![("PIP_INDEX_URL".into(), index.clone()), ("UV_DEFAULT_INDEX".into(), index)];
     if let Some(host) = client.server.host_str().filter(|_| client.server.scheme() == "http") {
         env.push(("PIP_TRUSTED_HOST".into(), host.into()));
@@ -177,7 +220,7 @@ fn python_settings(client: &Client<'_>) -> Settings {
 fn proxy_settings(client: &Client<'_>) -> Settings {
     let mut proxy = client.server.clone();
     proxy.set_path("");
-    if let Some((label, token)) = &client.credential {
+    if let Some((label, token)) = &client.label {
         // Cannot fail: the address has a host.
         let _ = proxy.set_username(label);
         let _ = proxy.set_password(Some(token).filter(|token| !token.is_empty()).map(String::as_str));
@@ -217,8 +260,9 @@ pub(crate) mod tests {
         let env: BTreeMap<_, _> = env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         let around = Surroundings::new(root, &root.join("app"), env, &NoTools);
         then(&Client {
-            server: Url::parse("http://larder.example:7070/b/42").expect("is a URL"),
-            credential: Some(("build".into(), "t/k".into())),
+            server: Url::parse("http://larder.example:7070").expect("is a URL"),
+            labelled: Url::parse("http://larder.example:7070/b/42").expect("is a URL"),
+            label: Some(("build".into(), "t/k".into())),
             found,
             around: &around,
             overlays: PathBuf::from("/cache/larder"),
@@ -226,7 +270,7 @@ pub(crate) mod tests {
     }
 
     pub(crate) fn variable<'a>(settings: &'a Settings, name: &str) -> &'a str {
-        settings.env.iter().find(|(known, _)| known == name).map_or("", |(_, value)| value)
+        settings.env_here().find(|(known, _)| known == name).map_or("", |(_, value)| value)
     }
 
     #[test]
@@ -236,6 +280,18 @@ pub(crate) mod tests {
         let set = with_client(&[found], &[], Path::new("/nowhere"), settings);
         let base = "http://larder.example:7070/b/42/go";
         let list = format!("{base}/@go.example,{base}/@http:b.example:81/x|/srv/go,direct");
+        assert_eq!(variable(&set, "GOPROXY"), list);
+    }
+
+    #[test]
+    fn what_leads_here_already_is_not_wrapped_twice() {
+        let mut found = Found::one("go", "", "$GOPROXY".into(), "https://go.example").expect("is an address");
+        let list =
+            "http://larder.example:7070/b/41/go/@go.example/,http://larder.example:7070/go/,https://x.example/go/@y/";
+        found.settings.insert("GOPROXY", list.into());
+        let set = with_client(&[found], &[], Path::new("/nowhere"), settings);
+        let base = "http://larder.example:7070";
+        let list = format!("{base}/b/42/go/@go.example,{base}/go,{base}/b/42/go/@x.example/go/@y");
         assert_eq!(variable(&set, "GOPROXY"), list);
     }
 
@@ -260,11 +316,11 @@ pub(crate) mod tests {
     fn laying_twice_is_laying_once() {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let at = |name: &str| dir.path().join(name);
-        let set = Settings {
+        let set = Overlay {
             directories: vec![at("a/b")],
             files: vec![(at("a/config.toml"), "text".into())],
             links: vec![(at("a/.link"), at("a/b")), (at("a/dangling"), at("none"))],
-            ..Settings::default()
+            ..Overlay::default()
         };
         set.lay().expect("can be made");
         set.lay().expect("can be made again");

@@ -43,9 +43,15 @@ pub fn look(around: &Surroundings<'_>) -> Vec<Found> {
     all
 }
 
-/// Where cargo keeps its own files, where they really lie.
+/// Says, under `larder run`, which home the one in `CARGO_HOME` is laid over.
+pub const REAL_HOME: &str = "LARDER_CARGO_HOME";
+
+/// Where cargo keeps its own files, where they really lie; never an overlay of ours.
 pub fn home(around: &Surroundings<'_>) -> PathBuf {
-    around.var("CARGO_HOME").map_or_else(|| around.home().join(".cargo"), |dir| around.at(dir))
+    let home = around.var("CARGO_HOME").map_or_else(|| around.home().join(".cargo"), |dir| around.at(dir));
+    let under = around.var(REAL_HOME).map(|dir| around.at(dir));
+    let is_ours = |under: &PathBuf| home.join("registry").read_link().is_ok_and(|link| link == under.join("registry"));
+    under.filter(is_ours).unwrap_or(home)
 }
 
 /// The text of the configuration in cargo's home; None when there is none.
@@ -258,6 +264,24 @@ mod tests {
             (vec!["https://lock.example/i/"], "Cargo.lock")
         );
         assert!(!of("lock-example").settings.contains_key("token"));
+    }
+
+    #[test]
+    fn an_overlay_of_ours_is_seen_through() {
+        let machine = Machine::new(&[
+            (
+                "home/me/.cargo/config.toml",
+                "[source.crates-io]\nreplace-with = 'm'\n[source.m]\nregistry = 'sparse+https://m.example/'\n",
+            ),
+            (
+                "over/config.toml",
+                "[source.crates-io]\nreplace-with = 'l'\n[source.l]\nregistry = 'sparse+http://larder.example/'\n",
+            ),
+        ]);
+        let real = machine.dir.path().join("home/me/.cargo/registry");
+        std::os::unix::fs::symlink(real, machine.dir.path().join("over/registry")).expect("a link");
+        let machine = machine.with("CARGO_HOME", "/over").with(REAL_HOME, "/home/me/.cargo");
+        assert_eq!(urls(&machine.look(look)[0]), ["https://m.example/"]);
     }
 
     #[test]

@@ -9,11 +9,11 @@
 //! what gets replaced: cargo follows the chain `crates-io` to `mirror` to us. `Cargo.lock` names what it would name
 //! without us. The directory stays the same from run to run, since cargo builds anew what has moved.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use toml::{Table, Value};
 
-use super::{Client, Settings};
+use super::{Client, Overlay, Script, Settings};
 use crate::cli::discover::{Found, cargo as discovered};
 
 /// What cargo makes in its home. A link may lead to a file that is not there yet, but not to such a directory.
@@ -29,6 +29,9 @@ const FILES: [&str; 8] = [
     "env",
 ];
 
+/// The overlay on machines that are not this one. Always the same, so that what was built there stays built.
+const ELSEWHERE: &str = "/tmp/larder-cargo";
+
 /// Settings for cargo; none when no sparse registry was found.
 pub(super) fn settings(client: &Client<'_>) -> Settings {
     let (private, replaced): (Vec<_>, Vec<_>) = client
@@ -42,20 +45,62 @@ pub(super) fn settings(client: &Client<'_>) -> Settings {
         return Settings { notes, ..Settings::default() };
     }
     let real = discovered::home(client.around);
-    let config = match config(client, &replaced, &real) {
-        Ok(config) => config,
+    let replacements = replacements(client, &replaced);
+    let here = match config(client, &replacements, &real) {
+        Ok(config) => overlay(client, &replacements, &real, config),
         Err(why) => return Settings { notes: vec![format!("cargo is left alone: {why}")], ..Settings::default() },
     };
-    let over = client.overlays.join(format!("cargo-{}", fingerprint(&real)));
+    let agent =
+        client.label.iter().map(|(label, _)| ("CARGO_HTTP_USER_AGENT".to_owned(), format!("cargo larder/{label}")));
+    Settings { env: agent.collect(), here, elsewhere: script(&replacements), notes }
+}
+
+fn overlay(client: &Client<'_>, replacements: &Table, real: &Path, config: String) -> Overlay {
+    let over = client.overlays.join(format!("cargo-{}", fingerprint(real, replacements)));
     let directories = DIRECTORIES.iter().map(|name| real.join(name)).chain([over.clone()]).collect();
     let links = DIRECTORIES.iter().chain(&FILES).map(|name| (over.join(name), real.join(name))).collect();
     let files = vec![(over.join("config.toml"), config)];
-    let env = vec![("CARGO_HOME".to_owned(), over.display().to_string())];
-    Settings { env, directories, files, links, notes }
+    let shown = |path: &Path| path.display().to_string();
+    let env = vec![("CARGO_HOME".to_owned(), shown(&over)), (discovered::REAL_HOME.to_owned(), shown(real))];
+    Overlay { env, directories, files, links }
+}
+
+/// The same in shell, for a home that is not known here. Its configuration is put before ours as it is.
+fn script(replacements: &Table) -> Script {
+    let ours = toml::to_string(&Table::from_iter([("source".to_owned(), Value::Table(replacements.clone()))]));
+    let ours = ours.unwrap_or_default().replace('\'', r"'\''");
+    let (real, names) = (discovered::REAL_HOME, [&DIRECTORIES[..], &FILES[..]].concat().join(" "));
+    let lines = format!(
+        "larder_real=\"${{{real}:-${{CARGO_HOME:-$HOME/.cargo}}}}\"\n\
+         mkdir -p {ELSEWHERE} \"$larder_real/registry\" \"$larder_real/git\" \"$larder_real/bin\"\n\
+         {{ cat \"$larder_real/config.toml\" 2>/dev/null || true; printf '\\n%s' '{ours}'; }} > {ELSEWHERE}/config.toml\n\
+         for name in {names}; do ln -sfn \"$larder_real/$name\" {ELSEWHERE}/$name; done\n"
+    );
+    let env = vec![("CARGO_HOME".to_owned(), ELSEWHERE.to_owned()), (real.to_owned(), "$larder_real".to_owned())];
+    Script { lines, env }
+}
+
+/// `[source]` entries by name.
+fn replacements(client: &Client<'_>, replaced: &[&Found]) -> Table {
+    let mut sources = Table::new();
+    for found in replaced {
+        let Some((upstream, _)) = found.urls.first() else { continue };
+        let ours = if found.name.is_empty() { "larder".to_owned() } else { format!("larder-{}", found.name) };
+        let theirs = found.settings.get("source").cloned().unwrap_or_else(|| format!("{ours}-from"));
+        let mut source = Table::from_iter([("replace-with".to_owned(), Value::String(ours.clone()))]);
+        // Elsewhere than in the project that names the mirror, it would be a source without a place.
+        if let Some(location) = found.settings.get("location").filter(|_| theirs != "crates-io") {
+            source.insert("registry".into(), Value::String(location.clone()));
+        }
+        let registry = format!("sparse+{}/", client.through(&client.server, "cargo", upstream));
+        sources.insert(theirs, Value::Table(source));
+        sources.insert(ours, Value::Table(Table::from_iter([("registry".to_owned(), Value::String(registry))])));
+    }
+    sources
 }
 
 /// The user's configuration with the replacements added.
-fn config(client: &Client<'_>, replaced: &[&Found], real: &Path) -> Result<String, String> {
+fn config(client: &Client<'_>, replacements: &Table, real: &Path) -> Result<String, String> {
     let text = discovered::home_config(client.around).unwrap_or_default();
     let mut config: Table = text.parse().map_err(|error| format!("its configuration cannot be read: {error}"))?;
     if let Some(base) = real.parent() {
@@ -63,19 +108,10 @@ fn config(client: &Client<'_>, replaced: &[&Found], real: &Path) -> Result<Strin
     }
     let sources = config.entry("source").or_insert_with(|| Value::Table(Table::new()));
     let sources = sources.as_table_mut().ok_or("source is not a table")?;
-    for found in replaced {
-        let Some((upstream, _)) = found.urls.first() else { continue };
-        let ours = if found.name.is_empty() { "larder".to_owned() } else { format!("larder-{}", found.name) };
-        let theirs = found.settings.get("source").cloned().unwrap_or_else(|| format!("{ours}-from"));
-        let source = sources.entry(theirs.clone()).or_insert_with(|| Value::Table(Table::new()));
-        let source = source.as_table_mut().ok_or_else(|| format!("source.{theirs} is not a table"))?;
-        source.insert("replace-with".into(), Value::String(ours.clone()));
-        // Elsewhere than in the project that names the mirror, it would be a source without a place.
-        if let Some(location) = found.settings.get("location").filter(|_| theirs != "crates-io") {
-            source.entry("registry").or_insert_with(|| Value::String(location.clone()));
-        }
-        let registry = format!("sparse+{}/", client.through("cargo", upstream));
-        sources.insert(ours, Value::Table(Table::from_iter([("registry".to_owned(), Value::String(registry))])));
+    for (name, added) in replacements {
+        let source = sources.entry(name.clone()).or_insert_with(|| Value::Table(Table::new()));
+        let source = source.as_table_mut().ok_or_else(|| format!("source.{name} is not a table"))?;
+        source.extend(added.as_table().into_iter().flatten().map(|(field, value)| (field.clone(), value.clone())));
     }
     toml::to_string(&config).map_err(|error| error.to_string())
 }
@@ -137,9 +173,13 @@ fn each(list: Option<&mut Value>, change: &mut dyn FnMut(&mut Value)) {
     list.and_then(Value::as_array_mut).into_iter().flatten().for_each(change);
 }
 
-/// Tells one user's home from another's where they share a cache directory.
-fn fingerprint(real: &PathBuf) -> String {
-    blake3::hash(real.as_os_str().as_encoded_bytes()).to_hex()[..12].to_owned()
+/// Tells overlays apart that must not be written over by one another: other homes, other servers, other mirrors.
+fn fingerprint(real: &Path, replacements: &Table) -> String {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(real.as_os_str().as_encoded_bytes());
+    hasher.update(&[0]);
+    hasher.update(replacements.to_string().as_bytes());
+    hasher.finalize().to_hex()[..12].to_owned()
 }
 
 #[cfg(test)]
@@ -154,7 +194,7 @@ mod tests {
     }
 
     fn config_of(set: &Settings) -> Table {
-        set.files[0].1.parse().expect("is TOML")
+        set.here.files[0].1.parse().expect("is TOML")
     }
 
     fn laid(config: &str, all: &[Found]) -> Settings {
@@ -171,13 +211,16 @@ mod tests {
         assert_eq!(config["net"]["retry"].as_integer(), Some(7));
         assert_eq!(config["source"]["crates-io"]["replace-with"].as_str(), Some("larder"));
         assert!(config["source"]["crates-io"].get("registry").is_none());
-        let registry = "sparse+http://larder.example:7070/b/42/cargo/@crates.example/i/";
+        let registry = "sparse+http://larder.example:7070/cargo/@crates.example/i/";
         assert_eq!(config["source"]["larder"]["registry"].as_str(), Some(registry));
         assert!(variable(&set, "CARGO_HOME").starts_with("/cache/larder/cargo-"));
         assert!(
-            set.links.iter().any(|(at, to)| at.ends_with(".package-cache") && to.ends_with("u/.cargo/.package-cache"))
+            set.here
+                .links
+                .iter()
+                .any(|(at, to)| at.ends_with(".package-cache") && to.ends_with("u/.cargo/.package-cache"))
         );
-        assert!(set.directories.iter().any(|dir| dir.ends_with("u/.cargo/registry")));
+        assert!(set.here.directories.iter().any(|dir| dir.ends_with("u/.cargo/registry")));
     }
 
     #[test]
@@ -196,7 +239,7 @@ mod tests {
     #[test]
     fn registries_with_a_credential_are_left_alone() {
         let set = laid("", &[found("corp", "https://corp.example", &[("token", "yes")])]);
-        assert!(set.env.is_empty() && set.files.is_empty());
+        assert!(set.env.is_empty() && set.here == Overlay::default());
         assert_eq!(set.notes, ["cargo's registry corp has a credential and is asked directly"]);
         let set = laid("no toml", &[found("", "https://crates.example", &[("source", "crates-io")])]);
         assert!(set.env.is_empty() && set.notes[0].contains("left alone"), "{set:?}");
@@ -233,7 +276,7 @@ mod tests {
         std::fs::write(app.join("Cargo.toml"), "[package]\nname='a'\nedition='2021'\n[dependencies]\nx='1'\n")
             .expect("a file");
         let all = [found("", "https://crates.example/i/", &[("source", "crates-io")])];
-        let mut set = with_client(&all, &[("HOME", "/u")], dir.path(), settings);
+        let mut set = with_client(&all, &[("HOME", "/u")], dir.path(), settings).here;
         let over = dir.path().join("over");
         for at in set.links.iter_mut().map(|(at, _)| at).chain(set.files.iter_mut().map(|(at, _)| at)) {
             *at = over.join(at.file_name().expect("has a name"));

@@ -1,8 +1,10 @@
 //! The forms in which settings are printed: for a shell, a Dockerfile, three CI systems, and programs.
 
-use serde_json::json;
+use std::path::Path;
 
-use super::Settings;
+use serde_json::{Map, json};
+
+use super::{Overlay, Script, Settings};
 
 /// A form.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
@@ -34,24 +36,32 @@ pub fn render(settings: &Settings, form: Form) -> String {
 
 fn sh(settings: &Settings) -> String {
     let notes = settings.notes.iter().map(|note| format!("# {}\n", note.replace('\n', " ")));
-    let exports = settings.env.iter().map(|(name, value)| format!("export {name}={}\n", quoted(value)));
-    notes.collect::<String>() + &laid(settings) + &exports.collect::<String>()
+    notes.collect::<String>() + &laid(&settings.here) + &exports(settings.env_here())
 }
 
 /// Files, directories and links as shell commands.
-fn laid(settings: &Settings) -> String {
-    let shown = |path: &std::path::Path| quoted(&path.display().to_string());
+fn laid(overlay: &Overlay) -> String {
+    let shown = |path: &Path| quoted(&path.display().to_string());
     let mut out = String::new();
-    for dir in &settings.directories {
+    for dir in &overlay.directories {
         out.push_str(&format!("mkdir -p {}\n", shown(dir)));
     }
-    for (at, text) in &settings.files {
+    for (at, text) in &overlay.files {
         out.push_str(&format!("printf %s {} > {}\n", quoted(text), shown(at)));
     }
-    for (at, target) in &settings.links {
+    for (at, target) in &overlay.links {
         out.push_str(&format!("ln -sfn {} {}\n", shown(target), shown(at)));
     }
     out
+}
+
+fn exports<'a>(env: impl Iterator<Item = &'a (String, String)>) -> String {
+    env.map(|(name, value)| format!("export {name}={}\n", quoted(value))).collect()
+}
+
+/// Exports whose values the shell fills in.
+fn open_exports(script: &Script) -> String {
+    script.env.iter().map(|(name, value)| format!("export {name}=\"{value}\"\n")).collect()
 }
 
 fn dockerfile(settings: &Settings) -> String {
@@ -64,19 +74,20 @@ fn dockerfile(settings: &Settings) -> String {
         out.push_str(&format!("#   docker build --build-arg {name}={}\n", quoted(value)));
     }
     out.push_str(
-        "# The others hold for one RUN and stay out of the image; put your command in the place of the last line.\n",
+        "# The others hold for one RUN. Put your command in the place of the last line.\nRUN <<'LARDER'\nset -e\n",
     );
-    out.push_str("RUN <<'LARDER'\nset -e\n");
-    out.push_str(&laid(settings));
-    for (name, value) in own {
-        out.push_str(&format!("export {name}={}\n", quoted(value)));
-    }
+    out.push_str(&settings.elsewhere.lines);
+    out.push_str(&open_exports(&settings.elsewhere));
+    out.push_str(&exports(own.into_iter()));
     out.push_str("your-command\nLARDER\n");
     out
 }
 
 fn github(settings: &Settings) -> String {
-    let mut lines = laid(settings);
+    let mut lines = settings.elsewhere.lines.clone();
+    for (name, value) in &settings.elsewhere.env {
+        lines.push_str(&format!("echo \"{name}={value}\" >> \"$GITHUB_ENV\"\n"));
+    }
     for (name, value) in &settings.env {
         lines.push_str(&format!("echo {} >> \"$GITHUB_ENV\"\n", quoted(&format!("{name}={value}"))));
     }
@@ -89,7 +100,7 @@ fn gitlab(settings: &Settings) -> String {
         // A JSON string is a YAML string; GitLab expands `$`.
         out.push_str(&format!("  {name}: {}\n", json!(value.replace('$', "$$"))));
     }
-    let lines = laid(settings);
+    let lines = settings.elsewhere.lines.clone() + &open_exports(&settings.elsewhere);
     if !lines.is_empty() {
         out.push_str(&format!("before_script:\n  - |\n{}", indented(&lines, 4)));
     }
@@ -97,7 +108,10 @@ fn gitlab(settings: &Settings) -> String {
 }
 
 fn circleci(settings: &Settings) -> String {
-    let mut lines = laid(settings);
+    let mut lines = settings.elsewhere.lines.clone();
+    for (name, value) in &settings.elsewhere.env {
+        lines.push_str(&format!("echo \"export {name}='{value}'\" >> \"$BASH_ENV\"\n"));
+    }
     for (name, value) in &settings.env {
         let export = format!("export {name}={}", quoted(value));
         lines.push_str(&format!("echo {} >> \"$BASH_ENV\"\n", quoted(&export)));
@@ -106,11 +120,12 @@ fn circleci(settings: &Settings) -> String {
 }
 
 fn json(settings: &Settings) -> String {
-    let env: serde_json::Map<_, _> = settings.env.iter().map(|(name, value)| (name.clone(), json!(value))).collect();
-    let files: Vec<_> = settings.files.iter().map(|(at, text)| json!({ "path": at, "text": text })).collect();
-    let links: Vec<_> = settings.links.iter().map(|(at, target)| json!({ "path": at, "target": target })).collect();
+    let here = &settings.here;
+    let env: Map<_, _> = settings.env_here().map(|(name, value)| (name.clone(), json!(value))).collect();
+    let files: Vec<_> = here.files.iter().map(|(at, text)| json!({ "path": at, "text": text })).collect();
+    let links: Vec<_> = here.links.iter().map(|(at, target)| json!({ "path": at, "target": target })).collect();
     let all = json!({
-        "env": env, "directories": settings.directories, "files": files, "links": links, "notes": settings.notes,
+        "env": env, "directories": here.directories, "files": files, "links": links, "notes": settings.notes,
     });
     format!("{all:#}\n")
 }
@@ -139,9 +154,16 @@ mod tests {
                 ("ODD".into(), "a 'b' $c|d".into()),
                 ("http_proxy".into(), "http://larder.example".into()),
             ],
-            directories: vec!["/o/x y".into()],
-            files: vec![("/o/x y/config.toml".into(), "[a]\nb = 'c'\n".into())],
-            links: vec![("/o/x y/bin".into(), "/h/bin".into())],
+            here: Overlay {
+                env: vec![("CARGO_HOME".into(), "/o/x y".into())],
+                directories: vec!["/o/x y".into()],
+                files: vec![("/o/x y/config.toml".into(), "[a]\nb = 'c'\n".into())],
+                links: vec![("/o/x y/bin".into(), "/h/bin".into())],
+            },
+            elsewhere: Script {
+                lines: "real=\"$HOME\"\nmkdir -p /tmp/o\n".into(),
+                env: vec![("CARGO_HOME".into(), "/tmp/o".into()), ("REAL".into(), "$real".into())],
+            },
             notes: vec!["left alone".into()],
         }
     }
@@ -150,12 +172,10 @@ mod tests {
     fn a_shell_reads_back_what_was_meant() {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let at = dir.path().join("x y");
-        let settings = Settings {
-            directories: vec![at.clone()],
-            files: vec![(at.join("config.toml"), "[a]\nb = 'c'\n\\n %s\n".into())],
-            links: vec![(at.join("bin"), "/h/bin".into())],
-            ..sample()
-        };
+        let mut settings = sample();
+        settings.here.directories = vec![at.clone()];
+        settings.here.files = vec![(at.join("config.toml"), "[a]\nb = 'c'\n\\n %s\n".into())];
+        settings.here.links = vec![(at.join("bin"), "/h/bin".into())];
         let script = format!(
             "set -e\n{}{}printf '%s\\n' \"$GOPROXY\" \"$ODD\"",
             render(&settings, Form::Sh),
@@ -165,7 +185,7 @@ mod tests {
         let said = String::from_utf8_lossy(&output.stdout);
         assert_eq!(said, "http://larder.example/go/@go.example,direct\na 'b' $c|d\n");
         let laid = std::fs::read_to_string(at.join("config.toml")).expect("was written");
-        assert_eq!(laid, settings.files[0].1);
+        assert_eq!(laid, settings.here.files[0].1);
     }
 
     #[test]
