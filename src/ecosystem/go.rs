@@ -1,14 +1,14 @@
 //! Go modules by the GOPROXY protocol, and the checksum database behind the same base.
 //!
 //! Spec: the Go Modules Reference, "GOPROXY protocol" and "Checksum database"; module and version syntax as in
-//! `golang.org/x/mod/module` and `semver`. Tried with go 1.26.
+//! the packages `module` and `semver` of Go's `x/mod`. Tried with go 1.26.
 //!
 //! The checksum database is asked where go asks for it: below the proxy, `/sumdb/NAME/...`. The upstream proxy is sent
 //! the same path, `supported` too, so an upstream that does not speak for a database keeps its 404 and go turns to
 //! the database itself. Its answers are signed; what is passed on here is verified there.
 //!
 //! Module paths and versions arrive case-encoded (`!a` for `A`); `%21` is the same as `!`. `Disable-Module-Fetch` is not
-//! looked at. A version of `direct` or `off` in a list of upstreams is no upstream: the list simply ends.
+//! looked at. `direct` and `off` in a client's list are no upstreams: the list of upstreams simply ends before them.
 
 use std::time::Duration;
 

@@ -14,7 +14,9 @@ pub fn look(around: &Surroundings<'_>) -> Vec<Found> {
         let Some(text) = around.read(&path) else { continue };
         let text = without_comments(&text);
         for (element, id) in [("mirror", "mirrorOf"), ("repository", "id"), ("pluginRepository", "id")] {
-            for block in blocks(&text, element) {
+            // Maven's own settings refuse plain HTTP by a mirror that is blocked.
+            let blocked = |block: &&str| blocks(block, "blocked").any(|word| word.trim() == "true");
+            for block in blocks(&text, element).filter(|block| !blocked(block)) {
                 let named = blocks(block, "url").next().zip(blocks(block, id).next());
                 all.extend(named.and_then(|(url, name)| Found::one("maven", name.trim(), around.shown(&path), url)));
             }
@@ -81,7 +83,8 @@ mod tests {
     #[test]
     fn mirrors_and_repositories_are_found() {
         let settings = "<settings><mirrors><!-- <mirror><url>https://no.example</url><mirrorOf>x</mirrorOf></mirror> -->
-            <mirror><id>m</id><url>https://mirror.example/maven</url><mirrorOf>central</mirrorOf></mirror></mirrors></settings>";
+            <mirror><id>m</id><url>https://mirror.example/maven</url><mirrorOf>central</mirrorOf></mirror>
+            <mirror><id>b</id><url>http://0.0.0.0/</url><mirrorOf>external:http:*</mirrorOf><blocked>true</blocked></mirror></mirrors></settings>";
         let pom = "<project><repositories><repository><id>extra</id><url>https://extra.example/r/</url></repository></repositories></project>";
         let all = Machine::new(&[("home/me/.m2/settings.xml", settings), ("work/app/pom.xml", pom)]).look(look);
         let told: Vec<_> = all.iter().map(|found| (found.name.as_str(), urls(found)[0])).collect();

@@ -26,11 +26,10 @@ pub fn look(around: &Surroundings<'_>) -> Vec<Found> {
 fn of_files(around: &Surroundings<'_>) -> Option<Found> {
     files(around).into_iter().find_map(|path| {
         let text = around.read(&path)?;
-        let found = ini(&text).find_map(|(section, name, value)| {
+        ini(&text).find_map(|(section, name, value)| {
             let is_it = section == "global" && matches!(name, "index-url" | "index_url");
             if is_it { Found::one("pypi", "", around.shown(&path), value) } else { None }
-        });
-        found
+        })
     })
 }
 
