@@ -219,8 +219,8 @@ mod tests {
     #[test]
     fn replacement_is_followed_across_files() {
         let machine = Machine::new(&[
-            ("work/app/.cargo/config.toml", "[source.crates-io]\nreplace-with = 'corp'\n"),
-            ("work/.cargo/config", "[source.corp]\nregistry = 'sparse+https://far.example/'\nreplace-with = 'near'\n"),
+            ("build/app/.cargo/config.toml", "[source.crates-io]\nreplace-with = 'corp'\n"),
+            ("build/.cargo/config", "[source.corp]\nregistry = 'sparse+https://far.example/'\nreplace-with = 'near'\n"),
             ("home/me/.cargo/config.toml", "[source.near]\nregistry = 'sparse+https://near.example/index'\n"),
         ]);
         let found = machine.look(look).remove(0);
@@ -235,10 +235,10 @@ mod tests {
             ["directory = 'vendor'", "registry = 'https://git.example/index'", "git = 'https://git.example/x'"]
         {
             let config = format!("[source.crates-io]\nreplace-with = 'v'\n[source.v]\n{source}\n");
-            assert_eq!(Machine::new(&[("work/app/.cargo/config.toml", &config)]).look(look), [], "{source}");
+            assert_eq!(Machine::new(&[("build/app/.cargo/config.toml", &config)]).look(look), [], "{source}");
         }
         let looped = "[source.crates-io]\nreplace-with = 'a'\n[source.a]\nreplace-with = 'crates-io'\n";
-        Machine::new(&[("work/app/.cargo/config.toml", looped)]).look(look);
+        Machine::new(&[("build/app/.cargo/config.toml", looped)]).look(look);
     }
 
     #[test]
@@ -250,7 +250,7 @@ mod tests {
                  [source.known]\nregistry = 'sparse+https://corp.example/i/'\n",
             ),
             ("home/me/.cargo/credentials.toml", "[registries.corp]\ntoken = 'hush'\n"),
-            ("work/app/Cargo.lock", "[[package]]\nname = 'a'\nsource = \"sparse+https://lock.example/i/\"\n"),
+            ("build/app/Cargo.lock", "[[package]]\nname = 'a'\nsource = \"sparse+https://lock.example/i/\"\n"),
         ])
         .with("CARGO_REGISTRIES_EXTRA_ONE_INDEX", "sparse+https://extra.example/");
         let all = machine.look(look);
@@ -287,8 +287,8 @@ mod tests {
     #[test]
     fn included_files_count() {
         let machine = Machine::new(&[
-            ("work/app/.cargo/config.toml", "include = ['more.toml']\n[source.crates-io]\nreplace-with = 'm'\n"),
-            ("work/app/.cargo/more.toml", "[source.m]\nregistry = 'sparse+https://m.example/'\n"),
+            ("build/app/.cargo/config.toml", "include = ['more.toml']\n[source.crates-io]\nreplace-with = 'm'\n"),
+            ("build/app/.cargo/more.toml", "[source.m]\nregistry = 'sparse+https://m.example/'\n"),
         ]);
         assert_eq!(urls(&machine.look(look)[0]), ["https://m.example/"]);
     }

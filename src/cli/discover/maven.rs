@@ -86,7 +86,7 @@ mod tests {
             <mirror><id>m</id><url>https://mirror.example/maven</url><mirrorOf>central</mirrorOf></mirror>
             <mirror><id>b</id><url>http://0.0.0.0/</url><mirrorOf>external:http:*</mirrorOf><blocked>true</blocked></mirror></mirrors></settings>";
         let pom = "<project><repositories><repository><id>extra</id><url>https://extra.example/r/</url></repository></repositories></project>";
-        let all = Machine::new(&[("home/me/.m2/settings.xml", settings), ("work/app/pom.xml", pom)]).look(look);
+        let all = Machine::new(&[("home/me/.m2/settings.xml", settings), ("build/app/pom.xml", pom)]).look(look);
         let told: Vec<_> = all.iter().map(|found| (found.name.as_str(), urls(found)[0])).collect();
         assert_eq!(told, [("central", "https://mirror.example/maven/"), ("extra", "https://extra.example/r/")]);
     }

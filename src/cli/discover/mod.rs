@@ -258,7 +258,7 @@ pub(crate) mod tests {
         }
 
         pub fn look_asking(&self, look: Look, tools: &dyn AskTool) -> Vec<Found> {
-            let project = self.dir.path().join("work/app");
+            let project = self.dir.path().join("build/app");
             look(&Surroundings::new(self.dir.path(), &project, self.env.clone(), tools))
         }
     }

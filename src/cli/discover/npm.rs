@@ -76,12 +76,15 @@ mod tests {
     #[test]
     fn the_nearest_npmrc_wins_and_scopes_stand_apart() {
         let all = Machine::new(&[
-            ("work/app/.npmrc", "; c\nregistry=https://near.example/npm\n@corp:registry = \"https://corp.example/\"\n"),
+            (
+                "build/app/.npmrc",
+                "; c\nregistry=https://near.example/npm\n@corp:registry = \"https://corp.example/\"\n",
+            ),
             ("home/me/.npmrc", "registry=https://user.example/\n//user.example/:_authToken=hush\n"),
         ])
         .look(look);
         assert_eq!(all.len(), 2, "{all:?}");
-        assert_eq!((urls(&all[0]), all[0].from.as_str()), (vec!["https://near.example/npm/"], "/work/app/.npmrc"));
+        assert_eq!((urls(&all[0]), all[0].from.as_str()), (vec!["https://near.example/npm/"], "/build/app/.npmrc"));
         assert_eq!((urls(&all[1]), all[1].name.as_str()), (vec!["https://corp.example/"], "@corp"));
         assert!(!format!("{all:?}").contains("hush"));
     }
@@ -91,7 +94,7 @@ mod tests {
         let lock = r#"{"packages":{"":{},"node_modules/a":{"resolved":"https://npm.example/a/-/a-1.tgz"},
             "node_modules/x/node_modules/@s/b":{"resolved":"https://npm.example/@s/b/-/b-1.tgz"},
             "node_modules/c":{"resolved":"https://other.example/c/-/c-1.tgz"}}}"#;
-        let all = Machine::new(&[("work/app/package-lock.json", lock)]).look(look);
+        let all = Machine::new(&[("build/app/package-lock.json", lock)]).look(look);
         assert_eq!(urls(&all[0]), ["https://npm.example/"]);
     }
 }

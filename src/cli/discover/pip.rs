@@ -94,10 +94,10 @@ mod tests {
     #[test]
     fn uv_tells_in_its_project_or_lock() {
         let lock = "[[package]]\nname = 'a'\nsource = { registry = 'https://lock.example/simple' }\n";
-        let machine = Machine::new(&[("work/app/uv.lock", lock)]);
+        let machine = Machine::new(&[("build/app/uv.lock", lock)]);
         assert_eq!(urls(&machine.look(look)[0]), ["https://lock.example/simple/"]);
         let project = "[[tool.uv.index]]\nurl = 'https://extra.example'\n[[tool.uv.index]]\nurl = 'https://uv.example/simple'\ndefault = true\n";
-        let machine = Machine::new(&[("work/app/uv.lock", lock), ("work/app/pyproject.toml", project)]);
+        let machine = Machine::new(&[("build/app/uv.lock", lock), ("build/app/pyproject.toml", project)]);
         assert_eq!(urls(&machine.look(look)[0]), ["https://uv.example/simple/"]);
     }
 
