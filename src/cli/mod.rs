@@ -1,5 +1,8 @@
 //! The commands.
 
+pub mod discover;
+pub mod tools;
+
 use std::process::ExitCode;
 
 /// Runs the command line.
