@@ -115,13 +115,17 @@ impl BlobFiles {
         };
         let open = Arc::new(OpenFile::new(key.0, len, descriptor));
         self.opened.insert(key, open.clone());
+        // It may have been removed meanwhile: then a kept descriptor would hold its room for long.
+        if self.home.files.len(&path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
+            self.opened.remove(&key);
+            return Err(StoreError::Gone);
+        }
         Ok(open)
     }
 
     /// Unlinks a file. Who reads it goes on. Blocks.
     pub fn remove(&self, digest: &Digest, place: &Place) {
         let key = (*digest, place.object);
-        self.opened.remove(&key);
         let fresh = self.fresh.lock().get(&key).and_then(Weak::upgrade);
         if fresh.is_some_and(|fresh| fresh.cancel()) {
             return;
@@ -131,12 +135,13 @@ impl BlobFiles {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => tracing::warn!(%digest, %error, "a blob's file could not be removed"),
         }
+        // After the name, see `open_file`.
+        self.opened.remove(&key);
     }
 
     /// Moves a bad file out of the way, for someone to look at. Blocks.
     pub fn set_aside(&self, digest: &Digest, place: &Place) -> Result<(), StoreError> {
         let failed = StoreError::io("setting a blob aside");
-        self.opened.remove(&(*digest, place.object));
         let from = self.home.file(digest, place.object);
         let to = self.home.set_aside().join(format!("{digest}.{}", place.object));
         match self.home.files.rename(&from, &to) {
@@ -144,6 +149,7 @@ impl BlobFiles {
             Err(error) if error.kind() == io::ErrorKind::NotFound => self.remove(digest, place),
             Err(error) => return Err(failed(error)),
         }
+        self.opened.remove(&(*digest, place.object));
         Ok(())
     }
 

@@ -157,6 +157,9 @@ impl Store {
         let end = range.end.min(place.len);
         let range = ByteRange { start: range.start.min(end), end };
         let whole = range == place.whole();
+        if place.len == 0 && *digest != Digest::of(b"") {
+            return Err(StoreError::Corrupt { digest: *digest, why: "its place has no bytes" });
+        }
         let keep = || if inner.memory.deserves(digest, place.len) { Keep::InMemory } else { Keep::No };
         let (from, keep) = match place.tier {
             TierName::Memory => {

@@ -20,6 +20,9 @@ use crate::model::digest::Digest;
 use crate::model::place::{Place, TierName};
 use crate::model::range::ByteRange;
 
+/// What is read on the spot at most, in bytes: a fifth of a millisecond.
+const AT_ONCE: u64 = 1024 * 1024;
+
 /// Reads a range of a blob. Holds at most 256 KiB, or a blob that the memory tier would take.
 pub struct BlobReader {
     tier: TierName,
@@ -47,7 +50,8 @@ impl BlobReader {
     /// Reads at once what can be read without waiting.
     pub(super) fn of_whole(whole: Whole, range: ByteRange) -> Result<BlobReader, StoreError> {
         let tier = whole.tier();
-        Ok(match whole.read(Mode::Now)? {
+        let now = if whole.place.len <= AT_ONCE { whole.read(Mode::Now)? } else { None };
+        Ok(match now {
             Some(bytes) => BlobReader::of_memory(cut(&bytes, 0, range), range, tier),
             None => BlobReader { tier, range, at: range.start, source: Source::Whole(Box::new(whole), None) },
         })

@@ -15,6 +15,8 @@ use crate::model::place::{Class, Place, TierName};
 
 /// Bad blobs kept for someone to look at; more are removed.
 const SET_ASIDE: usize = 64;
+/// Larger bad blobs are removed at once.
+const SET_ASIDE_BYTES: u64 = 16 * 1024 * 1024;
 
 impl Store {
     /// Counts what the index knows from earlier runs; in any order, in as many calls as suits. Blobs of this run
@@ -64,7 +66,7 @@ impl Store {
         let bad = inner.home.set_aside();
         inner.home.files.make_dir(&bad).map_err(StoreError::io("setting a blob aside"))?;
         let held = inner.home.files.list(&bad).map_err(StoreError::io("setting a blob aside"))?;
-        if held.len() >= SET_ASIDE {
+        if held.len() >= SET_ASIDE || place.len > SET_ASIDE_BYTES {
             inner.remove(digest, place);
             return Ok(());
         }
