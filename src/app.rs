@@ -91,7 +91,7 @@ pub(crate) struct RunningParts {
     pub server: Mutex<Option<Server>>,
     pub certificates: Option<Arc<Certificates>>,
     pub metrics: Arc<Metrics>,
-    pub log: AccessLog,
+    pub log: Arc<AccessLog>,
     pub tasks: Tasks,
     pub clock: Arc<dyn Clock>,
     pub config: Mutex<Config>,
@@ -166,7 +166,7 @@ pub async fn start(config: Config, options: StartOptions) -> Result<Running, Sta
     let labels: Vec<_> = ecosystem::ALL.iter().map(|one| one.about().name).chain(["http", "tunnel", "api"]).collect();
     let outcomes = Outcome::ALL.map(|outcome| (outcome.label(), outcome.tier()));
     let metrics = Arc::new(Metrics::new(&labels, &outcomes));
-    let log = AccessLog::open(&config.log.access_log()).map_err(|error| {
+    let log = AccessLog::open(&config.log.access_log()).map(Arc::new).map_err(|error| {
         StartError::new(StartErrorKind::Config, format!("log.access: {error}"), "name a file that can be written")
     })?;
     let parts = Arc::new(RunningParts {

@@ -141,7 +141,7 @@ async fn fill(cache: &Arc<Inner>, plan: &FillPlan, ending: &Ending) -> Result<St
     }
     let mut sums: Vec<_> = expect.iter().map(|sum| sum.algorithm()).collect();
     sums.dedup();
-    let writer = match cache.store.writer(Intent { len: fetched.len, class: plan.class(), sums }) {
+    let writer = match open_writer(cache, Intent { len: fetched.len, class: plan.class(), sums }).await {
         Ok(writer) => writer,
         Err(error) => {
             tracing::warn!(%error, "nothing can be stored, passing answers on");
@@ -165,6 +165,16 @@ async fn fill(cache: &Arc<Inner>, plan: &FillPlan, ending: &Ending) -> Result<St
     let draft = ending.flight.head.get_or_init(|| head).entry.clone();
     ending.publish(Stage::Streaming { written: 0 });
     store_body(cache, plan, ending, Body { fetched, writer, partial, expect, draft }).await
+}
+
+/// Opens a writer; when there is no room, tries to make some first.
+async fn open_writer(cache: &Arc<Inner>, intent: Intent) -> Result<BlobWriter, StoreError> {
+    match cache.store.writer(intent.clone()) {
+        Err(StoreError::Full { .. }) if cache.make_room(intent.class, intent.len.unwrap_or(0)).await => {
+            cache.store.writer(intent)
+        }
+        other => other,
+    }
 }
 
 struct Body {

@@ -16,6 +16,7 @@ pub mod policy;
 pub mod relay;
 pub mod served;
 mod source;
+pub mod upkeep;
 
 use std::sync::Arc;
 
@@ -75,6 +76,8 @@ pub(crate) struct Inner {
     pub counters: Counters,
     flights: Flights,
     notes: mpsc::Sender<ledger::Note>,
+    /// Held by the eviction under way.
+    evicting: tokio::sync::Mutex<()>,
 }
 
 /// The parts of an engine.
@@ -92,7 +95,9 @@ impl Cache {
         let (counters, flights) = (Counters::default(), Flights::default());
         let (notes, to_keep) = mpsc::channel(ledger::QUEUE);
         tasks.spawn("build records", Inner::keep_notes(index.clone(), to_keep));
-        Cache { inner: Arc::new(Inner { store, index, fetch, clock, tasks, counters, flights, notes }) }
+        let evicting = tokio::sync::Mutex::new(());
+        let inner = Inner { store, index, fetch, clock, tasks, counters, flights, notes, evicting };
+        Cache { inner: Arc::new(inner) }
     }
 
     /// Answers from the store, or from upstream while it is being stored.
@@ -214,7 +219,7 @@ impl Inner {
     }
 
     async fn open(
-        &self,
+        self: &Arc<Inner>,
         digest: &crate::model::digest::Digest,
         range: ByteRange,
     ) -> Result<Option<(ServedBody, TierName)>, CacheError> {
@@ -248,11 +253,7 @@ impl Inner {
                 Err(StoreError::Gone) => {}
                 Err(error @ StoreError::Corrupt { .. }) => {
                     tracing::error!(%digest, %error, "a stored blob is damaged, it is set aside and fetched anew");
-                    self.counters.corrupted();
-                    self.index.drop_place(digest, &place).await?;
-                    if let Err(error) = self.store.quarantine(digest, &place) {
-                        tracing::warn!(%digest, %error, "a damaged blob could not be set aside");
-                    }
+                    self.set_aside(digest, &place).await?;
                     return Ok(None);
                 }
                 Err(error) => return Err(error.into()),

@@ -16,7 +16,7 @@ use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
 use hyper::body::Incoming;
 use serde::{Deserialize, Serialize};
 
-use super::gate::{Caller, Denied, Door, Gate, NO_LABEL, Right};
+use super::gate::{self, Caller, Denied, Door, Gate, NO_LABEL, Right};
 use super::hosts::{Hosts, Nearness};
 use super::observe::{Observation, Observers};
 use super::package::Upstreams;
@@ -162,8 +162,9 @@ impl Front {
             Ok(caller) => caller,
             Err(denied) => return (self.denied(denied, in_proxy_form), None),
         };
-        let label = build_label(&caller);
-        let (parts, body) = request.into_parts();
+        let (mut parts, body) = request.into_parts();
+        let named = if let Form::Ours = form { take_path_label(&mut parts.uri) } else { None };
+        let label = build_label(&caller).or(named).or_else(|| agent_label(&parts.headers));
         let mut headers = parts.headers;
         caller.strip.apply(&mut headers);
         let visit = Visit { peer, caller, method: parts.method, uri: parts.uri, headers, version: parts.version };
@@ -279,6 +280,23 @@ fn needed_right(request: &Request<Incoming>, form: &Form) -> Right {
         Form::Ours if path.starts_with("/api/v1/upstreams") || path.starts_with("/api/v1/builds") => Right::Admin,
         Form::Ours | Form::Forward | Form::Connect | Form::Misdirected => Right::Read,
     }
+}
+
+/// Takes a build label out of a path, for clients that can carry it nowhere else: `/~LABEL/go/...`.
+fn take_path_label(uri: &mut Uri) -> Option<Arc<str>> {
+    let target = uri.path_and_query()?.as_str();
+    let rest = target.strip_prefix("/~")?;
+    let (label, rest) = rest.split_at(rest.find('/')?);
+    let label = Arc::from(gate::label_of(label)?);
+    *uri = Uri::try_from(rest).ok()?;
+    Some(label)
+}
+
+/// The build label at the end of a User-Agent, for clients whose User-Agent can be set: `cargo larder/LABEL`.
+fn agent_label(headers: &HeaderMap) -> Option<Arc<str>> {
+    let agent = headers.get(header::USER_AGENT)?.to_str().ok()?;
+    let (_, label) = agent.rsplit_once(" larder/")?;
+    gate::label_of(label).map(Arc::from)
 }
 
 fn split_mount(path: &str) -> (&str, &str) {

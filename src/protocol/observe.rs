@@ -29,7 +29,7 @@ const HOSTS_MAX: usize = 100;
 /// Everyone who wants to know.
 pub struct Observers {
     pub metrics: Arc<Metrics>,
-    pub log: AccessLog,
+    pub log: Arc<AccessLog>,
     pub clock: Arc<dyn Clock>,
     pub cache: Cache,
     /// The words behind the numbers of ecosystems.
@@ -57,7 +57,7 @@ impl Observers {
     pub fn new(
         metrics: Arc<Metrics>,
         labels: Vec<&'static str>,
-        log: AccessLog,
+        log: Arc<AccessLog>,
         clock: Arc<dyn Clock>,
         cache: Cache,
     ) -> Arc<Observers> {

@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http::{HeaderMap, Method, StatusCode, Version};
+use parking_lot::Mutex;
 use url::Url;
 
 use crate::model::kind::ErrorKind;
@@ -85,7 +86,8 @@ pub struct Fetched {
 
 /// The body of an answer. Ends cleanly only after all that the framing promised has come.
 pub struct FetchedBody {
-    stream: BodyStream,
+    /// The lock is never taken: it makes the body `Sync`, so that who holds one may be shared across an await.
+    stream: Mutex<BodyStream>,
     ends: Ends,
 }
 
@@ -100,14 +102,14 @@ pub enum Ends {
 
 impl FetchedBody {
     pub fn new(stream: impl futures_util::Stream<Item = Result<Bytes, UpstreamError>> + Send + 'static) -> FetchedBody {
-        FetchedBody { stream: Box::pin(stream), ends: Ends::Marked }
+        FetchedBody { stream: Mutex::new(Box::pin(stream)), ends: Ends::Marked }
     }
 
     /// A body whose end only the closing of the connection marks.
     pub fn until_close(
         stream: impl futures_util::Stream<Item = Result<Bytes, UpstreamError>> + Send + 'static,
     ) -> FetchedBody {
-        FetchedBody { stream: Box::pin(stream), ends: Ends::OnClose }
+        FetchedBody { stream: Mutex::new(Box::pin(stream)), ends: Ends::OnClose }
     }
 
     pub fn ends(&self) -> Ends {
@@ -126,7 +128,7 @@ impl FetchedBody {
     }
 
     pub fn poll_chunk(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, UpstreamError>>> {
-        self.stream.as_mut().poll_next(context)
+        self.stream.get_mut().as_mut().poll_next(context)
     }
 }
 
