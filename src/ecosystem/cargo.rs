@@ -33,8 +33,7 @@ use crate::model::lookup::{
 };
 
 const OUTAGE: Duration = Duration::from_secs(7 * 24 * 3600);
-const CONFIG: Freshness =
-    Freshness::Revalidate { fresh_for: Duration::from_secs(600), stale_if_error: OUTAGE };
+const CONFIG: Freshness = Freshness::Revalidate { fresh_for: Duration::from_secs(600), stale_if_error: OUTAGE };
 const INDEX: Freshness = Freshness::Revalidate { fresh_for: Duration::from_secs(60), stale_if_error: OUTAGE };
 
 const CONFIG_BYTES: u64 = 64 << 10;
@@ -209,7 +208,8 @@ fn download(source: &Source, base: &str, name: &str, version: &str, sum: Option<
 
 /// `config.json` with another `dl`.
 fn with_dl(document: &[u8], dl: &str) -> Result<Vec<u8>, String> {
-    let config: Value = serde_json::from_slice(document).map_err(|error| format!("config.json is not JSON: {error}"))?;
+    let config: Value =
+        serde_json::from_slice(document).map_err(|error| format!("config.json is not JSON: {error}"))?;
     let Value::Object(mut fields) = config else { return Err("config.json is not an object".into()) };
     match fields.get_mut("dl") {
         Some(Value::String(template)) => dl.clone_into(template),
@@ -291,9 +291,23 @@ mod tests {
     #[test]
     fn what_is_no_index_is_absent() {
         for path in [
-            "/", "/cargo", "/1/ab", "/2/a", "/3/b/abc", "/3/abc", "/ca/rg/other", "/CA/RG/CArgo", "/x/config.json",
-            "/config.json/x", "/ca/rg/ca.rgo", "/-a/bc/-abc", "/~dl/itoa/1.0.0", "/~dl/itoa/1.0.0/abc",
-            "/~dl/itoa/x/download", "/~dl/i%20a/1.0.0/download", "/x/~dl/itoa/1.0.0/download",
+            "/",
+            "/cargo",
+            "/1/ab",
+            "/2/a",
+            "/3/b/abc",
+            "/3/abc",
+            "/ca/rg/other",
+            "/CA/RG/CArgo",
+            "/x/config.json",
+            "/config.json/x",
+            "/ca/rg/ca.rgo",
+            "/-a/bc/-abc",
+            "/~dl/itoa/1.0.0",
+            "/~dl/itoa/1.0.0/abc",
+            "/~dl/itoa/x/download",
+            "/~dl/i%20a/1.0.0/download",
+            "/x/~dl/itoa/1.0.0/download",
         ] {
             let refused = route(path, &["https://crates.example/"]).expect_err(path);
             assert_eq!(refused.kind, ErrorKind::NotFound, "{path}");

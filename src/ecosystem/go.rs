@@ -1,14 +1,14 @@
 //! Go modules by the GOPROXY protocol, and the checksum database behind the same base.
 //!
 //! Spec: the Go Modules Reference, "GOPROXY protocol" and "Checksum database"; module and version syntax as in
-//! `golang.org/x/mod/module` and `semver`. Tried with go 1.26.
+//! the packages `module` and `semver` of Go's `x/mod`. Tried with go 1.26.
 //!
 //! The checksum database is asked where go asks for it: below the proxy, `/sumdb/NAME/...`. The upstream proxy is sent
 //! the same path, `supported` too, so an upstream that does not speak for a database keeps its 404 and go turns to
 //! the database itself. Its answers are signed; what is passed on here is verified there.
 //!
 //! Module paths and versions arrive case-encoded (`!a` for `A`); `%21` is the same as `!`. `Disable-Module-Fetch` is not
-//! looked at. A version of `direct` or `off` in a list of upstreams is no upstream: the list simply ends.
+//! looked at. `direct` and `off` in a client's list are no upstreams: the list of upstreams simply ends before them.
 
 use std::time::Duration;
 
@@ -130,7 +130,9 @@ fn sumdb(rest: &[&str], source: &Source) -> Result<(Freshness, u64), Rejection> 
 }
 
 fn unknown() -> Rejection {
-    Rejection::not_found("the GOPROXY protocol has MODULE/@v/list, MODULE/@v/VERSION.info|mod|zip, MODULE/@latest and sumdb/NAME/...")
+    Rejection::not_found(
+        "the GOPROXY protocol has MODULE/@v/list, MODULE/@v/VERSION.info|mod|zip, MODULE/@latest and sumdb/NAME/...",
+    )
 }
 
 /// Module paths are refused when go could not have sent them. Below an upstream named in the path the first segments
@@ -267,13 +269,33 @@ mod tests {
     #[test]
     fn what_go_would_not_send_is_absent() {
         for path in [
-            "/", "/m", "/go.example/@v/@v/list", "/go.example/m/@v", "/go.example/m/@v/v1.2.3.tar", "/go.example/m/@v/.zip",
-            "/go.example/M/@v/list", "/go.example/!M/@v/list", "/go.example/m!/@v/list", "/go.example/!1/@v/list",
-            "/go.example/m./@v/list", "/go.example/m/@v/V1.2.3.info", "/go.example/m/@v/v1/2.info", "/sumdb",
-            "/sumdb/sum.example", "/sumdb/sum.example/other", "/sumdb/SUM/latest", "/sumdb/sum.example/lookup/m",
-            "/sumdb/sum.example/lookup/m@", "/sumdb/sum.example/lookup/M@v1", "/sumdb/sum.example/tile/8/0",
-            "/sumdb/sum.example/tile/8/0/1", "/sumdb/sum.example/tile/8/0/001/067", "/sumdb/sum.example/tile/8/0/x001",
-            "/sumdb/sum.example/tile/8/0/001.p", "/sumdb/sum.example/tile/8/0/001.p/1000", "/a/sumdb/sum.example/latest",
+            "/",
+            "/m",
+            "/go.example/@v/@v/list",
+            "/go.example/m/@v",
+            "/go.example/m/@v/v1.2.3.tar",
+            "/go.example/m/@v/.zip",
+            "/go.example/M/@v/list",
+            "/go.example/!M/@v/list",
+            "/go.example/m!/@v/list",
+            "/go.example/!1/@v/list",
+            "/go.example/m./@v/list",
+            "/go.example/m/@v/V1.2.3.info",
+            "/go.example/m/@v/v1/2.info",
+            "/sumdb",
+            "/sumdb/sum.example",
+            "/sumdb/sum.example/other",
+            "/sumdb/SUM/latest",
+            "/sumdb/sum.example/lookup/m",
+            "/sumdb/sum.example/lookup/m@",
+            "/sumdb/sum.example/lookup/M@v1",
+            "/sumdb/sum.example/tile/8/0",
+            "/sumdb/sum.example/tile/8/0/1",
+            "/sumdb/sum.example/tile/8/0/001/067",
+            "/sumdb/sum.example/tile/8/0/x001",
+            "/sumdb/sum.example/tile/8/0/001.p",
+            "/sumdb/sum.example/tile/8/0/001.p/1000",
+            "/a/sumdb/sum.example/latest",
         ] {
             let refused = route(path, &["https://up.example/"]).expect_err(path);
             assert_eq!(refused.kind, ErrorKind::NotFound, "{path}");

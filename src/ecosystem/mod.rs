@@ -71,6 +71,11 @@ mod tests {
         }
     }
 
+    #[test]
+    fn the_page_of_ecosystems_is_current() {
+        assert_eq!(include_str!("../../docs/ecosystems.md"), markdown(), "write markdown() to docs/ecosystems.md");
+    }
+
     fn paths() -> impl Strategy<Value = String> {
         let piece = prop_oneof![
             Just("@v".to_owned()),
