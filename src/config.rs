@@ -13,6 +13,7 @@ mod shape;
 pub use load::{ConfigError, Flags, Loaded, Variables, load, parse};
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -48,6 +49,11 @@ impl Config {
                 ConfigError::new("no data directory: HOME is not set; name one with --data DIR or LARDER_DATA_DIR")
             }),
         }
+    }
+
+    /// The addresses that larder listens on.
+    pub fn listen(&self) -> &[SocketAddr] {
+        &self.server.listen
     }
 
     /// What types cannot say: names of ecosystems, addresses of upstreams.

@@ -33,7 +33,7 @@ pub(crate) const ALL: &[About] = &[
         "\"/var/lib/larder\"",
     ),
     section("server", "The one address that everything speaks to."),
-    key("server.listen", "Address and port. Beyond loopback it needs tokens or gate.anonymous_read."),
+    key("server.listen", "Addresses, each with a port. Beyond loopback it needs tokens or gate.anonymous_read."),
     section("upstreams", "Which sources larder fetches from."),
     unset(
         "upstreams.learn",
@@ -41,6 +41,7 @@ pub(crate) const ALL: &[About] = &[
          `larder upstream allow`, `listed` refuses what is not configured. Unset: `public` on loopback, else `ask`.",
         "\"listed\"",
     ),
+    key("upstreams.allow", "Hosts that clients may name whatever `learn` says, each as HOST or HOST:PORT."),
     section("ecosystem", "An ecosystem's sources. `larder init` writes what this machine's tools use."),
     key("ecosystem.NAME.upstreams", "Addresses in order of preference. Credentials go to netrc, never in here."),
     key(

@@ -82,14 +82,14 @@ fn an_unknown_ecosystem_or_a_wrong_upstream_is_refused() {
 #[test]
 fn variables_win_over_the_file_and_flags_over_both() {
     let loaded = with([("LARDER_SERVER_LISTEN", "127.0.0.1:2")]).expect("loads");
-    assert_eq!(loaded.config.server.listen, "127.0.0.1:2");
+    assert_eq!(loaded.config.listen()[0].port(), 2);
     assert_eq!(loaded.config.ledger.max_builds, 1, "the file's stays");
     assert_eq!(loaded.config.ledger.max_lines, 100_000, "the default stays");
     let flags = Flags { config: loaded.file, listen: Some("127.0.0.1:3".into()), data: Some("/srv/larder".into()) };
     std::fs::write(flags.config.as_ref().expect("set"), "").ok();
     let none = Flags { config: None, ..flags };
     let loaded = load(&none, &[("LARDER_SERVER_LISTEN", "127.0.0.1:2")].into()).expect("loads");
-    assert_eq!(loaded.config.server.listen, "127.0.0.1:3");
+    assert_eq!(loaded.config.listen()[0].port(), 3);
     assert_eq!(loaded.config.data.dir.as_deref(), Some(Path::new("/srv/larder")));
 }
 

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use toml::{Table, Value};
 
 use super::about;
+use super::sections::Next;
 use super::shape::{self, ANY, Shape};
 use super::{Config, ConfigError};
 use crate::model::units;
@@ -16,18 +17,27 @@ const HEAD: &str = "\
 
 /// The annotated default, as `config/default.toml` and `larder config default` have it.
 pub fn default_file() -> String {
-    with_upstreams(&BTreeMap::new())
+    with_upstreams(&Discovered::default())
 }
 
-/// One discovered source, for the annotated configuration.
+/// What was discovered, for the annotated configuration.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Discovered {
+    /// By ecosystem, in order of preference.
+    pub upstreams: BTreeMap<String, Vec<Adopted>>,
+    /// Further hosts that clients may name, and where each was found.
+    pub allow: BTreeMap<String, String>,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Adopted {
     pub url: String,
+    pub next: Next,
     pub found_in: String,
 }
 
-/// The annotated default with the sources of each ecosystem filled in.
-pub fn with_upstreams(adopted: &BTreeMap<String, Vec<Adopted>>) -> String {
+/// The annotated default with what was discovered filled in.
+pub fn with_upstreams(discovered: &Discovered) -> String {
     let mut out = HEAD.to_owned();
     if let Shape::Table(sections) = shape::of::<Config>() {
         let defaults = defaults();
@@ -36,9 +46,12 @@ pub fn with_upstreams(adopted: &BTreeMap<String, Vec<Adopted>>) -> String {
                 && !keys.is_empty()
             {
                 write_table(&mut out, section, keys, &defaults);
+                if *section == "upstreams" {
+                    write_allowed(&mut out, &discovered.allow);
+                }
             }
             if let Shape::Named(inner) = shape {
-                write_named(&mut out, section, inner, adopted);
+                write_named(&mut out, section, inner, &discovered.upstreams);
             }
         }
     }
@@ -70,6 +83,17 @@ fn write_table(out: &mut String, path: &str, keys: &[(&'static str, Shape)], def
     }
 }
 
+fn write_allowed(out: &mut String, allow: &BTreeMap<String, String>) {
+    if allow.is_empty() {
+        return;
+    }
+    out.push_str("allow = [\n");
+    for (host, found_in) in allow {
+        out.push_str(&format!("    {}, # found in {}\n", Value::String(host.clone()), one_line(found_in)));
+    }
+    out.push_str("]\n");
+}
+
 fn write_named(out: &mut String, section: &str, inner: &Shape, adopted: &BTreeMap<String, Vec<Adopted>>) {
     out.push('\n');
     comment(out, section);
@@ -86,6 +110,9 @@ fn write_named(out: &mut String, section: &str, inner: &Shape, adopted: &BTreeMa
         } else {
             let urls: Vec<Value> = found.iter().map(|adopted| Value::String(adopted.url.clone())).collect();
             out.push_str(&format!("upstreams = {}\n", Value::Array(urls)));
+            if found.iter().any(|adopted| adopted.next == Next::Failure) {
+                out.push_str("next = \"failure\"\n");
+            }
         }
     }
     for (key, _) in keys {
@@ -224,7 +251,7 @@ mod tests {
         let text = default_file();
         let read = crate::config::parse("default.toml", &text).expect("reads");
         assert_eq!(in_force(&read), in_force(&Config::default()));
-        assert!(text.contains("# listen = \"127.0.0.1:7070\"\n"), "{text}");
+        assert!(text.contains("# listen = [\"127.0.0.1:7070\"]\n"), "{text}");
     }
 
     #[test]
@@ -243,10 +270,18 @@ mod tests {
 
     #[test]
     fn adopted_upstreams_stand_in_the_file_with_where_they_were_found() {
-        let adopted = Adopted { url: "https://mirror.example/".into(), found_in: "a file\nof some kind".into() };
-        let text = with_upstreams(&BTreeMap::from([("go".to_owned(), vec![adopted])]));
+        let found_in = "a file\nof some kind".to_owned();
+        let adopted =
+            Adopted { url: "https://mirror.example/".into(), next: Next::Failure, found_in: found_in.clone() };
+        let discovered = Discovered {
+            upstreams: BTreeMap::from([("go".to_owned(), vec![adopted])]),
+            allow: BTreeMap::from([("wheels.example:8080".to_owned(), found_in)]),
+        };
+        let text = with_upstreams(&discovered);
         let read = crate::config::parse("larder.toml", &text).expect("reads");
         assert_eq!(read.ecosystem["go"].upstreams, ["https://mirror.example/"]);
+        assert_eq!(read.ecosystem["go"].next, Next::Failure);
+        assert_eq!(read.upstreams.allow, ["wheels.example:8080"]);
         assert!(text.contains("found in a file of some kind"), "{text}");
     }
 }

@@ -308,6 +308,10 @@ impl<'de> de::Deserializer<'de> for Node {
     }
 
     fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Problem> {
+        if let Value::Text(_) = &self.value {
+            // One is a list of one.
+            return visitor.visit_seq(Items { items: vec![self].into_iter() });
+        }
         let Value::Word(word) = &self.value else { return self.deserialize_any(visitor) };
         let parts = word.split(',').map(str::trim).filter(|part| !part.is_empty());
         let items: Vec<Node> =

@@ -1,5 +1,6 @@
 //! The sections that belong to no single folder.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -19,12 +20,12 @@ pub struct Data {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Server {
-    pub listen: String,
+    pub listen: Vec<SocketAddr>,
 }
 
 impl Default for Server {
     fn default() -> Server {
-        Server { listen: "127.0.0.1:7070".to_owned() }
+        Server { listen: vec![SocketAddr::from(([127, 0, 0, 1], 7070))] }
     }
 }
 
@@ -39,6 +40,8 @@ pub struct Reserved {}
 pub struct Upstreams {
     /// None: public for callers on loopback, ask for others.
     pub learn: Option<Learn>,
+    /// Hosts that clients may name whatever `learn` says.
+    pub allow: Vec<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
