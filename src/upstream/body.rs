@@ -206,11 +206,13 @@ async fn resume(source: Arc<Source>, got: u64, mut left: u32, broken: UpstreamEr
         match answer {
             Ok(head) => {
                 admission.settle(retry::verdict(Outcome::Answer(head.status, &head.headers)));
-                match plan.accept(head.status, &head.headers, head.len, got) {
-                    Ok(to_come) => {
+                let fits = plan.accept(head.status, &head.headers, head.len, got);
+                let fits = fits.and_then(|left| Ok((left, head.incoming.ok_or("it sent nothing")?)));
+                match fits {
+                    Ok((to_come, incoming)) => {
                         host.resumed();
                         let http2 = head.version == Version::HTTP_2;
-                        return Ok(Resumed { incoming: head.incoming, http2, left: to_come, resumes_left: left });
+                        return Ok(Resumed { incoming, http2, left: to_come, resumes_left: left });
                     }
                     Err(why) if !head.status.is_server_error() => {
                         tracing::debug!(host = host.name(), why, "a broken body could not be taken up again");

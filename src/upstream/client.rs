@@ -294,15 +294,15 @@ impl Chain {
         };
         let received_at = self.network.clock.now();
         let url = self.question.url.clone();
-        let body = if incoming.is_end_stream() {
-            FetchedBody::empty()
-        } else {
+        let body = if let Some(incoming) = incoming {
             let source = Source { network: self.network, host, question: self.question, plan };
             let download = Download::new(source, incoming, version, slot);
             match ends {
                 Ends::Marked => FetchedBody::new(download),
                 Ends::OnClose => FetchedBody::until_close(download),
             }
+        } else {
+            FetchedBody::empty()
         };
         Fetched { status, version, headers, len, body, url, requested_at, received_at }
     }
@@ -324,7 +324,7 @@ fn take_userinfo(url: &mut Url) -> Option<HeaderValue> {
 
 /// Reads a small body that nobody wants to its end.
 async fn drain(head: Head) {
-    let mut incoming = head.incoming;
+    let Some(mut incoming) = head.incoming else { return };
     if head.ends == Ends::OnClose || head.len.is_some_and(|len| len > DRAIN_BYTES) {
         return;
     }

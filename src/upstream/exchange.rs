@@ -37,7 +37,8 @@ pub(crate) struct Head {
     pub(crate) headers: HeaderMap,
     pub(crate) len: Option<u64>,
     pub(crate) ends: Ends,
-    pub(crate) incoming: Incoming,
+    /// None for answers that have no body by their nature.
+    pub(crate) incoming: Option<Incoming>,
 }
 
 /// Asks once.
@@ -131,10 +132,11 @@ fn head(network: &Network, question: &Question, answer: Response<Incoming>) -> R
         }
         _ => {}
     }
-    let framed = parts.version == Version::HTTP_2
-        || incoming.is_end_stream()
-        || incoming.size_hint().exact().is_some()
-        || is_chunked(&parts.headers);
+    // RFC 9110 §6.4.1: their Content-Length speaks of another body.
+    let bodiless = question.method == Method::HEAD || matches!(parts.status.as_u16(), 204 | 304);
+    let empty = bodiless || incoming.is_end_stream();
+    let len = if empty { Some(0) } else { incoming.size_hint().exact() };
+    let framed = parts.version == Version::HTTP_2 || len.is_some() || is_chunked(&parts.headers);
     if parts.headers.contains_key(TRANSFER_ENCODING) {
         // RFC 9112 §6.3: the length is overridden, and whoever relied on it would be misled.
         parts.headers.remove(CONTENT_LENGTH);
@@ -144,9 +146,9 @@ fn head(network: &Network, question: &Question, answer: Response<Incoming>) -> R
         status: parts.status,
         version: parts.version,
         headers: parts.headers,
-        len: incoming.size_hint().exact(),
+        len,
         ends: if framed { Ends::Marked } else { Ends::OnClose },
-        incoming,
+        incoming: if empty { None } else { Some(incoming) },
     })
 }
 
