@@ -221,7 +221,7 @@ async fn resume(source: Arc<Source>, got: u64, mut left: u32, broken: UpstreamEr
                     Err(_) => {}
                 }
             }
-            Err(error) => admission.settle(retry::verdict(Outcome::Failure(&error))),
+            Err(failed) => admission.settle(retry::verdict(Outcome::Failure(&failed))),
         }
     }
     Err(broken)

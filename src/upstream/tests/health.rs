@@ -162,3 +162,18 @@ async fn shutdown_closes_idle_connections_and_drains() {
     get_all(&client, &server.url("/")).await.expect("still asked, nothing kept");
     assert_eq!(tasks.drain(Duration::from_secs(5)).await, 0);
 }
+
+#[tokio::test]
+async fn a_connection_that_went_stale_is_nobodys_fault() {
+    // Each connection answers once and is cut when it is asked again.
+    let server = Server::start(|_, nth| if nth % 2 == 0 { ok("well") } else { vec![Act::Close] }).await;
+    let client = client(settings());
+    for _ in 0..12 {
+        assert_eq!(get_all(&client, &server.url("/")).await.expect("an answer"), b"well");
+        tokio::task::yield_now().await;
+    }
+    let usage = client.hosts().remove(0);
+    assert_eq!((usage.health, usage.failures, usage.retries), (Health::Well, 0, 0));
+    let post = || FetchAsk { method: Method::POST, ..get(&server.url("/")) };
+    assert!(client.fetch(post()).await.is_err(), "what may harm is not repeated");
+}
