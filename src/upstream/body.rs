@@ -281,3 +281,41 @@ impl Pace {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::upstream::tests::TokioClock;
+
+    async fn is_stalled(pace: &mut Pace) -> bool {
+        std::future::poll_fn(|context| Poll::Ready(pace.poll_stalled(context).is_ready())).await
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_time_in_which_we_wait_counts() {
+        let mut pace = Pace::new(1024, Duration::from_secs(30), TokioClock::start());
+        for _ in 0..20 {
+            assert!(!is_stalled(&mut pace).await);
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            pace.moved(10);
+            // The reader is busy elsewhere.
+            tokio::time::sleep(Duration::from_secs(60)).await;
+        }
+        assert!(!is_stalled(&mut pace).await, "20 s of waiting");
+        tokio::time::sleep(Duration::from_secs(11)).await;
+        assert!(is_stalled(&mut pace).await, "31 s of waiting for 200 bytes");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_window_with_enough_bytes_is_followed_by_a_new_one() {
+        let mut pace = Pace::new(1024, Duration::from_secs(30), TokioClock::start());
+        for _ in 0..100 {
+            assert!(!is_stalled(&mut pace).await);
+            tokio::time::sleep(Duration::from_secs(10)).await;
+            pace.moved(20_000);
+        }
+        assert!(!is_stalled(&mut pace).await);
+        tokio::time::sleep(Duration::from_secs(61)).await;
+        assert!(is_stalled(&mut pace).await);
+    }
+}

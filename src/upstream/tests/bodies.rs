@@ -64,11 +64,12 @@ async fn a_body_cut_short_is_an_error() {
 
 #[tokio::test]
 async fn nonsense_in_the_framing_is_a_protocol_error() {
-    let chunked = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
+    let chunked = "HTTP/1.1 200 OK\r\netag: \"a\"\r\ntransfer-encoding: chunked\r\n\r\n";
     let server = Server::start(move |_, _| vec![send(chunked), send("zz\r\n12345\r\n"), Act::Hold]).await;
     let mut fetched = client(settings()).fetch(get(&server.url("/"))).await.expect("a head");
     let (_, error) = read(&mut fetched).await.expect_err("nonsense");
     assert!(matches!(error, UpstreamError::Protocol { .. }), "{error}");
+    assert_eq!(server.seen().len(), 1, "not taken up again");
 
     for head in ["HTTP/1.1 200 OK\r\ncontent-length: 5\r\ncontent-length: 6\r\n\r\n", "FTP 200\r\n\r\n", "\0\0\r\n\r\n"]
     {

@@ -40,11 +40,11 @@ fn settings() -> Settings {
 }
 
 /// A clock that goes with tokio's, so that it stands still when that is paused.
-struct TokioClock(Instant);
+pub(super) struct TokioClock(Instant);
 
 impl TokioClock {
     #[allow(clippy::disallowed_methods, reason = "a clock for paused time")]
-    fn start() -> Arc<TokioClock> {
+    pub(super) fn start() -> Arc<TokioClock> {
         Arc::new(TokioClock(Instant::now()))
     }
 }
