@@ -1,5 +1,5 @@
 //! What the bytes on disk mean. Segments are records one after the other, files are raw bytes and a trailer; each
-//! checks itself by xxh3. The layout is little-endian and never changes under one format number (see `docs/adr`).
+//! checks itself by xxh3. The layout is little-endian and never changes under one format number.
 //!
 //! A seal (64 bytes): magic 4, format 2, class 1, zero 1, digest 32, length 8, xxh3 of what it covers 8, xxh3 of the
 //! 56 bytes before 8. A segment begins with a seal of its own (length: its number), a record is a seal and the data
@@ -170,6 +170,17 @@ mod tests {
         bytes[56..].copy_from_slice(&own.to_le_bytes());
         let error = Seal::decode(Magic::Record, &bytes, &seal().digest).expect_err("newer");
         assert!(matches!(error, StoreError::Newer { found: 2, known: 1 }), "{error}");
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn strange_bytes_are_refused_and_harm_nobody(bytes: Vec<u8>, seal: [u8; 32], len: u64) {
+            let digest = Digest::from_bytes(seal);
+            let mut whole = [0; SEAL];
+            whole[..32].copy_from_slice(&seal);
+            proptest::prop_assert!(Seal::decode(Magic::Record, &whole, &digest).is_err());
+            proptest::prop_assert!(read_trailer(&bytes, &digest, len).is_err());
+        }
     }
 
     #[test]

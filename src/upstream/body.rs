@@ -206,11 +206,13 @@ async fn resume(source: Arc<Source>, got: u64, mut left: u32, broken: UpstreamEr
         match answer {
             Ok(head) => {
                 admission.settle(retry::verdict(Outcome::Answer(head.status, &head.headers)));
-                match plan.accept(head.status, &head.headers, head.len, got) {
-                    Ok(to_come) => {
+                let fits = plan.accept(head.status, &head.headers, head.len, got);
+                let fits = fits.and_then(|left| Ok((left, head.incoming.ok_or("it sent nothing")?)));
+                match fits {
+                    Ok((to_come, incoming)) => {
                         host.resumed();
                         let http2 = head.version == Version::HTTP_2;
-                        return Ok(Resumed { incoming: head.incoming, http2, left: to_come, resumes_left: left });
+                        return Ok(Resumed { incoming, http2, left: to_come, resumes_left: left });
                     }
                     Err(why) if !head.status.is_server_error() => {
                         tracing::debug!(host = host.name(), why, "a broken body could not be taken up again");
@@ -219,7 +221,7 @@ async fn resume(source: Arc<Source>, got: u64, mut left: u32, broken: UpstreamEr
                     Err(_) => {}
                 }
             }
-            Err(error) => admission.settle(retry::verdict(Outcome::Failure(&error))),
+            Err(failed) => admission.settle(retry::verdict(Outcome::Failure(&failed))),
         }
     }
     Err(broken)
@@ -277,5 +279,43 @@ impl Pace {
             (self.bytes, self.waited, self.since) = (0, Duration::ZERO, Some(now));
             timer.set(tokio::time::sleep(window));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::upstream::tests::TokioClock;
+
+    async fn is_stalled(pace: &mut Pace) -> bool {
+        std::future::poll_fn(|context| Poll::Ready(pace.poll_stalled(context).is_ready())).await
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_time_in_which_we_wait_counts() {
+        let mut pace = Pace::new(1024, Duration::from_secs(30), TokioClock::start());
+        for _ in 0..20 {
+            assert!(!is_stalled(&mut pace).await);
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            pace.moved(10);
+            // The reader is busy elsewhere.
+            tokio::time::sleep(Duration::from_secs(60)).await;
+        }
+        assert!(!is_stalled(&mut pace).await, "20 s of waiting");
+        tokio::time::sleep(Duration::from_secs(11)).await;
+        assert!(is_stalled(&mut pace).await, "31 s of waiting for 200 bytes");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_window_with_enough_bytes_is_followed_by_a_new_one() {
+        let mut pace = Pace::new(1024, Duration::from_secs(30), TokioClock::start());
+        for _ in 0..100 {
+            assert!(!is_stalled(&mut pace).await);
+            tokio::time::sleep(Duration::from_secs(10)).await;
+            pace.moved(20_000);
+        }
+        assert!(!is_stalled(&mut pace).await);
+        tokio::time::sleep(Duration::from_secs(61)).await;
+        assert!(is_stalled(&mut pace).await);
     }
 }

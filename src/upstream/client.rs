@@ -13,7 +13,8 @@ use percent_encoding::percent_decode_str;
 use url::Url;
 
 use super::body::{Download, Source};
-use super::exchange::{Head, Question, exchange};
+use super::breaker::Verdict;
+use super::exchange::{Failed, Head, Question, Stale, exchange};
 use super::fetch::{Ends, Fetch, FetchAsk, FetchBody, Fetched, FetchedBody, Redirects, Resume, UpstreamError};
 use super::headers::{Node, outgoing, strip_hop_by_hop};
 use super::hosts::{Host, HostUse, Slot};
@@ -133,11 +134,12 @@ impl Client {
         let place = place.map_err(|_| UpstreamError::Crowded { host: origin.host() })?;
         let admission = network.hosts.host(&origin)?.admit()?;
         let opened = network.dial.tunnel(&origin, trust).await;
+        let opened = opened.map_err(Failed::from);
         admission.settle(match &opened {
-            Ok(_) => super::breaker::Verdict::Success,
-            Err(error) => retry::verdict(Outcome::Failure(error)),
+            Ok(_) => Verdict::Success,
+            Err(failed) => retry::verdict(Outcome::Failure(failed)),
         });
-        Ok(Box::new(Counted::new(opened?, place)))
+        Ok(Box::new(Counted::new(opened.map_err(|failed| failed.error)?, place)))
     }
 
     fn network(&self) -> Result<Arc<Network>, UpstreamError> {
@@ -257,8 +259,9 @@ impl Chain {
             let answer = exchange(&network, &self.question, body, progress).await;
             let outcome = match &answer {
                 Ok(head) => Outcome::Answer(head.status, &head.headers),
-                Err(error) => Outcome::Failure(error),
+                Err(failed) => Outcome::Failure(failed),
             };
+            let stale = matches!(&answer, Err(Failed { stale: Stale::Yes, .. }));
             admission.settle(retry::verdict(outcome));
             if let Outcome::Answer(status, headers) = outcome
                 && let Some(rest) = retry::rest_asked(status, headers, network.clock.now())
@@ -271,17 +274,19 @@ impl Chain {
                 && tried < network.settings.retry.attempts
                 && !network.is_offline()
                 && host.check().is_ok()
-                && host.spend_retry();
+                // One stale connection is nobody's fault; more draw on the budget.
+                && ((stale && tried == 1) || host.spend_retry());
             if !again {
-                return answer.map(|head| Answer { head, host, slot });
+                return answer.map(|head| Answer { head, host, slot }).map_err(|failed| failed.error);
             }
             tracing::debug!(host = host.name(), tried, "asking again");
-            let pause = retry::pause(tried - 1, &network.settings.retry);
-            tokio::time::sleep(pause).await;
+            if !stale {
+                tokio::time::sleep(retry::pause(tried - 1, &network.settings.retry)).await;
+            }
             admission = match host.admit() {
                 Ok(admission) => admission,
                 // It opened meanwhile: what we have is the better answer.
-                Err(_) => return answer.map(|head| Answer { head, host, slot }),
+                Err(_) => return answer.map(|head| Answer { head, host, slot }).map_err(|failed| failed.error),
             };
             if let Ok(head) = answer {
                 drain(head).await;
@@ -298,15 +303,15 @@ impl Chain {
         };
         let received_at = self.network.clock.now();
         let url = self.question.url.clone();
-        let body = if incoming.is_end_stream() {
-            FetchedBody::empty()
-        } else {
+        let body = if let Some(incoming) = incoming {
             let source = Source { network: self.network, host, question: self.question, plan };
             let download = Download::new(source, incoming, version, slot);
             match ends {
                 Ends::Marked => FetchedBody::new(download),
                 Ends::OnClose => FetchedBody::until_close(download),
             }
+        } else {
+            FetchedBody::empty()
         };
         Fetched { status, version, headers, len, body, url, requested_at, received_at }
     }
@@ -328,7 +333,7 @@ fn take_userinfo(url: &mut Url) -> Option<HeaderValue> {
 
 /// Reads a small body that nobody wants to its end.
 async fn drain(head: Head) {
-    let mut incoming = head.incoming;
+    let Some(mut incoming) = head.incoming else { return };
     if head.ends == Ends::OnClose || head.len.is_some_and(|len| len > DRAIN_BYTES) {
         return;
     }

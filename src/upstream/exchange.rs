@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::{CONTENT_LENGTH, HeaderMap, HeaderValue, PROXY_AUTHORIZATION, TRANSFER_ENCODING};
-use http::{Method, Request, Response, StatusCode, Uri, Version};
+use http::{Extensions, Method, Request, Response, StatusCode, Uri, Version};
 use http_body::Body;
 use hyper::body::Incoming;
 use hyper_util::client::legacy;
@@ -16,6 +16,7 @@ use super::headers::{HEAD_BYTES, head_bytes, strip_hop_by_hop};
 use super::network::Network;
 use super::origin::{Origin, Scheme};
 use super::payload::{Progress, SendBody};
+use super::wire::Proven;
 use crate::model::lookup::Trust;
 
 /// What to ask, but for the body.
@@ -37,7 +38,28 @@ pub(crate) struct Head {
     pub(crate) headers: HeaderMap,
     pub(crate) len: Option<u64>,
     pub(crate) ends: Ends,
-    pub(crate) incoming: Incoming,
+    /// None for answers that have no body by their nature.
+    pub(crate) incoming: Option<Incoming>,
+}
+
+/// Why there is no head.
+pub(crate) struct Failed {
+    pub(crate) error: UpstreamError,
+    pub(crate) stale: Stale,
+}
+
+/// Whether a connection was at fault that had served before: the server may have closed it between two requests
+/// (RFC 9112 §9.3.1), which says nothing about its health.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Stale {
+    Yes,
+    No,
+}
+
+impl From<UpstreamError> for Failed {
+    fn from(error: UpstreamError) -> Failed {
+        Failed { error, stale: Stale::No }
+    }
 }
 
 /// Asks once.
@@ -49,7 +71,7 @@ pub(crate) async fn exchange(
     question: &Question,
     body: SendBody,
     progress: Option<Arc<Progress>>,
-) -> Result<Head, UpstreamError> {
+) -> Result<Head, Failed> {
     let request = request(network, question, body)?;
     // Refused before a connection in the pool could answer for it.
     network.dial.gate.judge(&question.origin.target, question.trust)?;
@@ -62,8 +84,11 @@ pub(crate) async fn exchange(
     let answer = wait(answer, progress, limit)
         .await
         .ok_or_else(|| UpstreamError::Silent { host: host.clone(), limit })?
-        .map_err(|error| failure(&host, &error))?;
-    head(network, question, answer)
+        .map_err(|error| failed(&host, &error))?;
+    if let Some(proven) = answer.extensions().get::<Proven>() {
+        proven.set();
+    }
+    Ok(head(network, question, answer)?)
 }
 
 /// Waits until nothing has moved for `limit`. None when time is up.
@@ -131,10 +156,11 @@ fn head(network: &Network, question: &Question, answer: Response<Incoming>) -> R
         }
         _ => {}
     }
-    let framed = parts.version == Version::HTTP_2
-        || incoming.is_end_stream()
-        || incoming.size_hint().exact().is_some()
-        || is_chunked(&parts.headers);
+    // RFC 9110 §6.4.1: their Content-Length speaks of another body.
+    let bodiless = question.method == Method::HEAD || matches!(parts.status.as_u16(), 204 | 304);
+    let empty = bodiless || incoming.is_end_stream();
+    let len = if empty { Some(0) } else { incoming.size_hint().exact() };
+    let framed = parts.version == Version::HTTP_2 || len.is_some() || is_chunked(&parts.headers);
     if parts.headers.contains_key(TRANSFER_ENCODING) {
         // RFC 9112 §6.3: the length is overridden, and whoever relied on it would be misled.
         parts.headers.remove(CONTENT_LENGTH);
@@ -144,15 +170,26 @@ fn head(network: &Network, question: &Question, answer: Response<Incoming>) -> R
         status: parts.status,
         version: parts.version,
         headers: parts.headers,
-        len: incoming.size_hint().exact(),
+        len,
         ends: if framed { Ends::Marked } else { Ends::OnClose },
-        incoming,
+        incoming: if empty { None } else { Some(incoming) },
     })
 }
 
 fn is_chunked(headers: &HeaderMap) -> bool {
     let last = headers.get_all(TRANSFER_ENCODING).iter().next_back().and_then(|value| value.to_str().ok());
     last.and_then(|value| value.rsplit(',').next()).is_some_and(|coding| coding.trim().eq_ignore_ascii_case("chunked"))
+}
+
+fn failed(host: &str, error: &legacy::Error) -> Failed {
+    let mut extras = Extensions::new();
+    if let Some(connection) = error.connect_info() {
+        connection.get_extras(&mut extras);
+    }
+    let error = failure(host, error);
+    let closed = matches!(error, UpstreamError::Unreachable { .. });
+    let stale = if closed && extras.get::<Proven>().is_some_and(Proven::is_set) { Stale::Yes } else { Stale::No };
+    Failed { error, stale }
 }
 
 /// What hyper's error means. Errors of the connector and of the sent body's source come through as they were.

@@ -84,6 +84,13 @@ pub struct Fetched {
     pub received_at: Timestamp,
 }
 
+impl fmt::Debug for Fetched {
+    /// Leaves out address and fields, which may carry secrets.
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("Fetched").field("status", &self.status).field("len", &self.len).finish_non_exhaustive()
+    }
+}
+
 /// The body of an answer. Ends cleanly only after all that the framing promised has come.
 pub struct FetchedBody {
     /// The lock is never taken: it makes the body `Sync`, so that who holds one may be shared across an await.

@@ -24,6 +24,7 @@ pub struct HostUse {
     pub in_flight: usize,
     /// Asks that wait for a place.
     pub waiting: usize,
+    /// Attempts, retries included.
     pub requests: u64,
     /// Attempts that failed: no answer, a broken body, or a 5xx status.
     pub failures: u64,

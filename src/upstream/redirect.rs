@@ -79,7 +79,7 @@ pub(crate) fn next(hop: &Hop<'_>) -> Result<Option<Step>, UpstreamError> {
 fn rewrite(hop: &Hop<'_>) -> Option<(Method, Keep)> {
     let safe = matches!(*hop.method, Method::GET | Method::HEAD);
     match hop.status.as_u16() {
-        301 | 302 | 303 if safe && hop.whole => Some((hop.method.clone(), Keep::Yes)),
+        301..=303 if safe && hop.whole => Some((hop.method.clone(), Keep::Yes)),
         303 => Some((Method::GET, Keep::No)),
         301 | 302 if *hop.method == Method::POST => Some((Method::GET, Keep::No)),
         301 | 302 | 307 | 308 if hop.whole => Some((hop.method.clone(), Keep::Yes)),

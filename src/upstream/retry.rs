@@ -6,6 +6,7 @@ use http::header::RETRY_AFTER;
 use http::{HeaderMap, Method, StatusCode};
 
 use super::breaker::Verdict;
+use super::exchange::{Failed, Stale};
 use super::fetch::UpstreamError;
 use super::settings::RetrySettings;
 use crate::model::time::Timestamp;
@@ -15,7 +16,7 @@ use crate::runtime::clock::random_bytes;
 #[derive(Clone, Copy)]
 pub(crate) enum Outcome<'a> {
     Answer(StatusCode, &'a HeaderMap),
-    Failure(&'a UpstreamError),
+    Failure(&'a Failed),
 }
 
 /// What the breaker learns from it. Refusals are ours, so they say nothing about the host.
@@ -25,7 +26,8 @@ pub(crate) fn verdict(outcome: Outcome<'_>) -> Verdict {
             500 | 502 | 503 | 504 => Verdict::Failure,
             _ => Verdict::Success,
         },
-        Outcome::Failure(error) => match error {
+        Outcome::Failure(Failed { stale: Stale::Yes, .. }) => Verdict::Unknown,
+        Outcome::Failure(failed) => match failed.error {
             UpstreamError::Unreachable { .. }
             | UpstreamError::Silent { .. }
             | UpstreamError::Slow { .. }
@@ -49,8 +51,10 @@ pub(crate) fn is_worth_it(method: &Method, outcome: Outcome<'_>) -> bool {
                 && matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS)
                 && !headers.contains_key(RETRY_AFTER)
         }
-        Outcome::Failure(UpstreamError::Unreachable { .. } | UpstreamError::Silent { .. }) => method.is_idempotent(),
-        Outcome::Failure(_) => false,
+        Outcome::Failure(failed) => {
+            let passing = matches!(failed.error, UpstreamError::Unreachable { .. } | UpstreamError::Silent { .. });
+            passing && method.is_idempotent()
+        }
     }
 }
 
@@ -95,10 +99,10 @@ mod tests {
             let status = StatusCode::from_u16(status).expect("a status");
             assert!(!is_worth_it(&Method::GET, Outcome::Answer(status, &none)), "{status}");
         }
-        let gone = UpstreamError::Unreachable { host: String::new(), why: String::new() };
+        let gone = Failed::from(UpstreamError::Unreachable { host: String::new(), why: String::new() });
         assert!(is_worth_it(&Method::PUT, Outcome::Failure(&gone)));
         assert!(!is_worth_it(&Method::POST, Outcome::Failure(&gone)));
-        let refused = UpstreamError::Refused { host: String::new(), why: String::new() };
+        let refused = Failed::from(UpstreamError::Refused { host: String::new(), why: String::new() });
         assert!(!is_worth_it(&Method::GET, Outcome::Failure(&refused)));
     }
 
@@ -108,7 +112,7 @@ mod tests {
         let rest = |status, value| rest_asked(StatusCode::from_u16(status).expect("a status"), &after(value), now);
         assert_eq!(rest(429, "120"), Some(Duration::from_secs(120)));
         assert_eq!(rest(503, "Sun, 06 Nov 1994 08:49:37 GMT"), Some(Duration::from_secs(77)));
-        assert_eq!(rest(503, "Sun, 06 Nov 1974 08:49:37 GMT"), Some(Duration::ZERO));
+        assert_eq!(rest(503, "Wed, 06 Nov 1974 08:49:37 GMT"), Some(Duration::ZERO));
         assert_eq!(rest(429, "soon"), None);
         assert_eq!(rest(404, "120"), None);
     }

@@ -2,6 +2,8 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 
 use hyper_util::client::legacy::connect::{Connected, Connection};
@@ -30,20 +32,36 @@ pub(crate) enum Spoken {
 pub(crate) struct Wire {
     io: TokioIo<Tunnel>,
     spoken: Spoken,
+    proven: Proven,
+}
+
+/// Whether a connection has carried an answer. One that has may be closed by the server at any moment, without fault.
+#[derive(Clone, Default)]
+pub(crate) struct Proven(Arc<AtomicBool>);
+
+impl Proven {
+    pub(crate) fn set(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn is_set(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
 }
 
 impl Wire {
     pub(crate) fn new(io: Tunnel, spoken: Spoken) -> Wire {
-        Wire { io: TokioIo::new(io), spoken }
+        Wire { io: TokioIo::new(io), spoken, proven: Proven::default() }
     }
 }
 
 impl Connection for Wire {
     fn connected(&self) -> Connected {
+        let connected = Connected::new().extra(self.proven.clone());
         match self.spoken {
-            Spoken::Http1 => Connected::new(),
-            Spoken::Http2 => Connected::new().negotiated_h2(),
-            Spoken::ToProxy => Connected::new().proxy(true),
+            Spoken::Http1 => connected,
+            Spoken::Http2 => connected.negotiated_h2(),
+            Spoken::ToProxy => connected.proxy(true),
         }
     }
 }

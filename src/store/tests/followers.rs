@@ -131,7 +131,7 @@ async fn a_flipped_bit_in_the_temporary_file_is_not_followed() {
     file.write_all_at(&[1], BLOCK as u64 + 5).expect("written");
     let partial = writer.partial();
     assert_eq!(partial.read(0, BLOCK).await.expect("unharmed").len(), BLOCK);
-    assert_eq!(partial.read(BLOCK as u64, 1).await.err().expect("flipped").kind(), ErrorKind::Internal);
+    assert_eq!(partial.read(BLOCK as u64, 1).await.expect_err("flipped").kind(), ErrorKind::Internal);
     drop(blob);
 }
 

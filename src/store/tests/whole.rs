@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::super::layout::CHUNK;
-use super::super::{Intent, StoreError};
+use super::super::{Intent, Store, StoreError};
 use super::{Bed, get_all, noise, put, until};
 use crate::model::checksum::{Algorithm, Checksum};
 use crate::model::digest::Digest;
@@ -171,4 +171,41 @@ async fn a_bad_blob_is_set_aside() {
     assert_eq!(bed.names("bad").len(), 2);
     assert_eq!(store.usage().classes[0].file_bytes, 0);
     assert_eq!(store.segments()[0].live_bytes, 0);
+}
+
+/// Puts, syncs, reads and removes in one task among many.
+async fn busy(store: Store, seed: u64) {
+    let mut kept = Vec::new();
+    for at in 0..40 {
+        let bytes = noise(seed * 1000 + at, [200, 30_000, 64 * 1024, 90_000, CHUNK + 1][(at as usize) % 5]);
+        let blob = put(&store, &bytes).await;
+        let dirty = blob.dirty.clone();
+        tokio::task::spawn_blocking(move || dirty.sync().expect("synced")).await.expect("ran");
+        assert!(get_all(&store, &blob).await.expect("readable") == bytes);
+        kept.push((blob, bytes));
+        if at % 3 == 0 {
+            let (blob, _) = kept.swap_remove(0);
+            store.remove(&blob.digest, &blob.place);
+        }
+    }
+    for (blob, bytes) in kept {
+        assert!(get_all(&store, &blob).await.expect("readable") == bytes);
+        store.remove(&blob.digest, &blob.place);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn many_at_once_do_not_get_in_each_others_way() {
+    let bed = Bed::new();
+    let store = bed.open();
+    #[allow(clippy::disallowed_methods, reason = "a test's own tasks")]
+    let tasks: Vec<_> = (0..8).map(|seed| tokio::spawn(busy(store.clone(), seed))).collect();
+    for task in tasks {
+        task.await.expect("ran");
+    }
+    for segment in store.segments() {
+        assert_eq!((segment.live_bytes, segment.reading), (0, 0));
+        store.retire_segment(segment.number).expect("retired");
+    }
+    assert_eq!((store.usage().disk_bytes(), bed.disk_bytes()), (0, 0));
 }
