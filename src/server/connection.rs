@@ -101,6 +101,12 @@ pub(crate) async fn serve_socket(shared: Arc<Shared>, socket: TcpStream, ends: E
     }
 }
 
+#[cfg(test)]
+pub(crate) async fn serve_memory(shared: Arc<Shared>, io: tokio::io::DuplexStream, ends: Ends, admitted: Admitted) {
+    let place = Place { admitted, registered: shared.watch.register(), tls: None, http2: None };
+    serve_stream(shared, io, ends, place).await;
+}
+
 /// Serves a stream on which no byte was read yet.
 async fn serve_stream<T>(shared: Arc<Shared>, mut io: T, ends: Ends, place: Place)
 where

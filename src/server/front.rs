@@ -53,6 +53,9 @@ impl Server {
         } else {
             doors.inherited.into_iter().map(adopt).collect::<Result<Vec<_>, _>>()?
         };
+        if listeners.is_empty() {
+            return Err(ServerError::Settings { what: "server.listen names no address".to_owned() });
+        }
         let source = |source| ServerError::Inherited { source };
         let addresses = listeners.iter().map(TcpListener::local_addr).collect::<Result<_, _>>().map_err(source)?;
         let counters = Arc::new(Counters::default());
@@ -137,6 +140,15 @@ impl Server {
             () = self.shared.watch.run(|| admission.refill()) => {}
             () = ended => {}
         }
+    }
+
+    /// Serves a stream that is no socket, as if it had just been accepted.
+    #[cfg(test)]
+    pub(crate) async fn serve_memory(&self, io: tokio::io::DuplexStream) {
+        let addr = SocketAddr::from(([127, 0, 0, 1], 1));
+        let permit = self.shared.admission.permit().await;
+        let Some(admitted) = self.shared.admission.admit(addr.ip(), permit) else { return };
+        super::connection::serve_memory(self.shared.clone(), io, Ends { addr, local: addr }, admitted).await;
     }
 
     async fn stopped(&self) {

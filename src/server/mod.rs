@@ -16,3 +16,6 @@ mod guarded;
 mod pulse;
 mod service;
 mod watch;
+
+#[cfg(test)]
+mod tests;

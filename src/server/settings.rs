@@ -180,7 +180,7 @@ mod tests {
 
     #[test]
     fn unknown_keys_and_impossible_values_are_refused() {
-        assert!(toml::from_str::<Settings>("listen = []").is_err());
+        assert!(toml::from_str::<Settings>("lisen = []").is_err());
         for wrong in [
             "[tls]\nkey = \"k\"",
             "[limits]\nheader_bytes = 10",

@@ -80,6 +80,11 @@ impl Certificates {
         }
     }
 
+    #[cfg(test)]
+    pub(crate) fn current_chain(&self) -> Vec<CertificateDer<'static>> {
+        self.current.load().cert.clone()
+    }
+
     pub(crate) fn acceptor(self: Arc<Certificates>) -> Result<TlsAcceptor, ServerError> {
         let failed = |why: rustls::Error| ServerError::Tls { why: why.to_string() };
         let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))

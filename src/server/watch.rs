@@ -209,19 +209,19 @@ impl Drop for Registered {
 impl History {
     /// Takes one look. Called once a tick.
     fn judge(&mut self, beat: Beat, order: Order, limits: &Ticks) -> Verdict {
-        let last = self.last.replace(beat).unwrap_or(beat);
+        let last = self.last.replace(beat);
         self.age = self.age.saturating_add(1);
         if beat.stage == Stage::Tunnel {
             return Verdict::Live;
         }
-        let slow = self.judge_speed(&beat, &last, limits);
+        let slow = self.judge_speed(&beat, last.as_ref(), limits);
         if slow != Verdict::Live {
             return slow;
         }
         if order == Order::Finish {
             return self.judge_finishing(&beat);
         }
-        self.quiet = if is_quiet(&beat, &last) { self.quiet + 1 } else { 0 };
+        self.quiet = if last.is_some_and(|last| is_quiet(&beat, &last)) { self.quiet + 1 } else { 0 };
         if self.quiet >= limits.idle {
             return Verdict::Idle;
         }
@@ -234,13 +234,13 @@ impl History {
         if ticks >= FINISH_TICKS { Verdict::Lingering } else { Verdict::Live }
     }
 
-    fn judge_speed(&mut self, beat: &Beat, last: &Beat, limits: &Ticks) -> Verdict {
+    fn judge_speed(&mut self, beat: &Beat, last: Option<&Beat>, limits: &Ticks) -> Verdict {
         self.opening = if beat.stage == Stage::Opening { self.opening + 1 } else { 0 };
         if self.opening > limits.opening {
             return Verdict::SlowOpening;
         }
         let in_head = beat.stage == Stage::Head && beat.in_flight == 0 && !beat.waits_to_write;
-        let same_head = in_head && last.stage == Stage::Head && last.requests == beat.requests;
+        let same_head = in_head && last.is_some_and(|last| last.stage == Stage::Head && last.requests == beat.requests);
         self.head = if same_head { self.head + 1 } else { 0 };
         if self.head >= limits.header_read {
             return Verdict::SlowHeader;
@@ -315,13 +315,13 @@ mod tests {
         let slow_reader = Beat { waits_to_write: true, in_flight: 1, ..REST };
         let http2 = Beat { stage: Stage::Frames, http2: true, ..REST };
         let dribble = |beat: Beat, per_tick: u64| move |tick: u32| Beat { read: per_tick * u64::from(tick), ..beat };
-        assert_eq!(ticks_until(|_| REST), (60, Verdict::Idle));
-        assert_eq!(ticks_until(|_| Beat { stage: Stage::Waiting, ..REST }), (60, Verdict::Idle));
+        assert_eq!(ticks_until(|_| REST), (61, Verdict::Idle));
+        assert_eq!(ticks_until(|_| Beat { stage: Stage::Waiting, ..REST }), (61, Verdict::Idle));
         assert_eq!(ticks_until(|_| Beat { stage: Stage::Opening, ..REST }), (6, Verdict::SlowOpening));
         assert_eq!(ticks_until(dribble(head, 1)), (11, Verdict::SlowHeader));
         assert_eq!(ticks_until(dribble(body, 1000)), (31, Verdict::SlowBody));
         assert_eq!(ticks_until(|_| slow_reader), (31, Verdict::SlowBody));
-        assert_eq!(ticks_until(dribble(http2, 17)), (60, Verdict::Idle));
+        assert_eq!(ticks_until(dribble(http2, 17)), (61, Verdict::Idle));
         assert_eq!(ticks_until(|_| Beat { in_flight: 2, ..http2 }), (31, Verdict::SlowBody));
     }
 
