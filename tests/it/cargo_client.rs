@@ -49,7 +49,8 @@ fn locked(project: &Path) -> BTreeMap<String, String> {
 /// Every crate file below a cargo home.
 fn crates(home: &Path) -> BTreeMap<String, PathBuf> {
     let registries = fs::read_dir(home.join("registry/cache")).into_iter().flatten().map_while(Result::ok);
-    let files = registries.flat_map(|registry| fs::read_dir(registry.path()).into_iter().flatten().map_while(Result::ok));
+    let files =
+        registries.flat_map(|registry| fs::read_dir(registry.path()).into_iter().flatten().map_while(Result::ok));
     let name = |path: &Path| path.file_name().map(|name| name.to_string_lossy().trim_end_matches(".crate").to_owned());
     files.filter_map(|file| Some((name(&file.path())?, file.path()))).collect()
 }

@@ -11,8 +11,7 @@ use crate::support::upstream::Upstream;
 use crate::support::wait_until;
 
 /// Around the borders of memory tier, segments, files, chunks and 0.
-const SIZES: [u64; 12] =
-    [0, 1, 1023, 1024, 4096, 65_535, 65_536, 65_537, 262_144, 262_145, 1 << 20, (5 << 20) + 3];
+const SIZES: [u64; 12] = [0, 1, 1023, 1024, 4096, 65_535, 65_536, 65_537, 262_144, 262_145, 1 << 20, (5 << 20) + 3];
 
 fn path(len: u64) -> String {
     format!("/of/{len}")
@@ -131,9 +130,8 @@ fn stale_while_revalidate_answers_at_once_and_refreshes() {
 fn vary_keeps_answers_apart() {
     let (dir, upstream) = (scratch(), Upstream::start());
     let server = Setup::below(dir.path()).start();
-    let ask = |language: &str| {
-        Ask::get(upstream.mirror("/vary")).header("accept-language", language).must(server.addr())
-    };
+    let ask =
+        |language: &str| Ask::get(upstream.mirror("/vary")).header("accept-language", language).must(server.addr());
     upstream.put("/vary", Resource::seed(62, 3000).header("vary", "accept-language"));
     ask("en").assert_is(200, Body::new(62, 3000).digest());
     upstream.put("/vary", Resource::seed(63, 3000).header("vary", "accept-language"));

@@ -30,8 +30,16 @@ fn smuggling_forms(host: &str, target: &str, hidden: &str) -> Vec<(&'static str,
     let ended = format!("0\r\n\r\n{inner}");
     let length = inner.len();
     vec![
-        post("length and chunked", format!("content-length: {}\r\ntransfer-encoding: chunked\r\n", ended.len()), ended.clone()),
-        post("chunked and length", format!("transfer-encoding: chunked\r\ncontent-length: {}\r\n", ended.len()), ended.clone()),
+        post(
+            "length and chunked",
+            format!("content-length: {}\r\ntransfer-encoding: chunked\r\n", ended.len()),
+            ended.clone(),
+        ),
+        post(
+            "chunked and length",
+            format!("transfer-encoding: chunked\r\ncontent-length: {}\r\n", ended.len()),
+            ended.clone(),
+        ),
         post("two lengths", format!("content-length: 0\r\ncontent-length: {length}\r\n"), inner.clone()),
         post("a list of lengths", format!("content-length: 0, {length}\r\n"), inner.clone()),
         post("a signed length", format!("content-length: +{length}\r\n"), inner.clone()),
@@ -48,7 +56,11 @@ fn smuggling_forms(host: &str, target: &str, hidden: &str) -> Vec<(&'static str,
         post("a folded line", "x-folded: a\r\n transfer-encoding: chunked\r\n".into(), ended.clone()),
         post("a NUL in a field", format!("x-a: b\0c\r\ncontent-length: {length}\r\n"), inner.clone()),
         post("a bare CR in a field", format!("x-a: b\rcontent-length: {length}\r\n"), inner.clone()),
-        post("a chunk size too large", "transfer-encoding: chunked\r\n".into(), format!("fffffffffffffffff\r\n{inner}")),
+        post(
+            "a chunk size too large",
+            "transfer-encoding: chunked\r\n".into(),
+            format!("fffffffffffffffff\r\n{inner}"),
+        ),
         post("a signed chunk size", "transfer-encoding: chunked\r\n".into(), format!("+0\r\n\r\n{inner}")),
         post("a chunk without its end", "transfer-encoding: chunked\r\n".into(), format!("1\r\nAB0\r\n\r\n{inner}")),
         (
@@ -212,7 +224,23 @@ fn a_half_sent_head_is_cut_off() {
 fn nonsense_after_nonsense_leaves_it_standing() {
     let (_dir, upstream, server) = start();
     let mut chance = crate::support::seed::Chance::announced("nonsense");
-    let words = ["GET ", "POST ", "/", "HTTP/1.1", "\r\n", "\r\n\r\n", "host: x", "content-length: ", "5", "\0", "\u{fffd}", "%2f", "chunked", "transfer-encoding: ", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"];
+    let words = [
+        "GET ",
+        "POST ",
+        "/",
+        "HTTP/1.1",
+        "\r\n",
+        "\r\n\r\n",
+        "host: x",
+        "content-length: ",
+        "5",
+        "\0",
+        "\u{fffd}",
+        "%2f",
+        "chunked",
+        "transfer-encoding: ",
+        "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    ];
     for _ in 0..300 {
         let bytes: String = (0..chance.below(30)).map(|_| *chance.pick(&words)).collect();
         let mut stream = connect(server.addr()).expect("it still accepts");

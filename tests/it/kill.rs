@@ -3,11 +3,11 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use crate::support::alone;
 use crate::support::machine::scratch;
 use crate::support::seed::Chance;
 use crate::support::server::Setup;
 use crate::support::workload::{Found, Workload};
-use crate::support::alone;
 
 /// Cycles in one run; `LARDER_KILL_CYCLES` for a longer one.
 fn cycles() -> u64 {

@@ -141,7 +141,12 @@ fn one_port_speaks_http_1_and_2() {
     let url = format!("{}{}", server.url(), upstream.mirror("/a"));
     for version in ["--http1.1", "--http2", "--http2-prior-knowledge"] {
         let output = Command::new("curl").args(["-sS", version, &url]).output().expect("curl is installed");
-        assert_eq!(blake3::hash(&output.stdout), body.digest(), "{version}: {}", String::from_utf8_lossy(&output.stderr));
+        assert_eq!(
+            blake3::hash(&output.stdout),
+            body.digest(),
+            "{version}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
     }
     assert_eq!(upstream.count("/a"), 1);
 }

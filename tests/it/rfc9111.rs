@@ -48,10 +48,16 @@ fn the_public_cache_suite_passes_but_for_named_exceptions() {
     let pass: BTreeSet<String> = serde_json::from_value(result["pass"].clone()).expect("ids");
     let fail: Vec<(String, String)> = serde_json::from_value(result["fail"].clone()).expect("ids and reasons");
     let known = exceptions();
-    let news: Vec<_> = fail.iter().filter(|(id, _)| !known.contains(id)).map(|(id, why)| format!("{id}: {why}")).collect();
+    let news: Vec<_> =
+        fail.iter().filter(|(id, _)| !known.contains(id)).map(|(id, why)| format!("{id}: {why}")).collect();
     let mended: Vec<_> = known.iter().filter(|id| pass.contains(*id)).collect();
     println!("{} of {} required cases pass", pass.len(), pass.len() + fail.len());
-    assert!(news.is_empty(), "{} pass; these fail and are not named in exceptions.txt:\n{}", pass.len(), news.join("\n"));
+    assert!(
+        news.is_empty(),
+        "{} pass; these fail and are not named in exceptions.txt:\n{}",
+        pass.len(),
+        news.join("\n")
+    );
     assert!(mended.is_empty(), "these pass again, take them out of exceptions.txt: {mended:?}");
     assert!(pass.len() >= FLOOR, "{} required cases pass, {FLOOR} are promised", pass.len());
 }

@@ -195,9 +195,8 @@ fn stale_if_error() {
     let (_dir, upstream, server) = start();
     let body = Body::new(30, 5_000);
     // `Age` makes it stale on arrival: no test waits for a clock.
-    let resource = Resource::seed(30, body.len)
-        .header("cache-control", "max-age=5, stale-if-error=1000")
-        .header("age", "10");
+    let resource =
+        Resource::seed(30, body.len).header("cache-control", "max-age=5, stale-if-error=1000").header("age", "10");
     upstream.put("/old", resource.clone());
     let target = upstream.mirror("/old");
     server.get(&target).assert_is(200, body.digest());

@@ -268,7 +268,8 @@ pub fn status_of(answer: &[u8]) -> Option<u16> {
 fn read_head(reader: &mut impl BufRead) -> io::Result<(u16, Vec<(String, String)>)> {
     loop {
         let line = read_line(reader)?;
-        let status = status_of(line.as_bytes()).ok_or_else(|| io::Error::other(format!("not a status line: {line}")))?;
+        let status =
+            status_of(line.as_bytes()).ok_or_else(|| io::Error::other(format!("not a status line: {line}")))?;
         let mut headers = Vec::new();
         loop {
             let line = read_line(reader)?;

@@ -249,7 +249,9 @@ impl Drop for Server {
         let _ = self.child.kill();
         let _ = self.child.wait();
         if std::thread::panicking() {
-            wait_until(Duration::from_secs(2), "the output is read", || self.readers.iter().all(|one| one.is_finished()));
+            wait_until(Duration::from_secs(2), "the output is read", || {
+                self.readers.iter().all(|one| one.is_finished())
+            });
             eprintln!("--- the server at {} said:\n{}---", self.addr, self.said());
         }
     }

@@ -174,8 +174,9 @@ impl Upstream {
 
 impl Drop for Upstream {
     fn drop(&mut self) {
-        for released in lock(&self.shared.gate).held.keys().cloned().collect::<Vec<_>>() {
-            self.release(&released);
+        let held: Vec<String> = lock(&self.shared.gate).held.keys().cloned().collect();
+        for path in held {
+            self.release(&path);
         }
         self.die();
     }
@@ -273,7 +274,8 @@ impl Exchange<'_> {
             Fault::TooShort(more) => to - from + more,
             _ => to - from,
         };
-        let mut head = format!("HTTP/1.1 {status} As Told\r\ndate: {}\r\n", httpdate::fmt_http_date(std::time::SystemTime::now()));
+        let mut head =
+            format!("HTTP/1.1 {status} As Told\r\ndate: {}\r\n", httpdate::fmt_http_date(std::time::SystemTime::now()));
         for (name, value) in &resource.headers {
             head += &format!("{name}: {value}\r\n");
         }
@@ -359,9 +361,7 @@ impl Exchange<'_> {
         let own = |name: &str| resource.headers.iter().find(|(at, _)| *at == name).map(|(_, value)| value.as_str());
         match (self.seen.header("if-none-match"), own("etag")) {
             (Some(asked), Some(etag)) => asked.split(',').any(|one| one.trim() == etag),
-            (None, _) => {
-                self.seen.header("if-modified-since").is_some_and(|asked| own("last-modified") == Some(asked))
-            }
+            (None, _) => self.seen.header("if-modified-since").is_some_and(|asked| own("last-modified") == Some(asked)),
             _ => false,
         }
     }

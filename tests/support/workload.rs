@@ -13,7 +13,6 @@ use super::resource::Resource;
 use super::seed::Chance;
 use super::server::Server;
 use super::upstream::Upstream;
-use super::wait_until;
 
 /// Objects on an upstream, and what is known to be safe of them.
 pub struct Workload {
@@ -162,7 +161,8 @@ impl Workload {
                 Some(_) | None => found.lost += 1,
             }
         }
-        let served: Vec<u64> = self.served.lock().expect("no panic while locked").iter().rev().take(20).copied().collect();
+        let served: Vec<u64> =
+            self.served.lock().expect("no panic while locked").iter().rev().take(20).copied().collect();
         for object in served {
             match self.ask(server.addr(), object) {
                 Some((200, false)) => found.wrong += 1,
@@ -171,13 +171,5 @@ impl Workload {
             }
         }
         found
-    }
-
-    /// Waits until a server that lost its upstream for a while believes in it again.
-    pub fn wait_believed(&self, server: &Server) {
-        let object = self.add_object();
-        wait_until(Duration::from_secs(40), "the upstream is believed again", || {
-            self.ask(server.addr(), object) == Some((200, true))
-        });
     }
 }
