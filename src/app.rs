@@ -19,6 +19,8 @@ use self::control::{Adopted, ProcessControl};
 use crate::cache::{Cache, Parts};
 use crate::config::{Config, Variables};
 use crate::ecosystem;
+use crate::index::error::IndexError;
+use crate::index::open::OnPlace;
 use crate::index::Index;
 use crate::model::lookup::{Fallback, Trust, Upstream};
 use crate::model::outcome::Outcome;
@@ -150,8 +152,8 @@ pub async fn start(config: Config, options: StartOptions) -> Result<Running, Sta
     gate.check_listen(&config.server.listen)?;
     let given = systemd::sockets().map_err(StartError::failed)?;
     let inherited = if options.embedded || !given.is_empty() { given } else { take_over(&dir).await? };
-    let store = Store::open(&dir, &config.store, Arc::new(SystemFiles), clock.clone()).map_err(StartError::failed)?;
-    let index = open_index(&dir, &config, &clock, &store)?;
+    let store = Store::open(&dir, &config.store, SystemFiles::shared(), clock.clone()).map_err(StartError::failed)?;
+    let index = open_index(&dir, &config, &clock, &store, !inherited.is_empty()).await?;
     let client = Client::new(config.upstream.clone(), clock.clone(), tasks.clone()).map_err(|error| {
         StartError::new(StartErrorKind::Config, format!("[upstream] {error}"), "larder config show prints what is in force")
     })?;
@@ -202,18 +204,36 @@ async fn take_over(dir: &Path) -> Result<Vec<std::net::TcpListener>, StartError>
     }
 }
 
-fn open_index(dir: &Path, config: &Config, clock: &Arc<dyn Clock>, store: &Store) -> Result<Index, StartError> {
+async fn open_index(
+    dir: &Path,
+    config: &Config,
+    clock: &Arc<dyn Clock>,
+    store: &Store,
+    after_handover: bool,
+) -> Result<Index, StartError> {
     let accounts = store.clone();
-    Index::open(dir, &config.index, clock.clone(), move |place, class| accounts.adopt([(*place, class)])).map_err(
-        |error| match error.is_in_use() {
-            true => StartError::new(
-                StartErrorKind::InUse,
-                error.to_string(),
-                "stop the other larder, or give this one its own directory with --data DIR",
-            ),
-            false => StartError::failed(error),
-        },
-    )
+    let on_place: OnPlace = Box::new(move |_, place, class| accounts.adopt([(*place, class)]));
+    let opened = if after_handover {
+        Index::open_when_free(dir, &config.index, clock.clone(), on_place, HANDOVER_PATIENCE).await
+    } else {
+        Index::open(dir, &config.index, clock.clone(), on_place)
+    };
+    opened.map_err(|error| match error {
+        IndexError::Locked { .. } => StartError::new(
+            StartErrorKind::InUse,
+            error.to_string(),
+            "stop the other larder, or give this one its own directory with --data DIR",
+        ),
+        IndexError::Newer { .. } => StartError::new(StartErrorKind::Config, error.to_string(), "nothing was changed"),
+        other => StartError::failed(other),
+    })
+}
+
+/// Makes larder's own certificate authority in a data directory, if it is not there.
+///
+/// *Errors*: the directory cannot be written.
+pub fn certificate_authority(dir: &Path) -> Result<(), StartError> {
+    ca::Ca::open_or_create(&dir.join("ca"), SystemClock::new()).map(drop).map_err(StartError::failed)
 }
 
 fn certificates(
@@ -231,7 +251,7 @@ fn certificates(
     if config.server.tls.names.is_empty() {
         return Ok(None);
     }
-    let authority = Arc::new(ca::Ca::open_or_create(dir, clock.clone()).map_err(wrong)?);
+    let authority = Arc::new(ca::Ca::open_or_create(&dir.join("ca"), clock.clone()).map_err(wrong)?);
     let issued = Certificates::from_ca(authority, config.server.tls.names.clone(), clock.clone()).map_err(wrong)?;
     Ok(Some(Arc::new(issued)))
 }
@@ -244,7 +264,7 @@ impl RunningParts {
         embedded: bool,
     ) -> Result<Running, StartError> {
         let config = self.config.lock().clone();
-        let allowed = control::allowed(&self.index).await;
+        let allowed = control::allowed(&self.index);
         let observers = Observers::new(
             self.metrics.clone(),
             labels,

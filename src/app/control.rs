@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -11,7 +12,10 @@ use super::{Found, RunningParts, StartError, StartErrorKind};
 use crate::config::Config;
 use crate::index::Index;
 use crate::model::lookup::Fallback;
-use crate::protocol::api::Control;
+use crate::model::outcome::Outcome;
+use crate::protocol::api::{Control, Listed};
+use crate::store::ClassUse;
+use crate::telemetry::table::Name;
 use crate::upstream::hosts::Health;
 
 /// Where the index keeps what was adopted and allowed.
@@ -56,7 +60,7 @@ impl From<&Found> for Adopted {
 
 /// What was adopted before, with what this start found for ecosystems that had nothing.
 pub(super) async fn adopted(index: &Index, found: &[Found]) -> Vec<Adopted> {
-    let mut adopted: Vec<Adopted> = kept(index, ADOPTED).await;
+    let mut adopted: Vec<Adopted> = kept(index, ADOPTED);
     let known: Vec<String> = adopted.iter().map(|one| one.ecosystem.clone()).collect();
     let news = found.iter().filter(|one| !known.contains(&one.ecosystem)).map(Adopted::from).collect::<Vec<_>>();
     if !news.is_empty() {
@@ -69,24 +73,21 @@ pub(super) async fn adopted(index: &Index, found: &[Found]) -> Vec<Adopted> {
 }
 
 /// Hosts that an operator allowed.
-pub(super) async fn allowed(index: &Index) -> Vec<String> {
-    kept(index, ALLOWED).await
+pub(super) fn allowed(index: &Index) -> Vec<String> {
+    kept(index, ALLOWED)
 }
 
-async fn kept<T: for<'de> Deserialize<'de>>(index: &Index, name: &str) -> Vec<T> {
-    match index.get_fact(name).await {
-        Ok(Some(bytes)) => serde_json::from_slice(&bytes).unwrap_or_default(),
-        Ok(None) => Vec::new(),
-        Err(error) => {
-            tracing::warn!(%error, name, "a kept list could not be read");
-            Vec::new()
-        }
-    }
+fn kept<T: for<'de> Deserialize<'de>>(index: &Index, name: &str) -> Vec<T> {
+    let Some(bytes) = index.get_fact(name) else { return Vec::new() };
+    serde_json::from_slice(&bytes).unwrap_or_else(|error| {
+        tracing::warn!(%error, name, "a kept list could not be read");
+        Vec::new()
+    })
 }
 
 async fn keep<T: Serialize>(index: &Index, name: &str, list: &[T]) -> Result<(), String> {
     let bytes = serde_json::to_vec(list).map_err(|error| error.to_string())?;
-    index.put_fact(name, &bytes).await.map_err(|error| error.to_string())
+    index.put_fact(name, Bytes::from(bytes)).await.map_err(|error| error.to_string())
 }
 
 /// The process, as its API sees it.
@@ -131,13 +132,37 @@ impl Control for ProcessControl {
         self.parts.metrics.render()
     }
 
+    fn upstreams(&self) -> Vec<Listed> {
+        let hosts = self.parts.client.hosts();
+        let listed = |ecosystem: &str, url: &str, found_in: &str, state| {
+            let origin = url::Url::parse(url).map(|url| url.origin().ascii_serialization()).unwrap_or_default();
+            let known = hosts.iter().find(|host| host.origin == origin);
+            Listed {
+                ecosystem: ecosystem.to_owned(),
+                url: url.to_owned(),
+                found_in: found_in.to_owned(),
+                state,
+                breaker: known.map(|host| health(host.health)).unwrap_or_default(),
+            }
+        };
+        let config = self.parts.config.lock();
+        let mut all = Vec::new();
+        for (name, settings) in &config.ecosystem {
+            all.extend(settings.upstreams.iter().map(|url| listed(name, url, "the configuration", "configured")));
+        }
+        for one in self.parts.adopted.lock().iter() {
+            all.push(listed(&one.ecosystem, &one.url, &one.found_in, "adopted"));
+        }
+        all
+    }
+
     fn keep_allowed(&self, hosts: Vec<String>) -> BoxFuture<'_, Result<(), String>> {
         Box::pin(async move { keep(&self.parts.index, ALLOWED, &hosts).await })
     }
 
     fn adopt(&self, found: Value) -> BoxFuture<'_, Result<Vec<String>, String>> {
         Box::pin(async move {
-            let found = found.get("found").cloned().unwrap_or(found);
+            let found = found.get("upstreams").cloned().unwrap_or(found);
             let found: Vec<Adopted> =
                 serde_json::from_value(found).map_err(|error| format!("not the JSON of larder init --json: {error}"))?;
             for one in &found {
@@ -197,63 +222,67 @@ impl RunningParts {
 fn report(parts: &RunningParts) -> Value {
     let usage = parts.store.usage();
     let index = parts.index.counts();
-    let classes: Vec<Value> = usage
-        .classes
-        .iter()
-        .map(|class| {
-            json!({
-                "class": class.class.name(),
-                "segment_bytes": class.segment_bytes, "segment_blobs": class.segment_blobs,
-                "file_bytes": class.file_bytes, "file_blobs": class.file_blobs,
-                "budget_bytes": class.budget_bytes,
-            })
-        })
-        .collect();
-    let outcomes: Vec<Value> = parts
-        .metrics
-        .sums()
+    let sums = parts.metrics.sums();
+    let saved_a_fetch = |label: &str| Outcome::ALL.iter().any(|one| one.label() == label && one.saved_a_fetch());
+    let hits = sums.iter().filter(|sum| saved_a_fetch(sum.outcome));
+    let from_upstream = sums.iter().filter(|sum| sum.tier == "upstream" && sum.outcome != "coalesced");
+    let rows: Vec<Value> = sums
         .iter()
         .map(|sum| {
             json!({
                 "ecosystem": sum.ecosystem, "outcome": sum.outcome, "tier": sum.tier,
-                "requests": sum.requests, "bytes": sum.bytes, "micros": sum.micros,
+                "requests": sum.requests, "bytes": sum.bytes, "seconds": sum.micros as f64 / 1e6,
             })
         })
         .collect();
+    let objects: u64 = usage.classes.iter().map(|class| class.segment_blobs + class.file_blobs).sum();
     json!({
         "version": env!("CARGO_PKG_VERSION"),
         "offline": parts.offline.load(Ordering::Relaxed),
-        "data_dir_bytes": usage.disk_bytes(),
+        "requests": sums.iter().map(|sum| sum.requests).sum::<u64>(),
+        "hits": hits.map(|sum| sum.requests).sum::<u64>(),
+        "bytes_served": sums.iter().map(|sum| sum.bytes).sum::<u64>(),
+        "bytes_from_upstream": from_upstream.map(|sum| sum.bytes).sum::<u64>(),
+        "bytes_saved": parts.metrics.total(Name::SavedBytes),
+        "seconds_saved": parts.metrics.total(Name::SavedSeconds) as f64 / 1e6,
+        "bytes_tunnelled": parts.metrics.total(Name::TunnelledBytes),
+        "rows": rows,
         "store": {
-            "budget_bytes": usage.budget_bytes, "free_bytes": usage.free_bytes, "volume_bytes": usage.volume_bytes,
-            "memory_bytes": usage.memory_bytes, "memory_blobs": usage.memory_blobs,
-            "memory_budget_bytes": usage.memory_budget_bytes, "classes": classes,
+            "bytes": usage.disk_bytes(), "objects": objects, "budget_bytes": usage.budget_bytes,
+            "free_bytes": usage.free_bytes, "volume_bytes": usage.volume_bytes,
+            "memory_bytes": usage.memory_bytes, "memory_objects": usage.memory_blobs,
+            "memory_budget_bytes": usage.memory_budget_bytes,
+            "classes": usage.classes.iter().map(class).collect::<Vec<_>>(),
         },
         "index": {
             "blobs": index.blobs, "keys": index.keys, "loaded": index.loaded, "table_bytes": index.table_bytes,
             "queued": index.queued, "commits": index.commits, "condemned": index.condemned_jobs,
         },
-        "queue": index.queued,
         "fills": parts.cache.fills(),
         "engine": parts.cache.counters().read(),
-        "outcomes": outcomes,
-        "saved": {
-            "bytes": parts.metrics.total(crate::telemetry::table::Name::SavedBytes),
-            "millis": parts.metrics.total(crate::telemetry::table::Name::SavedSeconds) / 1000,
-            "tunnelled_bytes": parts.metrics.total(crate::telemetry::table::Name::TunnelledBytes),
-        },
         "upstreams": parts.client.hosts().iter().map(host).collect::<Vec<_>>(),
     })
 }
 
-fn host(host: &crate::upstream::hosts::HostUse) -> Value {
-    let health = match host.health {
+fn class(class: &ClassUse) -> Value {
+    json!({
+        "class": class.class.name(),
+        "segment_bytes": class.segment_bytes, "segment_blobs": class.segment_blobs,
+        "file_bytes": class.file_bytes, "file_blobs": class.file_blobs, "budget_bytes": class.budget_bytes,
+    })
+}
+
+fn health(health: Health) -> String {
+    match health {
         Health::Well => "well".to_owned(),
         Health::Resting(pause) => format!("resting for {} s", pause.as_secs()),
         Health::Probing => "probing".to_owned(),
-    };
+    }
+}
+
+fn host(host: &crate::upstream::hosts::HostUse) -> Value {
     json!({
-        "origin": host.origin, "health": health, "in_flight": host.in_flight, "waiting": host.waiting,
+        "origin": host.origin, "health": health(host.health), "in_flight": host.in_flight, "waiting": host.waiting,
         "requests": host.requests, "failures": host.failures, "retries": host.retries, "resumes": host.resumes,
     })
 }

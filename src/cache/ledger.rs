@@ -76,7 +76,7 @@ impl Inner {
     pub(super) async fn keep_notes(index: crate::index::Index, mut notes: mpsc::Receiver<Note>) {
         while let Some((label, line)) = notes.recv().await {
             let sums = match &line.digest {
-                Some(digest) => index.sums(digest).await.unwrap_or_default(),
+                Some(digest) => index.sums_of(digest).await.unwrap_or_default(),
                 None => Vec::new(),
             };
             let record = RecordLine {

@@ -13,7 +13,7 @@ use super::served::{Ask, Part, Served, ServedBody};
 use super::source::Addresses;
 use super::policy::invalidate;
 use super::{Cache, Inner, redirects};
-use crate::index::Record;
+use crate::index::record::Record;
 use crate::model::key::KeyHash;
 use crate::model::lookup::{Freshness, Origin, Trust};
 use crate::model::outcome::{Outcome, Reason};

@@ -34,10 +34,11 @@ const SCRUB_BATCH: usize = 64;
 /// What an eviction did, or would do.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub struct Collected {
-    pub before_bytes: u64,
+    /// What is kept after it.
+    pub bytes: u64,
     pub freed_bytes: u64,
-    pub blobs: u64,
-    pub segments: u64,
+    pub freed_objects: u64,
+    pub freed_segments: u64,
     pub dry_run: bool,
 }
 
@@ -47,7 +48,8 @@ pub struct Progress {
     pub done: u64,
     pub of: u64,
     pub bytes: u64,
-    /// Digests whose bytes did not match or were gone; each is set aside and will be fetched anew.
+    /// Digests whose bytes did not match or were gone, found since the line before. Each is set aside; whoever asks
+    /// next has it fetched anew.
     pub bad: Vec<String>,
 }
 
@@ -88,7 +90,7 @@ impl Cache {
     pub async fn collect(&self, max_bytes: Option<u64>, dry_run: bool) -> Result<Collected, CacheError> {
         let usage = self.inner.store.usage();
         let before_bytes = usage.disk_bytes();
-        let mut done = Collected { before_bytes, dry_run, ..Collected::default() };
+        let mut done = Collected { bytes: before_bytes, dry_run, ..Collected::default() };
         let over = max_bytes.map(|max| before_bytes.saturating_sub(max));
         for class in &usage.classes {
             let used = used(class);
@@ -101,15 +103,16 @@ impl Cache {
             }
             if dry_run {
                 let coldest = self.inner.index.coldest(class.class, want).await?;
-                done.blobs += coldest.files.len() as u64;
+                done.freed_objects += coldest.files.len() as u64;
                 done.freed_bytes += coldest.files.iter().map(|(_, place, _)| place.len).sum::<u64>().min(want);
                 continue;
             }
             let freed = self.inner.evict(class.class, want).await?;
             done.freed_bytes += freed.freed_bytes;
-            done.blobs += freed.blobs;
-            done.segments += freed.segments;
+            done.freed_objects += freed.freed_objects;
+            done.freed_segments += freed.freed_segments;
         }
+        done.bytes = before_bytes.saturating_sub(done.freed_bytes);
         Ok(done)
     }
 
@@ -126,6 +129,7 @@ impl Cache {
         let start = (self.inner.clone(), Some(None), Progress { of, ..Progress::default() });
         futures_util::stream::unfold(start, |(inner, after, mut progress)| async move {
             let after: Option<Digest> = after?;
+            progress.bad.clear();
             match inner.verify_batch(after, &mut progress).await {
                 Ok(Some(last)) => Some((Ok(progress.clone()), (inner, Some(Some(last)), progress))),
                 Ok(None) => Some((Ok(progress.clone()), (inner, None, progress))),
@@ -181,15 +185,15 @@ impl Inner {
         if left > 0 && of_class.segment_bytes > 0 {
             let segments = self.evict_segments(class, left).await?;
             done.freed_bytes += segments.freed_bytes;
-            done.blobs += segments.blobs;
-            done.segments += segments.segments;
+            done.freed_objects += segments.freed_objects;
+            done.freed_segments += segments.freed_segments;
         }
         if done.freed_bytes < want {
             let files = self.evict_files(class, want - done.freed_bytes).await?;
             done.freed_bytes += files.freed_bytes;
-            done.blobs += files.blobs;
+            done.freed_objects += files.freed_objects;
         }
-        tracing::info!(class = class.name(), want, freed = done.freed_bytes, blobs = done.blobs, "evicted");
+        tracing::info!(class = class.name(), want, freed = done.freed_bytes, objects = done.freed_objects, "evicted");
         Ok(done)
     }
 
@@ -212,8 +216,10 @@ impl Inner {
             if going.is_empty() {
                 break;
             }
+            let objects = going.len() as u64;
             self.drop_blobs(going).await?;
             done.freed_bytes += bytes;
+            done.freed_objects += objects;
         }
         Ok(done)
     }
@@ -244,7 +250,7 @@ impl Inner {
             }
             let freed = self.evict_segment(&segment).await?;
             done.freed_bytes += freed;
-            done.segments += u64::from(freed > 0);
+            done.freed_segments += u64::from(freed > 0);
         }
         Ok(done)
     }
@@ -311,7 +317,7 @@ impl Inner {
                 let pause = Duration::from_secs((progress.bytes - before) / SCRUB_BYTES_PER_SECOND + 1);
                 tokio::time::sleep(pause).await;
             }
-            tracing::info!(blobs = progress.done, bytes = progress.bytes, bad = progress.bad.len(), "scrubbed");
+            tracing::info!(blobs = progress.done, bytes = progress.bytes, "scrubbed");
             tokio::time::sleep(SCRUB_REST).await;
         }
     }

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use url::Url;
 
 use super::forward;
+use super::observe::Totals;
 use super::front::{Answered, Front, Visit, json};
 use super::reply;
 use crate::cache::error::CacheError;
@@ -33,6 +34,8 @@ pub trait Control: Send + Sync + 'static {
     fn report(&self) -> Value;
     /// Brings the gauges up to date and renders all metrics.
     fn metrics(&self) -> String;
+    /// The upstreams of the ecosystems, configured and adopted.
+    fn upstreams(&self) -> Vec<Listed>;
     /// Keeps the list of hosts that were allowed.
     fn keep_allowed(&self, hosts: Vec<String>) -> BoxFuture<'_, Result<(), String>>;
     /// Adopts discovered upstreams and keeps them. Ok: one line for each.
@@ -56,10 +59,30 @@ struct HostAsk {
     host: String,
 }
 
+/// One upstream or host that clients may be sent to, or that waits.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Listed {
+    /// Empty for a host that no ecosystem is tied to.
+    pub ecosystem: String,
+    pub url: String,
+    pub found_in: String,
+    /// `configured`, `adopted`, `allowed` or `pending`.
+    pub state: &'static str,
+    /// How its server fares; empty when it was not asked yet.
+    pub breaker: String,
+}
+
+impl Listed {
+    fn host(host: String, state: &'static str, found_in: &str) -> Listed {
+        Listed { url: host, state, found_in: found_in.to_owned(), ..Listed::default() }
+    }
+}
+
 #[derive(Serialize)]
-struct Pending {
-    host: String,
-    asked: u64,
+struct OfBuild {
+    build: String,
+    #[serde(flatten)]
+    totals: Totals,
 }
 
 impl Front {
@@ -85,7 +108,10 @@ impl Front {
             (true, "/api/v1/health") => Ok(json(StatusCode::OK, &json!({ "ready": self.control.is_ready() }))),
             (true, "/api/v1/stats") => self.stats(visit),
             (true, "/api/v1/explain") => self.explain(visit).await,
-            (true, "/api/v1/upstreams") => Ok(json(StatusCode::OK, &self.upstream_list())),
+            (true, "/api/v1/upstreams") => {
+                let pending_alone = visit.uri.query().is_some_and(|query| query.starts_with("pending"));
+                Ok(json(StatusCode::OK, &self.upstream_list(pending_alone)))
+            }
             (true, path) if path.starts_with("/api/v1/builds/") => self.build(&path["/api/v1/builds/".len()..]).await,
             (false, path) if visit.method == Method::POST => self.command(path, body).await,
             (_, _) => Err((StatusCode::NOT_FOUND, format!("no such endpoint: {path}"))),
@@ -141,25 +167,22 @@ impl Front {
     fn stats(&self, visit: &Visit<'_>) -> ApiResult {
         match query(visit, "build") {
             Some(label) => {
-                let totals = self.observers.totals(&label);
-                Ok(json(StatusCode::OK, &json!({ "build": label, "totals": totals.unwrap_or_default() })))
+                let totals = self.observers.totals(&label).unwrap_or_default();
+                Ok(json(StatusCode::OK, &OfBuild { build: label, totals }))
             }
             None => Ok(json(StatusCode::OK, &self.control.report())),
         }
     }
 
-    fn upstream_list(&self) -> Value {
-        let upstreams = self.upstreams.load();
-        let configured: serde_json::Map<String, Value> = upstreams
-            .iter()
-            .map(|(ecosystem, of)| {
-                let urls: Vec<_> = of.iter().map(|upstream| upstream.url.to_string()).collect();
-                (ecosystem.about().name.to_owned(), json!(urls))
-            })
-            .collect();
-        let pending: Vec<_> =
-            self.hosts.pending().into_iter().map(|(host, asked)| Pending { host, asked }).collect();
-        json!({ "configured": configured, "allowed": self.hosts.allowed(), "pending": pending })
+    fn upstream_list(&self, pending_alone: bool) -> Value {
+        let mut listed = Vec::new();
+        if !pending_alone {
+            listed = self.control.upstreams();
+            listed.extend(self.hosts.allowed().into_iter().map(|host| Listed::host(host, "allowed", "an operator")));
+        }
+        let pending = self.hosts.pending().into_iter();
+        listed.extend(pending.map(|(host, asked)| Listed::host(host, "pending", &format!("{asked} requests"))));
+        json!({ "upstreams": listed })
     }
 
     /// The record of a build, one JSON line for each request.

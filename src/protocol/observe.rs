@@ -43,14 +43,23 @@ pub struct Totals {
     pub requests: u64,
     pub hits: u64,
     pub misses: u64,
-    pub bytes: u64,
-    /// Bytes that came from the store and not from upstream.
-    pub saved_bytes: u64,
-    /// What fetching the hits took when they were fetched, less what serving them took.
-    pub saved_ms: u64,
     pub errors: u64,
-    /// Bytes by host that went through tunnels, which cannot be cached.
-    pub tunnelled: HashMap<String, u64>,
+    pub bytes_served: u64,
+    pub bytes_from_upstream: u64,
+    /// Bytes that came from the store and not from upstream.
+    pub bytes_saved: u64,
+    /// What fetching the hits took when they were fetched, less what serving them took.
+    pub seconds_saved: f64,
+    /// Hosts whose bytes went through tunnels, which cannot be cached.
+    pub tunnelled: Vec<Around>,
+}
+
+/// Traffic around the cache.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Around {
+    pub host: String,
+    pub connections: u64,
+    pub bytes: u64,
 }
 
 impl Observers {
@@ -88,9 +97,15 @@ impl Observers {
         self.metrics.add(Name::TunnelledBytes, bytes);
         if let Some(label) = label {
             self.add(label, |totals| {
-                if totals.tunnelled.len() < HOSTS_MAX || totals.tunnelled.contains_key(host) {
-                    *totals.tunnelled.entry(host.to_owned()).or_default() += bytes;
-                }
+                let known = totals.tunnelled.iter().position(|around| around.host == host);
+                let at = known.unwrap_or_else(|| {
+                    if totals.tunnelled.len() < HOSTS_MAX {
+                        totals.tunnelled.push(Around { host: host.to_owned(), ..Around::default() });
+                    }
+                    totals.tunnelled.len() - 1
+                });
+                totals.tunnelled[at].connections += 1;
+                totals.tunnelled[at].bytes += bytes;
             });
         }
     }
@@ -154,13 +169,14 @@ impl Observation {
     fn record(&self, label: &Arc<str>, sent: Sent) {
         self.observers.add(label, |totals| {
             totals.requests += 1;
-            totals.bytes += sent.bytes;
-            totals.saved_ms += sent.saved_ms;
+            totals.bytes_served += sent.bytes;
+            totals.seconds_saved += sent.saved_ms as f64 / 1000.0;
             if sent.saved {
                 totals.hits += 1;
-                totals.saved_bytes += sent.bytes;
+                totals.bytes_saved += sent.bytes;
             } else if matches!(self.outcome, Outcome::Miss | Outcome::Bypass(_)) {
                 totals.misses += 1;
+                totals.bytes_from_upstream += sent.bytes;
             }
             if self.status >= 500 || !sent.whole {
                 totals.errors += 1;
