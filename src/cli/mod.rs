@@ -27,9 +27,6 @@ mod upkeep;
 mod upstream;
 mod where_at;
 
-pub mod discover;
-pub mod tools;
-
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
