@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use super::failure::Failure;
 use super::{out, tools};
 use crate::config::print;
-use crate::ecosystem;
+use crate::{ecosystem, telemetry};
 
 /// Write the generated documents of the repository
 #[derive(clap::Args)]
@@ -26,6 +26,7 @@ pub(crate) fn documents(command: clap::Command) -> Vec<(&'static str, String)> {
         ("docs/config.md", print::markdown()),
         ("config/default.toml", print::default_file()),
         ("docs/ecosystems.md", ecosystem::markdown()),
+        ("docs/metrics.md", telemetry::table::markdown()),
         ("docs/tools.md", tools_page()),
     ]
 }

@@ -8,7 +8,7 @@ use super::point::{self, Target};
 use super::stats::encoded;
 use super::tools::{self, render};
 use super::where_at::{Health, ServerArgs, block_on};
-use crate::protocol::gate::label_of;
+use crate::protocol::credential::label_of;
 
 /// Print what points a build's tools at a server
 ///
@@ -56,8 +56,9 @@ pub(crate) fn env(args: &Args) -> Result<(), Failure> {
     let found: Vec<_> = point::found_here().into_iter().filter(|found| wanted(found.ecosystem)).collect();
     point::note_secrets(&found);
     let target = Target {
-        server: tools_url(&client.base, label, health.as_ref()),
-        credential: credential(label, here.token()),
+        server: client.base.clone(),
+        labelled: tools_url(&client.base, label, health.as_ref()),
+        label: credential(label, here.token()),
         overlays: here.data_dir()?.join("overlays"),
     };
     let mut settings = point::settings(target, &found);

@@ -23,17 +23,20 @@ pub(crate) fn found_here() -> Vec<Found> {
 
 /// A server, and how its clients are told apart.
 pub(crate) struct Target {
-    /// As the tools reach it; a label may stand in its path.
+    /// As the tools reach it.
     pub server: Url,
-    pub credential: Option<(String, String)>,
+    /// The same with the build's label in its path, where the server takes that.
+    pub labelled: Url,
+    /// The build's label, and a token or nothing.
+    pub label: Option<(String, String)>,
     pub overlays: PathBuf,
 }
 
 /// What the tools of this machine are told.
 pub(crate) fn settings(target: Target, found: &[Found]) -> Settings {
     let around = Surroundings::here(std::env::current_dir().unwrap_or_default());
-    let Target { server, credential, overlays } = target;
-    tools::settings(&tools::Client { server, credential, found, around: &around, overlays })
+    let Target { server, labelled, label, overlays } = target;
+    tools::settings(&tools::Client { server, labelled, label, found, around: &around, overlays })
 }
 
 /// What was found, as the server takes it.
@@ -106,7 +109,7 @@ pub(crate) fn note_secrets(found: &[Found]) {
 
 /// *Errors*: the file or link that could not be made.
 pub(crate) fn lay(settings: &Settings) -> Result<(), Failure> {
-    settings.lay().map_err(|error| {
+    settings.here.lay().map_err(|error| {
         Failure::failed(
             format!("settings for the build's tools cannot be written: {error}"),
             "name another with --data DIR",

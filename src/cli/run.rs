@@ -23,7 +23,7 @@ use super::where_at::{ConfigArgs, Health, Here, block_on_all_cores, is_alive, lo
 use crate::app::{self, Running, StartErrorKind, StartOptions};
 use crate::config::Config;
 use crate::model::hex;
-use crate::protocol::gate::label_of;
+use crate::protocol::credential::label_of;
 use crate::runtime::clock::random_bytes;
 
 /// The port of the last server that ran inside a build; tools that keep what they fetched by address then find it again.
@@ -108,17 +108,19 @@ async fn build(
     let token = if ours { None } else { here.token() };
     let target = Target {
         // Inside this process every request is this build's.
-        server: if ours { client.base.clone() } else { tools_url(&client.base, Some(label), health.as_ref()) },
-        credential: credential(Some(label), token),
+        labelled: if ours { client.base.clone() } else { tools_url(&client.base, Some(label), health.as_ref()) },
+        server: client.base.clone(),
+        label: credential(Some(label), token),
         overlays: here.data_dir()?.join("overlays"),
     };
-    let mut settings = point::settings(target, found);
+    let settings = point::settings(target, found);
     settings.notes.iter().for_each(|note| out::note(note));
     point::lay(&settings)?;
+    let mut env: Vec<(String, String)> = settings.env_here().cloned().collect();
     // So that a larder started by the command uses the same server.
-    settings.env.push(("LARDER_SERVER".to_owned(), client.address().to_owned()));
-    settings.env.push(("LARDER_LABEL".to_owned(), label.to_owned()));
-    let code = run_child(&args.command, &settings.env).await?;
+    env.push(("LARDER_SERVER".to_owned(), client.address().to_owned()));
+    env.push(("LARDER_LABEL".to_owned(), label.to_owned()));
+    let code = run_child(&args.command, &env).await?;
     match of_build(client, label).await {
         Ok(after) => after.since(&before).lines(label).iter().for_each(|line| out::note(line)),
         Err(failure) => out::error(&format!("larder: what was saved is not known\n{}", failure.text())),

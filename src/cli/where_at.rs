@@ -105,8 +105,8 @@ pub(crate) fn local_url(listen: &SocketAddr) -> String {
 #[derive(Deserialize, Debug, Default, Clone)]
 #[serde(default)]
 pub(crate) struct Health {
-    /// Always `larder`.
-    pub name: String,
+    /// It takes requests, and goes on to.
+    pub ready: bool,
     pub version: String,
     pub offline: bool,
     /// `/b/`, where `/b/LABEL/` before any path counts a request for that label. None: labels come as user names alone.
@@ -117,7 +117,7 @@ pub(crate) struct Health {
 pub(crate) async fn is_alive(client: &Client) -> bool {
     let asked = client.get::<Health>("/api/v1/health");
     let answer = tokio::time::timeout(Duration::from_secs(2), asked).await;
-    matches!(answer, Ok(Ok(health)) if health.name == "larder")
+    matches!(answer, Ok(Ok(health)) if health.ready)
 }
 
 /// Runs a command that talks to a server.

@@ -19,7 +19,7 @@ mod facts;
 mod format;
 mod load;
 mod lock;
-mod open;
+pub mod open;
 mod recent;
 mod writer;
 

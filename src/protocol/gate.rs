@@ -13,13 +13,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
-use base64::Engine;
 use http::header::{AUTHORIZATION, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use subtle::ConstantTimeEq;
 
+use super::credential::{Credential, credential, label_of};
 pub use super::token::Right;
 use super::token::{Line, Salt, Token, TokenError, TokenFile};
 use crate::model::hex;
@@ -32,7 +32,6 @@ use crate::runtime::clock::Clock;
 pub const TOKEN_FILE: &str = "tokens.toml";
 /// The label of callers that give none.
 pub const NO_LABEL: &str = "default";
-const LABEL_MAX_BYTES: usize = 64;
 /// How long a token that was taken back may still be honoured.
 const REREAD_MS: u64 = 1_000;
 
@@ -427,74 +426,6 @@ impl Known {
             scope: line.scope.as_deref().map_or_else(Scope::shared, Scope::named),
         })
     }
-}
-
-/// What a credential header holds.
-enum Credential {
-    None,
-    /// A token of ours, perhaps with a label.
-    Ours(Token, Option<String>),
-    /// Ours, but not whole.
-    Mistyped,
-    /// Basic with a user name and no password.
-    Label(String),
-    /// Somebody else's.
-    Other,
-}
-
-impl Credential {
-    fn is_ours(&self) -> bool {
-        matches!(self, Credential::Ours(..) | Credential::Mistyped)
-    }
-}
-
-fn credential(headers: &HeaderMap, name: &HeaderName) -> Result<Credential, Denied> {
-    let mut values = headers.get_all(name).iter();
-    let Some(value) = values.next() else { return Ok(Credential::None) };
-    // Which one upstream would heed is anyone's guess, and ours must not slip through behind another.
-    if values.next().is_some() {
-        return Err(Denied::Ambiguous);
-    }
-    let Ok(text) = value.to_str() else { return Ok(Credential::Other) };
-    let text = text.trim();
-    let (scheme, rest) = text.split_once(' ').unwrap_or(("", text));
-    if scheme.eq_ignore_ascii_case("basic") {
-        return Ok(basic(rest.trim()));
-    }
-    Ok(if Token::is_ours(rest.trim()) { ours(rest.trim(), None) } else { Credential::Other })
-}
-
-fn ours(text: &str, user: Option<&str>) -> Credential {
-    match Token::parse(text) {
-        Some(token) => Credential::Ours(token, user.and_then(label_of).map(str::to_owned)),
-        None => Credential::Mistyped,
-    }
-}
-
-fn basic(encoded: &str) -> Credential {
-    let mut buffer = [0; 512];
-    let Ok(len) = base64::engine::general_purpose::STANDARD.decode_slice(encoded, &mut buffer) else {
-        return Credential::Other;
-    };
-    let Ok(pair) = std::str::from_utf8(&buffer[..len]) else { return Credential::Other };
-    let (user, password) = pair.split_once(':').unwrap_or((pair, ""));
-    if Token::is_ours(password) {
-        return ours(password, Some(user));
-    }
-    if Token::is_ours(user) {
-        return ours(user, None);
-    }
-    match label_of(user) {
-        Some(label) if password.is_empty() => Credential::Label(label.to_owned()),
-        _ => Credential::Other,
-    }
-}
-
-/// A label that may stand in a log, a metric's page and a path. None: it may not.
-pub fn label_of(text: &str) -> Option<&str> {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.:/+@#=".contains(&byte);
-    let fits = !text.is_empty() && text.len() <= LABEL_MAX_BYTES && text.bytes().all(plain);
-    (fits && !Token::is_ours(text)).then_some(text)
 }
 
 fn is_loopback(ip: IpAddr) -> bool {

@@ -1,5 +1,7 @@
 //! Who gets in with what: address by credential by right.
 
+use base64::Engine;
+
 use super::*;
 use crate::model::time::Timestamp;
 use crate::protocol::token::{Keyed, datetime};

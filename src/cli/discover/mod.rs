@@ -6,7 +6,6 @@
 
 pub mod apt;
 pub mod cargo;
-pub mod exchange;
 pub mod go;
 pub mod maven;
 pub mod npm;
@@ -148,9 +147,6 @@ impl<'a> Surroundings<'a> {
 
 /// Looks for one tool's upstreams.
 type Look = fn(&Surroundings<'_>) -> Vec<Found>;
-
-/// The ecosystems that are looked for, in the order of `LOOKS`.
-const LOOKED_FOR: [&str; 6] = ["apt", "cargo", "go", "maven", "npm", "pypi"];
 static LOOKS: [Look; 6] = [apt::look, cargo::look, go::look, maven::look, npm::look, pip::look];
 
 /// Everything that the surroundings tell, the default source of each ecosystem first.
