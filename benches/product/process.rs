@@ -46,9 +46,12 @@ pub fn start_and_read(mut command: Command, prefix: &str) -> (Running, String) {
     (running, found.trim().to_owned())
 }
 
+/// USER_HZ, the same on every Linux that anyone runs (proc_pid_stat(5), time(7)).
+const TICKS_PER_SECOND: f64 = 100.0;
+
 /// User and system time of a process and its children that still run, in seconds.
 pub fn cpu_seconds(pid: u32) -> f64 {
-    let own = ticks(pid) as f64 / rustix::param::clock_ticks_per_second() as f64;
+    let own = ticks(pid) as f64 / TICKS_PER_SECOND;
     own + children(pid).into_iter().map(cpu_seconds).sum::<f64>()
 }
 
