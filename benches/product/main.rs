@@ -55,6 +55,9 @@ impl Options {
     }
 }
 
+/// Measures, and adds its tables.
+type Section = fn(&Options, &mut Report);
+
 fn main() {
     let mut words = std::env::args().skip(1).peekable();
     if words.peek().map(String::as_str) == Some("serve-bare") {
@@ -62,7 +65,7 @@ fn main() {
     }
     let options = Options::parse(words);
     let mut report = Report::default();
-    let sections: [(&str, fn(&Options, &mut Report)); 4] =
+    let sections: [(&str, Section); 4] =
         [("hits", hits::run), ("cold", cold::run), ("crowd", crowd::run), ("idle", idle::run)];
     for (name, run) in sections {
         if options.wants(name) {
