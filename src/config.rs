@@ -18,18 +18,20 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::protocol::gate;
+use crate::protocol::{front, gate, hosts};
+use crate::{index, server, store, upstream};
 
 /// All settings. One line a section.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     pub data: sections::Data,
-    pub server: sections::Server,
-    pub store: sections::Reserved,
-    pub index: sections::Reserved,
-    pub upstream: sections::Reserved,
-    pub upstreams: sections::Upstreams,
+    pub server: server::settings::Settings,
+    pub public: front::Settings,
+    pub store: store::Settings,
+    pub index: index::Settings,
+    pub upstream: upstream::settings::Settings,
+    pub upstreams: hosts::Settings,
     pub ecosystem: BTreeMap<String, sections::Ecosystem>,
     pub gate: gate::Settings,
     pub log: sections::Log,

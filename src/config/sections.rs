@@ -9,6 +9,7 @@ use url::Url;
 
 use crate::model::lookup::{Fallback, Trust, Upstream};
 use crate::model::units;
+use crate::telemetry::access_log;
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -118,6 +119,21 @@ pub struct Log {
     pub level: String,
     pub format: LogFormat,
     pub access: Option<PathBuf>,
+}
+
+impl Log {
+    /// Where the access log goes, and how it is written.
+    pub fn access_log(&self) -> access_log::Settings {
+        let target = match &self.access {
+            Some(path) => access_log::Target::from(path.to_string_lossy().into_owned()),
+            None => access_log::Target::Off,
+        };
+        let format = match self.format {
+            LogFormat::Text => access_log::Format::Text,
+            LogFormat::Json => access_log::Format::Json,
+        };
+        access_log::Settings { target, format, ..access_log::Settings::default() }
+    }
 }
 
 impl Default for Log {
