@@ -212,11 +212,7 @@ impl Index {
     /// Whether a blob is promised. For one period after a start, everything is.
     pub fn leased(&self, digest: &Digest) -> bool {
         self.core.all_leased()
-            || self.core.table.is_leased(
-                &digest.prefix(),
-                self.core.minutes(),
-                self.core.settings.lease_period(),
-            )
+            || self.core.table.is_leased(&digest.prefix(), self.core.minutes(), self.core.settings.lease_period())
     }
 
     /// Entries of one upstream whose path starts with a prefix, by path. What was recorded so far is in it.

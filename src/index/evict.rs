@@ -2,11 +2,11 @@
 
 use std::collections::HashMap;
 
+use super::Index;
 use super::error::IndexError;
 use super::sqlite::places::{self, Located};
 use super::table::Warmth;
 use super::writer::queue::Work;
-use super::Index;
 use crate::model::digest::Digest;
 use crate::model::place::{Class, Place, TierName};
 use crate::runtime::durable::Dirty;
@@ -163,4 +163,3 @@ impl std::fmt::Debug for Move {
         write!(out, "{:?} from {:?} to {:?}", self.digest, self.from, self.to)
     }
 }
-

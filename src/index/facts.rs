@@ -27,7 +27,8 @@ impl Index {
     ///
     /// *Errors*: `TooLarge` above 1 MiB, or 16 MiB for all facts together.
     pub async fn put_fact(&self, name: &str, value: Bytes) -> Result<(), IndexError> {
-        let others = self.core.facts.read().iter().filter(|(known, _)| *known != name).map(|(_, value)| value.len()).sum();
+        let others =
+            self.core.facts.read().iter().filter(|(known, _)| *known != name).map(|(_, value)| value.len()).sum();
         let too_large = |max| IndexError::TooLarge { name: name.to_owned(), bytes: value.len(), max };
         if value.len() > FACT_MAX {
             return Err(too_large(FACT_MAX));

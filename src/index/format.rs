@@ -60,12 +60,7 @@ pub(super) fn read(dir: &Path) -> Result<u32, IndexError> {
 }
 
 /// Runs the steps after `found`, writing the number after each. Stops between steps when `stopping` says so.
-pub(super) fn migrate(
-    dir: &Path,
-    found: u32,
-    steps: &[Step],
-    stopping: &dyn Fn() -> bool,
-) -> Result<u32, IndexError> {
+pub(super) fn migrate(dir: &Path, found: u32, steps: &[Step], stopping: &dyn Fn() -> bool) -> Result<u32, IndexError> {
     let mut reached = found;
     for step in steps.iter().filter(|step| step.to > found) {
         if stopping() {
@@ -117,7 +112,10 @@ mod tests {
         assert_eq!(read(dir.path()).expect("reads"), 0);
         let steps = [
             Step { to: 1, run: |dir, _| fs::write(dir.join("one"), "").map_err(|error| cannot("write", &error)) },
-            Step { to: 2, run: |dir, _| fs::rename(dir.join("one"), dir.join("two")).map_err(|error| cannot("move", &error)) },
+            Step {
+                to: 2,
+                run: |dir, _| fs::rename(dir.join("one"), dir.join("two")).map_err(|error| cannot("move", &error)),
+            },
         ];
         assert_eq!(migrate(dir.path(), 0, &steps[..1], &|| false).expect("runs"), 1);
         assert_eq!(read(dir.path()).expect("reads"), 1);

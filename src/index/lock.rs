@@ -80,11 +80,11 @@ mod tests {
         DirectoryLock::take(dir.path()).expect("is free again");
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_successor_waits_for_its_turn() {
         let dir = tempfile::tempdir().expect("a directory");
         let held = DirectoryLock::take(dir.path()).expect("is free");
-        let error = DirectoryLock::wait(dir.path(), Duration::from_secs(1)).await.expect_err("is held");
+        let error = DirectoryLock::wait(dir.path(), Duration::ZERO).await.expect_err("is held");
         assert!(matches!(error, IndexError::Locked { .. }));
         let waiting = DirectoryLock::wait(dir.path(), Duration::from_secs(60));
         let (taken, ()) = tokio::join!(waiting, async { drop(held) });

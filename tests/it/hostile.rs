@@ -210,7 +210,7 @@ fn heads_of_a_mebibyte_are_refused() {
 #[test]
 fn a_half_sent_head_is_cut_off() {
     let (dir, upstream) = (scratch(), Upstream::start());
-    let server = Setup::below(dir.path()).config("\n[server]\nheader_timeout = \"1s\"\n").start();
+    let server = Setup::below(dir.path()).config("\nheader_read = \"1s\"\n").start();
     let mut stream = connect(server.addr()).expect("a connection");
     stream.write_all(format!("GET {} HTTP/1.1\r\nhost:", upstream.mirror("/a")).as_bytes()).expect("half a head");
     stream.set_read_timeout(Some(Duration::from_secs(10))).expect("a limit");

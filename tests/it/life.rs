@@ -123,8 +123,8 @@ fn run_starts_a_server_of_its_own_when_none_is_named() {
 fn a_tunnel_carries_bytes_both_ways() {
     let (dir, upstream) = (scratch(), Upstream::start());
     upstream.put("/through", Resource::seed(103, 2000));
-    let config = format!("\n[forward]\nconnect_ports = [443, {}]\n", upstream.addr().port());
-    let server = Setup::below(dir.path()).config(&config).start();
+    let ports = format!("[443, {}]", upstream.addr().port());
+    let server = Setup::below(dir.path()).variable("LARDER_UPSTREAM_CONNECT_PORTS", &ports).start();
     let mut command = Command::new("curl");
     command.args(["-sS", "--proxytunnel", "--proxy", &server.url(), &upstream.url("/through")]);
     let output = command.output().expect("curl is installed");

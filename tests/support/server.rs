@@ -21,6 +21,9 @@ learn = "public"
 
 [upstream]
 allow_private = ["127.0.0.1/32"]
+
+[server.limits]
+connections_per_address = 5000
 "#;
 
 /// How to start a server.

@@ -233,7 +233,8 @@ fn changes(connection: &Connection, since: u64, limit: usize) -> Result<Vec<(u64
     // A commit is never split between two pages: who asks again from its number would miss the rest of it.
     if let Some((last, _)) = found.last().copied().filter(|_| found.len() >= limit) {
         found.retain(|(seq, _)| *seq != last);
-        let whole = connection.prepare_cached(sql::FEED_OF)?.query_map([last as i64], read)?.collect::<Result<Vec<_>, _>>()?;
+        let whole =
+            connection.prepare_cached(sql::FEED_OF)?.query_map([last as i64], read)?.collect::<Result<Vec<_>, _>>()?;
         found.extend(whole);
     }
     Ok(found)

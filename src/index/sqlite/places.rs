@@ -36,7 +36,10 @@ pub(in crate::index) fn find(connection: &Connection, digest: &Digest) -> Result
 }
 
 /// Rows of the digests that start with each prefix, in the order of the prefixes.
-pub(in crate::index) fn find_prefixes(connection: &Connection, prefixes: &[Prefix]) -> Result<Vec<Located>, IndexError> {
+pub(in crate::index) fn find_prefixes(
+    connection: &Connection,
+    prefixes: &[Prefix],
+) -> Result<Vec<Located>, IndexError> {
     let mut statement = connection.prepare_cached(sql::PLACES_BETWEEN)?;
     let mut found = Vec::with_capacity(prefixes.len());
     for prefix in prefixes {

@@ -50,23 +50,23 @@ impl Writing {
         &mut self,
         work: impl FnOnce(&mut Changing<'_>) -> Result<T, IndexError>,
     ) -> Result<T, IndexError> {
-        let transaction = self.connection.transaction()?;
-        let mut changing =
-            Changing { transaction, realms: &mut self.realms, seq: self.seq, keep: self.keep, new_realms: false };
-        let done = work(&mut changing);
-        let Changing { transaction, seq, new_realms, .. } = changing;
-        let ended = match &done {
-            Ok(_) => finish(transaction, seq, self.seq, &mut self.feed_floor, self.keep.feed),
-            Err(_) => transaction.rollback().map_err(IndexError::from),
-        };
-        if done.is_err() || ended.is_err() {
-            if new_realms {
-                self.realms.clear();
-            }
-        } else {
-            self.seq = seq;
+        let done = self.run(work);
+        if done.is_err() {
+            // Numbers of realms that this transaction made are gone with it.
+            self.realms.clear();
         }
-        ended.and(done)
+        done
+    }
+
+    fn run<T>(&mut self, work: impl FnOnce(&mut Changing<'_>) -> Result<T, IndexError>) -> Result<T, IndexError> {
+        let transaction = self.connection.transaction()?;
+        let mut changing = Changing { transaction, realms: &mut self.realms, seq: self.seq, keep: self.keep };
+        // An early return drops the transaction, which rolls it back.
+        let done = work(&mut changing)?;
+        let Changing { transaction, seq, .. } = changing;
+        finish(transaction, seq, self.seq, &mut self.feed_floor, self.keep.feed)?;
+        self.seq = seq;
+        Ok(done)
     }
 }
 
@@ -108,7 +108,6 @@ pub(in crate::index) struct Changing<'a> {
     realms: &'a mut HashMap<Realm, i64>,
     seq: u64,
     keep: Keep,
-    new_realms: bool,
 }
 
 impl Changing<'_> {
@@ -271,7 +270,6 @@ impl Changing<'_> {
             Some(id) => id,
             None => {
                 self.transaction.prepare_cached(sql::REALM_ADD)?.execute([realm.as_str()])?;
-                self.new_realms = true;
                 self.transaction.last_insert_rowid()
             }
         };

@@ -57,9 +57,7 @@ impl Table {
                 let found = match home {
                     Home::Nothing => None,
                     Home::Maybe(id) if slot(id).sum == prefix => Some(id),
-                    Home::Maybe(_) | Home::Elsewhere => {
-                        sums[shard_of(hash)].find(hash, |id| slot(id).sum == prefix)
-                    }
+                    Home::Maybe(_) | Home::Elsewhere => sums[shard_of(hash)].find(hash, |id| slot(id).sum == prefix),
                 };
                 let known = found.map_or(Known::NotFound, |id| {
                     let slot = slot(id);

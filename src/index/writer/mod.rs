@@ -14,8 +14,8 @@ use super::core::Core;
 use super::error::IndexError;
 use super::record::Visible;
 use super::sqlite::places::{self, Located, Written};
-use super::sqlite::write::Changing;
 use super::sqlite::sql;
+use super::sqlite::write::Changing;
 use super::table::Use;
 use crate::model::checksum::Checksum;
 use crate::model::digest::Digest;
@@ -193,9 +193,10 @@ impl Writer {
         if due.is_empty() {
             return;
         }
-        let done = self.core.catalog.transact(|changing| {
-            due.iter_mut().try_for_each(|staged| self.write_keys(changing, staged))
-        });
+        let done = self
+            .core
+            .catalog
+            .transact(|changing| due.iter_mut().try_for_each(|staged| self.write_keys(changing, staged)));
         if let Err(error) = done {
             tracing::error!(%error, jobs = due.len(), "keys could not be committed");
             let failure = Failure::Commit(error.to_string());
@@ -327,7 +328,6 @@ impl Drop for Closes {
         self.0.queue.close();
     }
 }
-
 
 #[cfg(test)]
 mod tests {

@@ -25,12 +25,23 @@ const BATCH_JOBS: usize = 4096;
 /// A change to commit.
 pub(in crate::index) enum Work {
     Record(Box<Visible>),
-    Drop { places: Vec<(Digest, Place)>, seq: u64 },
+    Drop {
+        places: Vec<(Digest, Place)>,
+        seq: u64,
+    },
     /// Each with whether it is to be made: not when the blob was elsewhere already.
     Move(Vec<(bool, Move)>),
-    Line { label: String, line: Box<RecordLine> },
-    ForgetBuild { label: String },
-    Fact { name: String, value: Option<Bytes> },
+    Line {
+        label: String,
+        line: Box<RecordLine>,
+    },
+    ForgetBuild {
+        label: String,
+    },
+    Fact {
+        name: String,
+        value: Option<Bytes>,
+    },
     /// Nothing: whoever awaits it awaits all before it.
     Barrier,
 }

@@ -42,7 +42,11 @@ impl Condemned {
         }
         let objects: Vec<(u64, &Dirty)> = objects.into_iter().collect();
         for (object, why) in sync_each(&objects) {
-            tracing::error!(object, why = why.why, "bytes could not be made durable: what was written there is given up");
+            tracing::error!(
+                object,
+                why = why.why,
+                "bytes could not be made durable: what was written there is given up"
+            );
             if self.objects.len() < CONDEMNED_MAX {
                 self.objects.insert(object, why.clone());
             }
