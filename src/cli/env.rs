@@ -7,7 +7,7 @@ use super::out;
 use super::point::{self, Target};
 use super::tools::{self, render};
 use super::where_at::ServerArgs;
-use crate::protocol::credential::label_of;
+use crate::protocol::gate::label_of;
 
 /// Print what points a build's tools at a server
 ///

@@ -23,7 +23,7 @@ use super::where_at::{ConfigArgs, Here, block_on_all_cores, is_alive, local_url,
 use crate::app::{self, Running, StartErrorKind, StartOptions};
 use crate::config::Config;
 use crate::model::hex;
-use crate::protocol::credential::label_of;
+use crate::protocol::gate::label_of;
 use crate::runtime::clock::random_bytes;
 
 /// The port of the last server that ran inside a build; tools that keep what they fetched by address then find it again.

@@ -2,7 +2,7 @@
 
 pub mod api;
 mod connect;
-pub mod credential;
+mod credential;
 mod forward;
 pub mod front;
 pub mod gate;
