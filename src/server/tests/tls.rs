@@ -16,7 +16,7 @@ use super::{Running, connect, exchange, soon, start_with, statuses};
 use crate::runtime::clock::{ManualClock, SystemClock};
 use crate::server::ca::{Ca, LEAF_LIFE};
 use crate::server::front::Doors;
-use crate::server::settings::Limits;
+use crate::server::settings::{self, Limits};
 use crate::server::tls::Certificates;
 
 const NAMES: [&str; 3] = ["localhost", "127.0.0.1", "larder.test"];
@@ -52,9 +52,10 @@ fn start_tls(certificates: Arc<Certificates>) -> Running {
 #[tokio::test]
 async fn one_port_speaks_tls_and_cleartext_of_both_versions() {
     let dir = tempfile::tempdir().expect("a directory");
-    let ca = Arc::new(Ca::open_or_create(dir.path(), SystemClock::new()).expect("an authority"));
-    let certificates = Certificates::from_ca(ca.clone(), names(), SystemClock::new()).expect("a certificate");
-    let running = start_tls(Arc::new(certificates));
+    let settings = settings::Tls { names: names(), ..settings::Tls::default() };
+    let certificates = Certificates::from_settings(&settings, dir.path(), SystemClock::new()).expect("a certificate");
+    let running = start_tls(certificates.expect("one is asked for"));
+    let ca = Ca::open_or_create(dir.path(), SystemClock::new()).expect("the same authority");
 
     for (name, alpn) in [("localhost", &[][..]), ("127.0.0.1", &[b"http/1.1".as_slice()][..])] {
         let mut stream = shake_hands(&running, &connector(&ca, alpn), name).await.expect("shakes hands");
@@ -131,6 +132,20 @@ async fn our_own_certificate_is_renewed_before_it_ends() {
     clock.advance(LEAF_LIFE / 2);
     tokio::time::sleep(hour).await;
     assert_ne!(certificates.current_chain(), first);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_handshake_that_stalls_is_cut() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let ca = Arc::new(Ca::open_or_create(dir.path(), SystemClock::new()).expect("an authority"));
+    let certificates = Certificates::from_ca(ca, names(), SystemClock::new()).expect("a certificate");
+    let running = start_tls(Arc::new(certificates));
+    let mut stream = connect(running.addr()).await;
+    stream.write_all(b"\x16\x03\x01\x02\x00\x01\x00").await.expect("sends");
+    let mut got = Vec::new();
+    let _ = soon(stream.read_to_end(&mut got)).await;
+    assert!(got.is_empty());
+    assert_eq!(running.server.counters().cut_handshake.load(Relaxed), 1);
 }
 
 #[tokio::test]
