@@ -215,3 +215,9 @@ fn adopt(listener: std::net::TcpListener) -> Result<TcpListener, ServerError> {
     };
     adopt().map_err(|source| ServerError::Inherited { source })
 }
+
+/// Certificates to speak TLS with, from files. None when the settings name none.
+pub fn certificates_from(settings: &Settings) -> Result<Option<Arc<Certificates>>, ServerError> {
+    let (Some(certificate), Some(key)) = (&settings.tls.certificate, &settings.tls.key) else { return Ok(None) };
+    Certificates::from_files(certificate, key).map(|certificates| Some(Arc::new(certificates)))
+}

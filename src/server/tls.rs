@@ -15,7 +15,6 @@ use tokio_rustls::rustls::{self, ServerConfig};
 
 use super::ca::{Ca, LEAF_LIFE};
 use super::error::ServerError;
-use super::settings;
 use crate::model::time::Timestamp;
 use crate::runtime::clock::Clock;
 
@@ -34,25 +33,6 @@ enum Source {
 }
 
 impl Certificates {
-    /// What the settings ask for: files, or names for our own authority, which is kept in `ca_dir`.
-    ///
-    /// *Shape*: None when they ask for neither.
-    pub fn from_settings(
-        settings: &settings::Tls,
-        ca_dir: &Path,
-        clock: Arc<dyn Clock>,
-    ) -> Result<Option<Arc<Certificates>>, ServerError> {
-        let certificates = match (&settings.certificate, &settings.key) {
-            (Some(certificate), Some(key)) => Certificates::from_files(certificate, key)?,
-            _ if settings.names.is_empty() => return Ok(None),
-            _ => {
-                let ca = Arc::new(Ca::open_or_create(ca_dir, clock.clone())?);
-                Certificates::from_ca(ca, settings.names.clone(), clock)?
-            }
-        };
-        Ok(Some(Arc::new(certificates)))
-    }
-
     /// *Errors*: `Invalid` when a file cannot be read or the two do not fit.
     pub fn from_files(certificate: &Path, key: &Path) -> Result<Certificates, ServerError> {
         let current = ArcSwap::from_pointee(load(certificate, key)?);

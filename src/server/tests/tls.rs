@@ -16,7 +16,7 @@ use super::{Running, connect, exchange, soon, start_with, statuses};
 use crate::runtime::clock::{ManualClock, SystemClock};
 use crate::server::ca::{Ca, LEAF_LIFE};
 use crate::server::front::Doors;
-use crate::server::settings::{self, Limits};
+use crate::server::settings::Limits;
 use crate::server::tls::Certificates;
 
 const NAMES: [&str; 3] = ["localhost", "127.0.0.1", "larder.test"];
@@ -52,9 +52,9 @@ fn start_tls(certificates: Arc<Certificates>) -> Running {
 #[tokio::test]
 async fn one_port_speaks_tls_and_cleartext_of_both_versions() {
     let dir = tempfile::tempdir().expect("a directory");
-    let settings = settings::Tls { names: names(), ..settings::Tls::default() };
-    let certificates = Certificates::from_settings(&settings, dir.path(), SystemClock::new()).expect("a certificate");
-    let running = start_tls(certificates.expect("one is asked for"));
+    let ca = Arc::new(Ca::open_or_create(dir.path(), SystemClock::new()).expect("an authority"));
+    let certificates = Certificates::from_ca(ca.clone(), names(), SystemClock::new()).expect("a certificate");
+    let running = start_tls(Arc::new(certificates));
     let ca = Ca::open_or_create(dir.path(), SystemClock::new()).expect("the same authority");
 
     for (name, alpn) in [("localhost", &[][..]), ("127.0.0.1", &[b"http/1.1".as_slice()][..])] {
