@@ -1,6 +1,17 @@
 //! One file per conversation; beside them the gate, the reply and the status table. Touches no store, index or upstream.
 
+pub mod api;
+mod connect;
+mod credential;
+mod forward;
+pub mod front;
+pub mod gate;
+pub mod hosts;
+pub mod observe;
+pub mod package;
 pub mod reply;
+mod status;
+pub mod token;
 
 use std::future::Future;
 use std::net::SocketAddr;

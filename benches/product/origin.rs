@@ -1,0 +1,123 @@
+//! The upstream of the benches: made-up bodies, kept in memory and written by hand, as fast as asked or held to a rate.
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+/// `/LEN/NAME` is LEN bytes that repeat after 4 MiB, whatever the name.
+pub struct Origin {
+    pub addr: SocketAddr,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    pattern: Vec<u8>,
+    requests: AtomicUsize,
+    /// Bytes a second for each connection; 0: as fast as it goes.
+    rate: AtomicU64,
+}
+
+const PATTERN: usize = 4 << 20;
+
+pub fn pattern() -> Vec<u8> {
+    let mut pattern = vec![0; PATTERN];
+    blake3::Hasher::new().update(b"benches").finalize_xof().fill(&mut pattern);
+    pattern
+}
+
+impl Origin {
+    pub fn start() -> Origin {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a loopback port is free");
+        let addr = listener.local_addr().expect("a listener has an address");
+        let shared = Arc::new(Shared { pattern: pattern(), requests: AtomicUsize::new(0), rate: AtomicU64::new(0) });
+        std::thread::spawn({
+            let shared = shared.clone();
+            move || {
+                for stream in listener.incoming().map_while(Result::ok) {
+                    let shared = shared.clone();
+                    // A client that goes away ends its conversation.
+                    std::thread::spawn(move || drop(shared.converse(stream)));
+                }
+            }
+        });
+        Origin { addr, shared }
+    }
+
+    pub fn path(&self, len: u64, name: &str) -> String {
+        format!("/{len}/{name}")
+    }
+
+    /// The same object through larder's mirror.
+    pub fn mirror(&self, len: u64, name: &str) -> String {
+        format!("/http/{}/{len}/{name}", self.addr)
+    }
+
+    pub fn hold_to(&self, bytes_per_second: u64) {
+        self.shared.rate.store(bytes_per_second, Ordering::SeqCst);
+    }
+
+    pub fn requests(&self) -> usize {
+        self.shared.requests.load(Ordering::SeqCst)
+    }
+}
+
+/// BLAKE3 of an object's bytes.
+pub fn digest(len: u64) -> blake3::Hash {
+    let pattern = pattern();
+    let mut hasher = blake3::Hasher::new();
+    let mut left = len;
+    while left > 0 {
+        let take = left.min(PATTERN as u64);
+        hasher.update(&pattern[..take as usize]);
+        left -= take;
+    }
+    hasher.finalize()
+}
+
+impl Shared {
+    fn converse(&self, mut stream: TcpStream) -> std::io::Result<()> {
+        stream.set_nodelay(true)?;
+        let mut reader = BufReader::new(stream.try_clone()?);
+        loop {
+            let mut line = String::new();
+            if reader.read_line(&mut line)? == 0 {
+                return Ok(());
+            }
+            let path = line.split(' ').nth(1).unwrap_or_default().to_owned();
+            while line.trim() != "" {
+                line.clear();
+                reader.read_line(&mut line)?;
+            }
+            self.requests.fetch_add(1, Ordering::SeqCst);
+            let len: u64 = path.split('/').nth(1).and_then(|text| text.parse().ok()).unwrap_or(0);
+            let etag = blake3::hash(path.as_bytes()).to_hex();
+            let head = format!(
+                "HTTP/1.1 200 OK\r\ndate: {}\r\ncontent-type: application/octet-stream\r\ncontent-length: {len}\r\n\
+                 cache-control: max-age=31536000\r\netag: \"{}\"\r\n\r\n",
+                httpdate::fmt_http_date(std::time::SystemTime::now()),
+                &etag[..16]
+            );
+            stream.write_all(head.as_bytes())?;
+            self.body(&mut stream, len)?;
+        }
+    }
+
+    fn body(&self, stream: &mut TcpStream, len: u64) -> std::io::Result<()> {
+        let rate = self.rate.load(Ordering::SeqCst);
+        let (begin, mut sent) = (Instant::now(), 0);
+        while sent < len {
+            let at = (sent % PATTERN as u64) as usize;
+            let piece = if rate > 0 { 256 << 10 } else { PATTERN };
+            let take = piece.min(PATTERN - at).min(usize::try_from(len - sent).unwrap_or(usize::MAX));
+            stream.write_all(&self.pattern[at..at + take])?;
+            sent += take as u64;
+            if rate > 0 {
+                let due = Duration::from_secs_f64(sent as f64 / rate as f64);
+                std::thread::sleep(due.saturating_sub(begin.elapsed()));
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,104 @@
+//! `larder env`.
+
+use url::Url;
+
+use super::failure::Failure;
+use super::out;
+use super::point::{self, Target};
+use super::tools::{self, render};
+use super::where_at::ServerArgs;
+use crate::protocol::gate::label_of;
+
+/// Print what points a build's tools at a server
+///
+/// What this machine's tools use is read first, so that each keeps its own upstreams, and named in the
+/// addresses. Without TOOL, all tools and the proxy variables.
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  eval \"$(larder env)\"
+  larder env --server http://cache:7070 --format github
+  larder env --format dockerfile cargo go
+  larder env --label build-42 proxy")]
+pub(crate) struct Args {
+    /// Form to print
+    #[arg(long, value_enum, value_name = "FORM", default_value = "sh")]
+    format: render::Form,
+    /// Build label that the requests count for
+    #[arg(long, value_name = "LABEL")]
+    label: Option<String>,
+    /// Ecosystems such as cargo or go, and `proxy` for the proxy variables
+    #[arg(value_name = "TOOL")]
+    tools: Vec<String>,
+    #[command(flatten)]
+    server: ServerArgs,
+}
+
+/// *Errors*: a tool or label that is not one, a configuration that cannot be used.
+pub(crate) fn env(args: &Args) -> Result<(), Failure> {
+    let here = args.server.at.here(None)?;
+    let client = args.server.client()?;
+    let label = args.label.as_deref().or_else(|| here.variables.get("LARDER_LABEL"));
+    if let Some(label) = label.filter(|label| label_of(label).is_none()) {
+        return Err(wrong_label(label));
+    }
+    let known = names();
+    if let Some(unknown) = args.tools.iter().find(|tool| !known.contains(&tool.as_str())) {
+        return Err(Failure::usage(format!("{unknown:?} is no tool"), format!("there is: {}", known.join(", "))));
+    }
+    let wanted = |name: &str| args.tools.is_empty() || args.tools.iter().any(|tool| tool == name);
+    let found: Vec<_> = point::found_here().into_iter().filter(|found| wanted(found.ecosystem)).collect();
+    point::note_secrets(&found);
+    let target = Target {
+        server: client.base.clone(),
+        labelled: tools_url(&client.base, label),
+        label: credential(label, here.token()),
+        overlays: here.data_dir()?.join("overlays"),
+    };
+    let mut settings = point::settings(target, &found);
+    if !wanted("proxy") {
+        settings.env.retain(|(name, _)| !name.to_ascii_lowercase().ends_with("_proxy"));
+    }
+    out::text_out(&render::render(&settings, args.format));
+    Ok(())
+}
+
+pub(crate) fn wrong_label(label: &str) -> Failure {
+    Failure::usage(format!("{label:?} cannot be a build label"), "use up to 64 letters, digits and -_.:/+@#=")
+}
+
+/// The address that tools are given: `/~LABEL` in its path counts a request for that label, where the label can stand
+/// in a path.
+pub(crate) fn tools_url(base: &Url, label: Option<&str>) -> Url {
+    let mut url = base.clone();
+    if let Some(label) = label.filter(|label| !label.contains(['/', '#'])) {
+        url.set_path(&format!("{}/~{label}", base.path().trim_end_matches('/')));
+    }
+    url
+}
+
+/// What proxies are shown. None: nothing to tell.
+pub(crate) fn credential(label: Option<&str>, token: Option<&str>) -> Option<(String, String)> {
+    match (label, token) {
+        (None, None) => None,
+        (label, token) => Some((label.unwrap_or("larder").to_owned(), token.unwrap_or_default().to_owned())),
+    }
+}
+
+fn names() -> Vec<&'static str> {
+    tools::TOOLS.iter().map(|tool| tool.ecosystem.unwrap_or("proxy")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_label_stands_in_the_path_where_it_can() {
+        let base = Url::parse("http://cache.example:7070/").expect("an address");
+        let url = |label| tools_url(&base, label).to_string();
+        assert_eq!(url(Some("pr-42")), "http://cache.example:7070/~pr-42");
+        assert_eq!(url(Some("pr/42")), "http://cache.example:7070/");
+        assert_eq!(url(None), "http://cache.example:7070/");
+    }
+}

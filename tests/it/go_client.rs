@@ -1,0 +1,134 @@
+//! The real go through larder: more than 100 modules, checked by the checksum database, cold and cut off.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use crate::support::alone;
+use crate::support::machine::{Island, kept, root_or_say, run, scratch};
+use crate::support::server::{Ended, LARDER, Server, Setup, end_of};
+
+const LIMIT: Duration = Duration::from_secs(600);
+
+/// `go 1.16` asks for the whole graph: well over 100 modules hang on these two.
+const GO_MOD: &str = "module example.test/many
+
+go 1.16
+
+require (
+\tgithub.com/prometheus/client_golang v1.14.0
+\tgithub.com/spf13/cobra v1.2.0
+)
+";
+
+/// A module without go.sum: every sum comes from the checksum database.
+fn project(dir: &Path) -> PathBuf {
+    let project = dir.join("project");
+    // What an earlier run left, go.sum above all, is not wanted.
+    let _ = fs::remove_dir_all(&project);
+    fs::create_dir_all(&project).expect("scratch can be written");
+    fs::write(project.join("go.mod"), GO_MOD).expect("scratch can be written");
+    project
+}
+
+fn as_client(command: &mut Command, project: &Path, home: &Path) {
+    for name in ["GOPROXY", "GOSUMDB", "GONOSUMDB", "GONOSUMCHECK", "GOPRIVATE", "GONOPROXY", "GOINSECURE"] {
+        command.env_remove(name);
+    }
+    command.current_dir(project).env("GOFLAGS", "-modcacherw -mod=mod").env("GOTOOLCHAIN", "local");
+    command.env("GOPATH", home.join("path")).env("GOMODCACHE", home.join("mod")).env("GOCACHE", home.join("build"));
+}
+
+/// Every file that the module proxy served, by its path in the module cache.
+fn served(home: &Path) -> BTreeMap<String, blake3::Hash> {
+    let root = home.join("mod/cache/download");
+    let (mut found, mut open) = (BTreeMap::new(), vec![root.clone()]);
+    while let Some(at) = open.pop() {
+        for entry in fs::read_dir(&at).into_iter().flatten().map_while(Result::ok) {
+            let path = entry.path();
+            let end = path.extension().unwrap_or_default().to_string_lossy().into_owned();
+            if path.is_dir() && path != root.join("sumdb") {
+                open.push(path);
+            } else if ["zip", "mod", "info"].contains(&end.as_str()) {
+                let name = path.strip_prefix(&root).expect("below the root").display().to_string();
+                found.insert(name, blake3::hash(&fs::read(&path).expect("a cached file")));
+            }
+        }
+    }
+    found
+}
+
+/// What go downloads with nothing but its own settings; once, kept outside of the repository.
+fn direct() -> (BTreeMap<String, blake3::Hash>, String) {
+    let home = kept().join(format!("go-direct-{}", &blake3::hash(GO_MOD.as_bytes()).to_hex()[..16]));
+    let sums = home.join("go.sum");
+    if !sums.is_file() {
+        let project = project(&home);
+        let mut command = Command::new("go");
+        command.args(["mod", "download"]);
+        as_client(&mut command, &project, &home);
+        let ended = end_of(command, LIMIT);
+        assert_eq!(ended.code, Some(0), "the direct download: {}", ended.stderr);
+        fs::copy(project.join("go.sum"), &sums).expect("go wrote go.sum");
+    }
+    (served(&home), fs::read_to_string(sums).expect("go.sum"))
+}
+
+fn download(server: &Server, project: &Path, home: &Path, within: &[String]) -> Ended {
+    let mut words = within.to_vec();
+    words.push(LARDER.into());
+    let mut command = Command::new(&words[0]);
+    command.args(&words[1..]).args(["run", "--server", &server.url(), "--", "go", "mod", "download"]);
+    as_client(&mut command, project, home);
+    end_of(command, LIMIT)
+}
+
+#[track_caller]
+fn assert_right(when: &str, dir: &Path, home: &Path, direct: &(BTreeMap<String, blake3::Hash>, String)) {
+    let got = served(home);
+    let modules = got.keys().filter(|name| name.ends_with(".zip")).count();
+    assert!(modules >= 100, "{when}: {modules} modules are too few");
+    for (name, digest) in &direct.0 {
+        assert_eq!(got.get(name), Some(digest), "{when}: {name} is not what the upstream served");
+    }
+    let sums = fs::read_to_string(dir.join("project/go.sum")).expect("go wrote go.sum");
+    assert!(sums == direct.1, "{when}: go.sum differs");
+    let checked = home.join("mod/cache/download/sumdb");
+    assert!(checked.is_dir(), "{when}: the checksum database was not asked through larder");
+}
+
+#[test]
+fn go_mod_download_cold_and_again_with_no_way_out() {
+    let _alone = alone();
+    println!("{}", run(&["go", "version"]).trim());
+    let dir = scratch();
+    let direct = direct();
+    let setup = Setup::below(dir.path()).default_policy();
+    let home = dir.path().join("go-home");
+
+    let server = setup.start();
+    let cold = download(&server, &project(dir.path()), &home, &[]);
+    assert_eq!(cold.code, Some(0), "cold: {}{}", cold.stdout, cold.stderr);
+    assert_right("cold", dir.path(), &home, &direct);
+    server.stop();
+
+    fs::remove_dir_all(&home).expect("the client is emptied");
+    let server = setup.clone().argument("--offline").start();
+    let offline = download(&server, &project(dir.path()), &home, &[]);
+    assert_eq!(offline.code, Some(0), "offline: {}{}", offline.stdout, offline.stderr);
+    assert_right("offline", dir.path(), &home, &direct);
+    server.stop();
+
+    if !root_or_say("a network namespace without a way out") {
+        return;
+    }
+    fs::remove_dir_all(&home).expect("the client is emptied");
+    let island = Island::new();
+    let words = island.words();
+    let server = setup.within(&words.iter().map(String::as_str).collect::<Vec<_>>()).start();
+    let cut_off = download(&server, &project(dir.path()), &home, &words);
+    assert_eq!(cut_off.code, Some(0), "cut off: {}{}", cut_off.stdout, cut_off.stderr);
+    assert_right("cut off", dir.path(), &home, &direct);
+}
