@@ -1,5 +1,6 @@
 // Runs the npm package `http-cache-tests` (RFC 9111 behaviour) against a cache and prints a line of JSON:
 // {"pass": [...], "fail": [[id, why], ...]} for the required cases, dependencies honoured as the suite does.
+// Surrogate-Control, which is no part of RFC 9111, is left out: 157 required cases remain.
 // Arguments: the installed package's folder, the cache's base URL with ORIGIN where the origin's host:port goes.
 import http from 'node:http'
 import { createRequire } from 'node:module'
@@ -9,10 +10,8 @@ import { pathToFileURL } from 'node:url'
 const [folder, template] = process.argv.slice(2)
 const load = file => import(pathToFileURL(path.join(folder, file)))
 const { default: suites } = await load('tests/index.mjs')
-const { default: surrogate } = await load('tests/surrogate-control.mjs')
 const { runTests, getResults } = await load('client/runner.mjs')
 const fetch = createRequire(path.join(folder, 'cli.mjs'))('node-fetch')
-suites.push(surrogate)
 
 const handlers = {}
 for (const part of ['config', 'state', 'test']) {
@@ -41,11 +40,13 @@ await runTests(suites, fetch, false, base, 50)
 const again = suites
   .map(suite => ({ ...suite, tests: suite.tests.filter(test => getResults()[test.id] !== true && !test.browser_only) }))
   .filter(suite => suite.tests.length > 0)
-const first = { ...getResults() }
-const { runTests: rerun, getResults: reget } = await import(pathToFileURL(path.join(folder, 'client/runner.mjs')) + '?again')
+// The suite refuses to see a case twice, and its runner keeps what it ran: forget the one, load the other anew.
+const { testResults } = await load('client/test.mjs')
+again.flatMap(suite => suite.tests).forEach(test => delete testResults[test.id])
+const { runTests: rerun } = await import(pathToFileURL(path.join(folder, 'client/runner.mjs')) + '?again')
 await rerun(again, fetch, false, base, 10)
-const results = { ...first, ...reget() }
+const results = getResults()
 
 const pass = required.filter(test => passes(results, test.id)).map(test => test.id)
-const fail = required.filter(test => !pass.includes(test.id)).map(test => [test.id, String(results[test.id])])
+const fail = required.filter(test => !pass.includes(test.id)).map(test => [test.id, results[test.id] === true ? 'a case it depends on failed' : String(results[test.id])])
 process.stdout.write(JSON.stringify({ pass, fail }) + '\n', () => process.exit(0))
