@@ -1,1 +1,520 @@
-//! The engine: lookup, decide, coalesce, fill, evict, scrub, ledger.
+//! The engine: lookup, decide, coalesce, fill. It knows keys, entries and bytes; which status tells a client of a
+//! failure is decided above, which grammar made a key is decided above as well.
+//!
+//! A request's walk: `serve` asks the index for the key's entries, `decide` (pure) says what may be done with them,
+//! and then either the store answers, or a flight does: one fill task that every asker follows.
+
+pub mod coalesce;
+pub mod counters;
+pub mod decide;
+pub mod error;
+mod explain;
+mod fill;
+mod follow;
+pub mod ledger;
+pub mod policy;
+pub mod relay;
+pub mod served;
+mod source;
+pub mod upkeep;
+
+use std::sync::Arc;
+
+use http::{HeaderMap, Method, StatusCode};
+use tokio::sync::mpsc;
+
+use self::coalesce::{Boarded, FlightId, Flights, Seat, Stage};
+use self::counters::Counters;
+use self::decide::{Decision, Refresh};
+use self::error::CacheError;
+use self::fill::FillPlan;
+use self::policy::ask::{AskHead, Authorized, Forward};
+use self::policy::validate::{self, HeadSays, Precondition};
+use self::policy::{fields, freshness, vary};
+use self::served::{Ask, Part, Partiality, Served, ServedBody};
+use crate::index::catalog::Put;
+use crate::index::record::Record;
+use crate::index::{Ack, Index, Presence};
+use crate::model::entry::{Candidates, Entry};
+use crate::model::key::{Key, KeyHash};
+use crate::model::lookup::{Freshness, Lookup};
+use crate::model::outcome::{Outcome, Reason};
+use crate::model::place::TierName;
+use crate::model::range::{Asked, ByteRange, RangeSpec, Resolved};
+use crate::model::realm::Realm;
+use crate::runtime::clock::Clock;
+use crate::runtime::tasks::Tasks;
+use crate::store::Store;
+use crate::store::StoreError;
+use crate::upstream::fetch::{Fetch, Redirects};
+
+/// A range that starts so far past what a fill has is relayed, when it is also small.
+const RANGE_AHEAD_BYTES: u64 = 8 << 20;
+const RANGE_SMALL_BYTES: u64 = 4 << 20;
+
+/// Fields that ask for less than the whole: a shared fill asks for all of it.
+const PARTIAL: [http::HeaderName; 6] = [
+    http::header::RANGE,
+    http::header::IF_RANGE,
+    http::header::IF_MATCH,
+    http::header::IF_NONE_MATCH,
+    http::header::IF_MODIFIED_SINCE,
+    http::header::IF_UNMODIFIED_SINCE,
+];
+
+/// The engine. Clones share everything.
+#[derive(Clone)]
+pub struct Cache {
+    inner: Arc<Inner>,
+}
+
+pub(crate) struct Inner {
+    pub store: Store,
+    pub index: Index,
+    pub fetch: Arc<dyn Fetch>,
+    pub clock: Arc<dyn Clock>,
+    pub tasks: Tasks,
+    pub counters: Counters,
+    flights: Flights,
+    notes: mpsc::Sender<ledger::Note>,
+    /// Held by the eviction under way.
+    evicting: tokio::sync::Mutex<()>,
+}
+
+/// The parts of an engine.
+pub struct Parts {
+    pub store: Store,
+    pub index: Index,
+    pub fetch: Arc<dyn Fetch>,
+    pub clock: Arc<dyn Clock>,
+    pub tasks: Tasks,
+}
+
+impl Cache {
+    pub fn new(parts: Parts) -> Cache {
+        let Parts { store, index, fetch, clock, tasks } = parts;
+        let (counters, flights) = (Counters::default(), Flights::default());
+        let (notes, to_keep) = mpsc::channel(ledger::QUEUE);
+        tasks.spawn("build records", Inner::keep_notes(index.clone(), to_keep));
+        let evicting = tokio::sync::Mutex::new(());
+        let inner = Inner { store, index, fetch, clock, tasks, counters, flights, notes, evicting };
+        Cache { inner: Arc::new(inner) }
+    }
+
+    /// Answers from the store, or from upstream while it is being stored.
+    ///
+    /// *Errors*: upstream's, storage's and the index's kinds; `Unavailable` for `only-if-cached` with nothing usable.
+    /// *Cancel*: a fill that was started goes on.
+    pub async fn serve(&self, ask: Ask<'_>) -> Result<Served, CacheError> {
+        self.inner.serve(ask).await
+    }
+
+    pub fn counters(&self) -> &Counters {
+        &self.inner.counters
+    }
+
+    /// Fills under way.
+    pub fn fills(&self) -> usize {
+        self.inner.flights.under_way()
+    }
+}
+
+impl Inner {
+    pub(crate) async fn serve(self: &Arc<Inner>, ask: Ask<'_>) -> Result<Served, CacheError> {
+        if *ask.method != Method::GET && *ask.method != Method::HEAD {
+            return self.relay(&ask, Reason::Method).await;
+        }
+        let key = keyed(&ask);
+        let hash = key.hash();
+        let stored = self.stored(&hash).await?;
+        self.answer(&ask, key, hash, stored).await
+    }
+
+    async fn stored(&self, hash: &KeyHash) -> Result<Candidates, CacheError> {
+        let found = match self.index.recall(hash) {
+            Presence::Present(found) => Some(found),
+            Presence::Absent => None,
+            Presence::Unknown => self.index.candidates(hash).await?,
+        };
+        Ok(found.unwrap_or_else(|| Arc::from([])))
+    }
+
+    async fn answer(
+        self: &Arc<Inner>,
+        ask: &Ask<'_>,
+        key: Key,
+        hash: KeyHash,
+        stored: Candidates,
+    ) -> Result<Served, CacheError> {
+        let head = ask_head(ask.method, ask.headers, &ask.lookup);
+        let now = self.clock.now();
+        match decide::decide(&head, &stored, &ask.lookup.freshness, now) {
+            Decision::Serve { at, .. } => {
+                if let Some(served) = self.from_store(ask, &stored[at], None).await? {
+                    return Ok(served);
+                }
+                self.through_flight(ask, key, hash, stored, None).await
+            }
+            Decision::ServeStale { at, refresh, .. } => {
+                let entry = stored[at].clone();
+                let Some(served) = self.from_store(ask, &entry, Some(Outcome::Stale)).await? else {
+                    return self.through_flight(ask, key, hash, stored, None).await;
+                };
+                if refresh == Refresh::InBackground {
+                    let conditions = validate::conditions(&entry);
+                    self.refresh(ask, key, hash, stored, (entry, conditions));
+                }
+                Ok(served)
+            }
+            Decision::Revalidate { at, conditions } => {
+                let entry = stored[at].clone();
+                // A body that is gone cannot be confirmed: its validators are not sent.
+                let confirm = if self.has_body(&entry).await? { Some((entry, conditions)) } else { None };
+                self.through_flight(ask, key, hash, stored, confirm).await
+            }
+            Decision::Fetch if *ask.method == Method::HEAD => self.relay_head(ask, &stored).await,
+            Decision::Fetch => self.through_flight(ask, key, hash, stored, None).await,
+            Decision::Unsatisfiable => Err(CacheError::OnlyIfCached),
+            Decision::Relay(reason) => self.relay(ask, reason).await,
+        }
+    }
+
+    async fn has_body(&self, entry: &Entry) -> Result<bool, CacheError> {
+        let Some(digest) = &entry.body else { return Ok(true) };
+        Ok(self.index.find_place(digest).await?.is_some())
+    }
+
+    /// Serves a stored answer; None when its bytes are not there any more.
+    async fn from_store(
+        self: &Arc<Inner>,
+        ask: &Ask<'_>,
+        entry: &Arc<Entry>,
+        outcome: Option<Outcome>,
+    ) -> Result<Option<Served>, CacheError> {
+        let part = part_of(ask, entry.status, &entry.headers, Some(entry.len));
+        let range = match part {
+            Part::Range(range) => range,
+            Part::Whole => ByteRange::whole(entry.len),
+            Part::NotModified | Part::PreconditionFailed | Part::Unsatisfiable => ByteRange::whole(0),
+        };
+        let (body, tier) = match (&entry.body, range.is_empty() || *ask.method == Method::HEAD) {
+            (None, _) => (ServedBody::Empty, TierName::Memory),
+            (Some(_), true) => (ServedBody::Empty, TierName::Memory),
+            (Some(digest), false) => match self.open(digest, range).await? {
+                Some(opened) => opened,
+                None => return Ok(None),
+            },
+        };
+        Ok(Some(Served {
+            status: entry.status,
+            headers: entry.headers.clone(),
+            len: Some(entry.len),
+            part,
+            body,
+            outcome: outcome.unwrap_or(Outcome::Hit(tier)),
+            age: Some(freshness::age(entry, self.clock.now())),
+            key: Some(entry.hash),
+            digest: entry.body,
+            fetch_ms: entry.fetch_ms,
+        }))
+    }
+
+    async fn open(
+        self: &Arc<Inner>,
+        digest: &crate::model::digest::Digest,
+        range: ByteRange,
+    ) -> Result<Option<(ServedBody, TierName)>, CacheError> {
+        if let Some(bytes) = self.store.recall(digest) {
+            self.index.touch(digest);
+            let (start, end) = (to_index(range.start), to_index(range.end));
+            if end <= bytes.len() {
+                return Ok(Some((ServedBody::Bytes(bytes.slice(start..end)), TierName::Memory)));
+            }
+        }
+        // A place may move between the look-up and the open: ask once more, then it is absent.
+        for _ in 0..2 {
+            let place = match self.index.place(digest) {
+                Presence::Present(place) => place,
+                Presence::Absent => return Ok(None),
+                Presence::Unknown => match self.index.find_place(digest).await? {
+                    Some(place) => place,
+                    None => return Ok(None),
+                },
+            };
+            match self.store.open_blob(digest, &place, range) {
+                Ok(reader) => {
+                    self.index.touch(digest);
+                    let tier = reader.tier();
+                    let body = match reader.into_bytes() {
+                        Ok(bytes) => ServedBody::Bytes(bytes),
+                        Err(reader) => ServedBody::Blob(reader),
+                    };
+                    return Ok(Some((body, tier)));
+                }
+                Err(StoreError::Gone) => {}
+                Err(error @ StoreError::Corrupt { .. }) => {
+                    tracing::error!(%digest, %error, "a stored blob is damaged, it is set aside and fetched anew");
+                    self.set_aside(digest, &place).await?;
+                    return Ok(None);
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(None)
+    }
+
+    /// Answers from a fill: one under way, or one started here.
+    async fn through_flight(
+        self: &Arc<Inner>,
+        ask: &Ask<'_>,
+        key: Key,
+        hash: KeyHash,
+        stored: Candidates,
+        confirm: Option<(Arc<Entry>, HeaderMap)>,
+    ) -> Result<Served, CacheError> {
+        let plan = self.plan(ask, key, hash, stored, confirm);
+        let (id, confirming) = (plan.id.clone(), plan.confirm.is_some());
+        let (seat, outcome) = match self.flights.board(&id, &plan.request, self.clock.elapsed()) {
+            Boarded::First(seat) => {
+                self.start(plan, &seat);
+                (seat, Outcome::Miss)
+            }
+            Boarded::Joined(seat) => (seat, Outcome::Coalesced),
+        };
+        let mut watch = seat.flight.watch();
+        let stage = match watch.wait_for(|stage| !matches!(stage, Stage::Asking)).await {
+            Ok(stage) => stage.clone(),
+            Err(_) => return Err(CacheError::Abandoned),
+        };
+        match stage {
+            Stage::Asking | Stage::Failed(CacheError::Abandoned) => Err(CacheError::Abandoned),
+            Stage::Failed(error) => Err(error),
+            Stage::HandedOff => self.take_off(ask, &seat).await,
+            Stage::Kept(entry, kept) if fits(ask, &entry) => {
+                match self.from_store(ask, &entry, Some(kept)).await? {
+                    Some(served) => Ok(served),
+                    None if confirming => {
+                        Box::pin(self.through_flight(ask, keyed(ask), hash, Arc::from([]), None)).await
+                    }
+                    None => Err(CacheError::Abandoned),
+                }
+            }
+            Stage::Kept(..) => self.relay(ask, Reason::NoStore).await,
+            Stage::Streaming { .. } | Stage::Sealed(_) | Stage::Overflowed { .. } => {
+                self.along(ask, seat, outcome).await
+            }
+        }
+    }
+
+    /// Follows a fill whose head is there.
+    async fn along(
+        self: &Arc<Inner>,
+        ask: &Ask<'_>,
+        seat: Seat,
+        outcome: Outcome,
+    ) -> Result<Served, CacheError> {
+        let flight = seat.flight.clone();
+        let head = flight.head.get().ok_or(CacheError::Abandoned)?;
+        if outcome == Outcome::Coalesced && !fits(ask, &head.entry) {
+            // Another variant than ours: an exchange of our own.
+            return self.relay(ask, Reason::NoStore).await;
+        }
+        let part = part_of(ask, head.entry.status, &head.entry.headers, head.len);
+        let range = match part {
+            Part::Range(range) => Some(range),
+            Part::Whole | Part::NotModified | Part::PreconditionFailed | Part::Unsatisfiable => None,
+        };
+        if let Some(range) = range
+            && range.len() <= RANGE_SMALL_BYTES
+            && range.start > head.partial.written() + RANGE_AHEAD_BYTES
+        {
+            return self.relay(ask, Reason::Range).await;
+        }
+        let body = match part {
+            Part::Whole | Part::Range(_) if *ask.method == Method::GET => {
+                ServedBody::Stream(follow::follow(self.clone(), seat, range, ask.framing))
+            }
+            Part::Whole | Part::Range(_) | Part::NotModified | Part::PreconditionFailed | Part::Unsatisfiable => {
+                ServedBody::Empty
+            }
+        };
+        Ok(Served {
+            status: head.entry.status,
+            headers: head.entry.headers.clone(),
+            len: head.len,
+            part,
+            body,
+            outcome,
+            age: None,
+            key: Some(head.entry.hash),
+            digest: None,
+            fetch_ms: 0,
+        })
+    }
+
+    /// The first asker takes an answer that cannot be shared; the others make an exchange of their own.
+    async fn take_off(self: &Arc<Inner>, ask: &Ask<'_>, seat: &Seat) -> Result<Served, CacheError> {
+        let handoff = seat.flight.handoff.lock().take();
+        match handoff {
+            Some(served) => Ok(served),
+            None => self.relay(ask, Reason::NoStore).await,
+        }
+    }
+
+    /// Passes a HEAD on, and lets its answer speak about what is stored (RFC 9111 §4.3.5).
+    async fn relay_head(self: &Arc<Inner>, ask: &Ask<'_>, stored: &Candidates) -> Result<Served, CacheError> {
+        let requested_at = self.clock.now();
+        let served = self.relay(ask, Reason::Method).await?;
+        let head = ask_head(ask.method, ask.headers, &ask.lookup);
+        let Some(at) = decide::selected(&head, stored, &ask.lookup.freshness) else { return Ok(served) };
+        let received_at = self.clock.now();
+        let says = validate::head_says(&stored[at], &head, served.status, &served.headers, requested_at, received_at);
+        let entry = match says {
+            HeadSays::Nothing => return Ok(served),
+            HeadSays::Fresh(entry) => *entry,
+            HeadSays::Outdated => Entry { valid: false, ..(*stored[at]).clone() },
+        };
+        let put = Put { entry: Arc::new(entry), expected: None };
+        self.index.record(Record { entries: vec![put], ..Record::default() }, Ack::Visible).await?;
+        Ok(served)
+    }
+
+    /// Refreshes behind a stale answer.
+    fn refresh(
+        self: &Arc<Inner>,
+        ask: &Ask<'_>,
+        key: Key,
+        hash: KeyHash,
+        stored: Candidates,
+        confirm: (Arc<Entry>, HeaderMap),
+    ) {
+        let plan = self.plan(ask, key, hash, stored, Some(confirm));
+        match self.flights.board(&plan.id.clone(), &plan.request, self.clock.elapsed()) {
+            Boarded::First(seat) => self.start(plan, &seat),
+            Boarded::Joined(_) => {}
+        }
+    }
+
+    fn start(self: &Arc<Inner>, plan: FillPlan, seat: &Seat) {
+        self.tasks.spawn("fill", fill::run(self.clone(), plan, seat.flight.clone()));
+    }
+
+    fn plan(
+        &self,
+        ask: &Ask<'_>,
+        key: Key,
+        hash: KeyHash,
+        stored: Candidates,
+        confirm: Option<(Arc<Entry>, HeaderMap)>,
+    ) -> FillPlan {
+        let realm = match &ask.identity {
+            Some(identity) => Realm::named(&format!("{} {identity}", key.upstream)),
+            None => Realm::public(),
+        };
+        FillPlan {
+            realm,
+            key: Arc::new(key),
+            id: FlightId { key: hash, identity: ask.identity.clone() },
+            method: Method::GET,
+            client_headers: ask.headers.clone(),
+            request: upstream_fields(ask),
+            lookup: ask.lookup.clone(),
+            confirm,
+            stored,
+            writer: ask.label.clone(),
+            redirects: redirects(&ask.lookup.freshness),
+        }
+    }
+}
+
+/// A forward proxy passes redirects on, since the client acts on them; a mirror follows them.
+pub(super) fn redirects(freshness: &Freshness) -> Redirects {
+    match freshness {
+        Freshness::Http => Redirects::PassOn,
+        Freshness::Immutable | Freshness::Revalidate { .. } => Redirects::Follow,
+    }
+}
+
+/// The lookup's key, with the credential's identity where the answer may depend on it. Under RFC 9111 the response
+/// itself says whether answers to credentials may be shared (§3.5), so its key carries none.
+fn keyed(ask: &Ask<'_>) -> Key {
+    let mut key = ask.lookup.key.clone();
+    match (&ask.lookup.freshness, &ask.identity) {
+        (Freshness::Http, _) | (_, None) => {}
+        (Freshness::Immutable | Freshness::Revalidate { .. }, Some(identity)) => {
+            key.variant.push_str("identity=");
+            key.variant.push_str(identity);
+        }
+    }
+    key
+}
+
+/// What of the client's request a shared fill sends upstream.
+pub(super) fn upstream_fields(ask: &Ask<'_>) -> HeaderMap {
+    let mut sent = match ask.lookup.freshness {
+        // Selected by `Vary`: all end-to-end fields, but for those that ask for less than the whole.
+        Freshness::Http => ask.headers.clone(),
+        Freshness::Immutable | Freshness::Revalidate { .. } => {
+            let names = ask.lookup.forward.iter();
+            names.filter_map(|name| Some((name.clone(), ask.headers.get(name)?.clone()))).collect()
+        }
+    };
+    if ask.identity.is_some()
+        && let Some(credential) = ask.headers.get(http::header::AUTHORIZATION)
+    {
+        sent.insert(http::header::AUTHORIZATION, credential.clone());
+    }
+    for name in PARTIAL {
+        sent.remove(name);
+    }
+    fields::strip_hop_by_hop(&mut sent);
+    sent
+}
+
+/// A request as decisions look at it.
+pub(super) fn ask_head<'a>(method: &'a Method, headers: &'a HeaderMap, lookup: &'a Lookup) -> AskHead<'a> {
+    match lookup.freshness {
+        Freshness::Http => {
+            let credential = headers.contains_key(http::header::AUTHORIZATION);
+            let authorized = if credential { Authorized::Yes } else { Authorized::No };
+            AskHead { method, headers, forward: Forward::All, authorized }
+        }
+        // The key carries the identity, so that nobody else finds the answer.
+        Freshness::Immutable | Freshness::Revalidate { .. } => {
+            AskHead { method, headers, forward: Forward::Only(&lookup.forward), authorized: Authorized::No }
+        }
+    }
+}
+
+/// Whether a stored answer was made for requests like this one.
+fn fits(ask: &Ask<'_>, entry: &Entry) -> bool {
+    vary::fits(&ask_head(ask.method, ask.headers, &ask.lookup), &entry.vary)
+}
+
+fn part_of(ask: &Ask<'_>, status: u16, headers: &HeaderMap, len: Option<u64>) -> Part {
+    if ask.partial == Partiality::Whole {
+        return Part::Whole;
+    }
+    match validate::precondition(ask.headers, status, headers) {
+        Precondition::NotModified => return Part::NotModified,
+        Precondition::Failed => return Part::PreconditionFailed,
+        Precondition::Proceed => {}
+    }
+    let asked = ask.range();
+    if asked == Asked::Whole || status != StatusCode::OK.as_u16() || !validate::if_range_holds(ask.headers, headers) {
+        return Part::Whole;
+    }
+    match (len, asked) {
+        (Some(len), asked) => match asked.resolve(len) {
+            Resolved::Whole => Part::Whole,
+            Resolved::Part(range) => Part::Range(range),
+            Resolved::Unsatisfiable => Part::Unsatisfiable,
+        },
+        // The length is not known yet: the whole is a right answer to any range.
+        (None, Asked::Whole | Asked::One(RangeSpec::From { .. } | RangeSpec::Suffix(_))) => Part::Whole,
+    }
+}
+
+fn to_index(offset: u64) -> usize {
+    usize::try_from(offset).unwrap_or(usize::MAX)
+}

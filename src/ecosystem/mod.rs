@@ -18,9 +18,122 @@ pub trait Ecosystem: Send + Sync + 'static {
     /// *Errors*: `Invalid` for what the protocol has no place for, `NotFound` for what it would answer 404 to.
     fn route(&self, request: &Request<'_>) -> Result<Route, Rejection>;
 
-    /// The error body that this ecosystem's clients show best. The status is chosen elsewhere.
+    /// The error body that this ecosystem's clients show best. The status is chosen elsewhere and written over the one
+    /// that is in the answer.
     fn error_body(&self, kind: ErrorKind, why: &str) -> Answer;
 }
 
 /// Every ecosystem; mounts, config keys, hints, metrics and docs iterate over this.
 pub static ALL: &[&dyn Ecosystem] = &[&cargo::Cargo, &go::Go];
+
+/// The text of `docs/ecosystems.md`.
+pub fn markdown() -> String {
+    let mut page = String::from(
+        "<!-- Made from the ecosystems themselves; do not edit by hand. -->\n\n# Ecosystems\n\n\
+         Each is mounted at `/NAME/`. Where an upstream stands in the path, `/NAME/@HOST/...` is asked at \
+         `https://HOST/...`; `@HOST:PORT` and `@http:HOST:PORT` say port and scheme.\n\n\
+         | Mount | Ecosystem | Specification | Kept for ever | Asked again | Without an upstream |\n\
+         |---|---|---|---|---|---|\n",
+    );
+    for ecosystem in ALL {
+        let About { name, title, spec, immutable, mutable, without_upstream } = ecosystem.about();
+        let without = match without_upstream {
+            ErrorKind::NotFound => "not found: the client's own list goes on",
+            ErrorKind::Invalid
+            | ErrorKind::Denied
+            | ErrorKind::TooLarge
+            | ErrorKind::Busy
+            | ErrorKind::Unavailable
+            | ErrorKind::Corrupt
+            | ErrorKind::Internal => "unavailable, with the command that mends it",
+        };
+        page.push_str(&format!("| `/{name}/` | {title} | {spec} | {immutable} | {mutable} | {without} |\n"));
+    }
+    page
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::path::tests::ask;
+    use super::*;
+    use crate::model::lookup::Origins;
+
+    #[test]
+    fn each_ecosystem_has_a_row_and_a_name_of_its_own() {
+        let page = markdown();
+        for (at, ecosystem) in ALL.iter().enumerate() {
+            let about = ecosystem.about();
+            assert!(page.contains(&format!("| `/{}/` |", about.name)));
+            assert!(!about.title.is_empty() && !about.spec.is_empty());
+            assert!(ALL[..at].iter().all(|other| other.about().name != about.name));
+        }
+    }
+
+    #[test]
+    fn the_page_of_ecosystems_is_current() {
+        assert_eq!(include_str!("../../docs/ecosystems.md"), markdown(), "write markdown() to docs/ecosystems.md");
+    }
+
+    fn paths() -> impl Strategy<Value = String> {
+        let piece = prop_oneof![
+            Just("@v".to_owned()),
+            Just("list".to_owned()),
+            Just("@latest".to_owned()),
+            Just("v1.2.3.zip".to_owned()),
+            Just("sumdb".to_owned()),
+            Just("tile".to_owned()),
+            Just("lookup".to_owned()),
+            Just("config.json".to_owned()),
+            Just("~dl".to_owned()),
+            Just("ca".to_owned()),
+            Just("rg".to_owned()),
+            Just("cargo".to_owned()),
+            Just("%2e%2e".to_owned()),
+            Just("%252e%252e".to_owned()),
+            Just("@go.example".to_owned()),
+            Just("@http:go.example:81".to_owned()),
+            "[ -~]{0,12}",
+            "\\PC{0,6}",
+        ];
+        proptest::collection::vec(piece, 0..8).prop_map(|pieces| format!("/{}", pieces.join("/")))
+    }
+
+    fn described(route: &Result<Route, Rejection>) -> Option<(String, String)> {
+        let Ok(Route::Cached(lookup)) = route else { return None };
+        Some((lookup.key.path.clone(), format!("{lookup:?}")))
+    }
+
+    proptest! {
+        #[test]
+        fn any_path_gets_one_answer_and_no_key_climbs(path in paths()) {
+            for ecosystem in ALL {
+                for bases in [&["https://one.example/base/"][..], &["https://one.example/", "https://two.example/"], &[]] {
+                    let route = ask(&path, bases, |request| ecosystem.route(request));
+                    let again = ask(&path, bases, |request| ecosystem.route(request));
+                    prop_assert_eq!(format!("{route:?}"), format!("{again:?}"));
+                    let Some((key, _)) = described(&route) else { continue };
+                    prop_assert!(key.starts_with('/'), "{}", key);
+                    let climbs = |part: &str| part.is_empty() || part == "." || part == "..";
+                    prop_assert!(!key[1..].split('/').any(climbs), "{}", key);
+                    prop_assert!(!key.contains('\\') && !key.chars().any(char::is_control));
+                }
+            }
+        }
+
+        #[test]
+        fn an_origin_stays_below_its_base(path in paths()) {
+            for ecosystem in ALL {
+                let route = ask(&path, &["https://one.example/base/"], |request| ecosystem.route(request));
+                let Ok(Route::Cached(lookup)) = route else { continue };
+                let Origins::Listed(origins) = &lookup.origins else { continue };
+                for origin in origins {
+                    let named = path.starts_with("/@") || path.starts_with("/%40");
+                    prop_assert!(named || origin.url.as_str().starts_with("https://one.example/base/"));
+                    prop_assert_eq!(origin.url.path(), lookup.key.path.as_str());
+                }
+            }
+        }
+    }
+}

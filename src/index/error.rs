@@ -7,8 +7,14 @@ use crate::model::kind::ErrorKind;
 pub enum IndexError {
     #[error("the index database failed: {0}")]
     Database(#[from] rusqlite::Error),
+    /// The commit that should have made a record durable failed, for this and the others in it.
+    #[error("the index could not commit: {why}")]
+    Commit { why: String },
     #[error("the index could not be opened: {why}")]
     Open { why: String },
+    /// Another process owns the data directory.
+    #[error("the data directory is in use by process {pid}; stop it, or give this one a directory of its own")]
+    Locked { pid: String },
     /// The data directory was written by a newer larder.
     #[error("the data directory has format {found}, this larder reads up to {known}; run larder {needed} or newer")]
     Newer { found: u32, known: u32, needed: String },
@@ -17,6 +23,11 @@ pub enum IndexError {
     /// Another writer changed the entry first.
     #[error("the entry changed meanwhile")]
     Conflict,
+    /// The feed no longer reaches back so far: read everything anew, then follow from `floor`.
+    #[error("the feed of changes begins after {floor}, asked from {since}")]
+    Behind { since: u64, floor: u64 },
+    #[error("the fact {name} has {bytes} bytes, at most {max} are kept")]
+    TooLarge { name: String, bytes: usize, max: usize },
     #[error("the index has shut down")]
     Closed,
 }
@@ -24,11 +35,15 @@ pub enum IndexError {
 impl IndexError {
     pub fn kind(&self) -> ErrorKind {
         match self {
-            IndexError::Conflict => ErrorKind::Busy,
+            IndexError::Conflict | IndexError::Locked { .. } => ErrorKind::Busy,
             IndexError::Newer { .. } => ErrorKind::Invalid,
-            IndexError::Database(_) | IndexError::Open { .. } | IndexError::Sync(_) | IndexError::Closed => {
-                ErrorKind::Internal
-            }
+            IndexError::TooLarge { .. } => ErrorKind::TooLarge,
+            IndexError::Behind { .. } => ErrorKind::Unavailable,
+            IndexError::Database(_)
+            | IndexError::Commit { .. }
+            | IndexError::Open { .. }
+            | IndexError::Sync(_)
+            | IndexError::Closed => ErrorKind::Internal,
         }
     }
 }

@@ -62,6 +62,8 @@ pub enum Route {
     Generated(Answer),
     /// Pass on without keeping.
     PassThrough(Origin),
+    /// Understood, but no upstream is configured and the path names none: `About::without_upstream`.
+    NoUpstream,
 }
 
 /// Where the bytes come from, and when to try the next place.
@@ -72,12 +74,34 @@ pub struct Origin {
     pub trust: Trust,
 }
 
+/// Where a lookup's bytes come from.
+#[derive(Clone, Debug)]
+pub enum Origins {
+    /// Tried in order. Never empty.
+    Listed(Vec<Origin>),
+    /// Another document names the addresses, as a Cargo index's `config.json` names the download host. It is looked up
+    /// first; when it cannot be had (404, 401, an outage), that is the answer.
+    InDocument { document: Box<Lookup>, derive: Derive },
+}
+
+/// Finds addresses in a document. Pure. The document is read as it is stored, its own `rewrite` not applied.
+#[derive(Clone, Debug)]
+pub struct Derive {
+    /// Arguments: the document, `what`. None: the document names no address that could be used. Never empty.
+    pub urls: fn(&[u8], &str) -> Option<Vec<Url>>,
+    /// What to look for, in the ecosystem's own form.
+    pub what: String,
+    /// For all of the addresses. The trust is that of the document's own origins: whoever may name the document may
+    /// name what it names.
+    pub next: Fallback,
+    pub trust: Trust,
+}
+
 /// One thing to look up, and how to get it when it is not here.
 #[derive(Clone, Debug)]
 pub struct Lookup {
     pub key: Key,
-    /// Tried in order. Never empty.
-    pub origins: Vec<Origin>,
+    pub origins: Origins,
     pub freshness: Freshness,
     pub expect: Expect,
     /// Applied at the door; what is stored stays as upstream sent it.

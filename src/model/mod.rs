@@ -12,3 +12,4 @@ pub mod place;
 pub mod range;
 pub mod realm;
 pub mod time;
+pub mod units;

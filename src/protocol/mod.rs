@@ -1,1 +1,41 @@
 //! One file per conversation; beside them the gate, the reply and the status table. Touches no store, index or upstream.
+
+pub mod api;
+mod connect;
+mod forward;
+pub mod front;
+pub mod gate;
+pub mod hosts;
+pub mod observe;
+pub mod package;
+pub mod reply;
+mod status;
+pub mod token;
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+
+/// Who sent a request, as far as the connection tells.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Peer {
+    pub addr: SocketAddr,
+    /// The address of ours that was connected to.
+    pub local: SocketAddr,
+    pub tls: bool,
+    pub http2: bool,
+}
+
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// Answers requests. The server knows one; which conversation a request belongs to is decided behind it.
+///
+/// *Cancel*: the future is dropped when the client hangs up.
+pub trait Mount: Send + Sync + 'static {
+    fn serve<'a>(
+        &'a self,
+        request: http::Request<hyper::body::Incoming>,
+        peer: &'a Arc<Peer>,
+    ) -> BoxFuture<'a, http::Response<reply::ReplyBody>>;
+}

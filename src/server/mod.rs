@@ -1,1 +1,21 @@
 //! Listeners, TLS, limits, drain; (host, path) to mount. Knows no protocol's name.
+
+pub mod ca;
+pub mod counters;
+pub mod error;
+pub mod front;
+pub mod handover;
+pub mod settings;
+pub mod systemd;
+pub mod tls;
+
+mod admission;
+mod connection;
+mod framing;
+mod guarded;
+mod pulse;
+mod service;
+mod watch;
+
+#[cfg(test)]
+mod tests;

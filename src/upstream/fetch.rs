@@ -8,11 +8,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http::{HeaderMap, Method, StatusCode, Version};
+use parking_lot::Mutex;
 use url::Url;
 
 use crate::model::kind::ErrorKind;
 use crate::model::lookup::Trust;
 use crate::model::time::Timestamp;
+
+pub use super::wire::Tunnel;
 
 /// Asks upstream servers. A trait because simulation replaces the network.
 pub trait Fetch: Send + Sync + 'static {
@@ -23,6 +26,11 @@ pub trait Fetch: Send + Sync + 'static {
     /// host's queue is full or its breaker is open).
     /// *Cancel*: the exchange is dropped.
     fn fetch(&self, ask: FetchAsk) -> BoxFuture<'_, Result<Fetched, UpstreamError>>;
+
+    /// Opens a way to a host for CONNECT, through the egress gate.
+    ///
+    /// *Errors*: `Denied` for a port or address that may not be reached, `Busy`, `Unavailable`.
+    fn tunnel<'a>(&'a self, host: &'a str, port: u16, trust: Trust) -> BoxFuture<'a, Result<Tunnel, UpstreamError>>;
 }
 
 /// A question to an upstream.
@@ -76,12 +84,43 @@ pub struct Fetched {
     pub received_at: Timestamp,
 }
 
+impl fmt::Debug for Fetched {
+    /// Leaves out address and fields, which may carry secrets.
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("Fetched").field("status", &self.status).field("len", &self.len).finish_non_exhaustive()
+    }
+}
+
 /// The body of an answer. Ends cleanly only after all that the framing promised has come.
-pub struct FetchedBody(BodyStream);
+pub struct FetchedBody {
+    /// The lock is never taken: it makes the body `Sync`, so that who holds one may be shared across an await.
+    stream: Mutex<BodyStream>,
+    ends: Ends,
+}
+
+/// How the end of a body is known.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Ends {
+    /// A length, a last chunk or an end-of-stream flag: a body that is cut short is an error.
+    Marked,
+    /// The connection closes (HTTP/1.0): cleartext that is cut short looks whole.
+    OnClose,
+}
 
 impl FetchedBody {
     pub fn new(stream: impl futures_util::Stream<Item = Result<Bytes, UpstreamError>> + Send + 'static) -> FetchedBody {
-        FetchedBody(Box::pin(stream))
+        FetchedBody { stream: Mutex::new(Box::pin(stream)), ends: Ends::Marked }
+    }
+
+    /// A body whose end only the closing of the connection marks.
+    pub fn until_close(
+        stream: impl futures_util::Stream<Item = Result<Bytes, UpstreamError>> + Send + 'static,
+    ) -> FetchedBody {
+        FetchedBody { stream: Mutex::new(Box::pin(stream)), ends: Ends::OnClose }
+    }
+
+    pub fn ends(&self) -> Ends {
+        self.ends
     }
 
     pub fn empty() -> FetchedBody {
@@ -96,7 +135,7 @@ impl FetchedBody {
     }
 
     pub fn poll_chunk(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, UpstreamError>>> {
-        self.0.as_mut().poll_next(context)
+        self.stream.get_mut().as_mut().poll_next(context)
     }
 }
 
@@ -115,6 +154,10 @@ pub enum UpstreamError {
     Silent { host: String, limit: Duration },
     #[error("{host} closed early: {got} of {expected} bytes")]
     Truncated { host: String, got: u64, expected: String },
+    #[error("{host} sent less than {minimum_rate} bytes a second for {window:?}")]
+    Slow { host: String, minimum_rate: u64, window: Duration },
+    #[error("{host} cannot be trusted: {why}")]
+    Untrusted { host: String, why: String },
     #[error("{host} broke the protocol: {why}")]
     Protocol { host: String, why: String },
     #[error("{host} is not allowed: {why}")]
@@ -137,6 +180,8 @@ impl UpstreamError {
             UpstreamError::Unreachable { .. }
             | UpstreamError::Silent { .. }
             | UpstreamError::Truncated { .. }
+            | UpstreamError::Slow { .. }
+            | UpstreamError::Untrusted { .. }
             | UpstreamError::Protocol { .. }
             | UpstreamError::Resting { .. }
             | UpstreamError::Redirects { .. }

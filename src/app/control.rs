@@ -1,0 +1,288 @@
+//! What the running process can be told through its API: offline, reload, adopt; and what it says of itself.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::{Found, RunningParts, StartError, StartErrorKind};
+use crate::config::Config;
+use crate::index::Index;
+use crate::model::lookup::Fallback;
+use crate::model::outcome::Outcome;
+use crate::protocol::api::{Control, Listed};
+use crate::store::ClassUse;
+use crate::telemetry::table::Name;
+use crate::upstream::hosts::Health;
+
+/// Where the index keeps what was adopted and allowed.
+const ADOPTED: &str = "adopted-upstreams";
+const ALLOWED: &str = "allowed-hosts";
+
+/// An upstream that was found on some machine and kept.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Adopted {
+    pub ecosystem: String,
+    /// Empty: the default source of its tool.
+    #[serde(default)]
+    pub name: String,
+    pub url: String,
+    #[serde(default)]
+    pub next: String,
+    #[serde(default)]
+    pub found_in: String,
+}
+
+impl Adopted {
+    pub(crate) fn fallback(&self) -> Fallback {
+        if self.next == "failure" { Fallback::OnFailure } else { Fallback::OnAbsence }
+    }
+}
+
+impl From<&Found> for Adopted {
+    fn from(found: &Found) -> Adopted {
+        let next = match found.next {
+            Fallback::OnAbsence => "absence",
+            Fallback::OnFailure => "failure",
+        };
+        Adopted {
+            ecosystem: found.ecosystem.clone(),
+            name: found.name.clone(),
+            url: found.url.clone(),
+            next: next.to_owned(),
+            found_in: found.found_in.clone(),
+        }
+    }
+}
+
+/// What was adopted before, with what this start found for ecosystems that had nothing.
+pub(super) async fn adopted(index: &Index, found: &[Found]) -> Vec<Adopted> {
+    let mut adopted: Vec<Adopted> = kept(index, ADOPTED);
+    let known: Vec<String> = adopted.iter().map(|one| one.ecosystem.clone()).collect();
+    let news = found.iter().filter(|one| !known.contains(&one.ecosystem)).map(Adopted::from).collect::<Vec<_>>();
+    if !news.is_empty() {
+        adopted.extend(news);
+        if let Err(why) = keep(index, ADOPTED, &adopted).await {
+            tracing::warn!(%why, "adopted upstreams could not be kept");
+        }
+    }
+    adopted
+}
+
+/// Hosts that an operator allowed.
+pub(super) fn allowed(index: &Index) -> Vec<String> {
+    kept(index, ALLOWED)
+}
+
+fn kept<T: for<'de> Deserialize<'de>>(index: &Index, name: &str) -> Vec<T> {
+    let Some(bytes) = index.get_fact(name) else { return Vec::new() };
+    serde_json::from_slice(&bytes).unwrap_or_else(|error| {
+        tracing::warn!(%error, name, "a kept list could not be read");
+        Vec::new()
+    })
+}
+
+async fn keep<T: Serialize>(index: &Index, name: &str, list: &[T]) -> Result<(), String> {
+    let bytes = serde_json::to_vec(list).map_err(|error| error.to_string())?;
+    index.put_fact(name, Bytes::from(bytes)).await.map_err(|error| error.to_string())
+}
+
+/// The process, as its API sees it.
+pub(super) struct ProcessControl {
+    parts: Arc<RunningParts>,
+}
+
+impl ProcessControl {
+    pub(super) fn new(parts: Arc<RunningParts>) -> ProcessControl {
+        ProcessControl { parts }
+    }
+}
+
+impl Control for ProcessControl {
+    fn is_ready(&self) -> bool {
+        !self.parts.tasks.is_stopping()
+    }
+
+    fn is_offline(&self) -> bool {
+        self.parts.offline.load(Ordering::Relaxed)
+    }
+
+    fn set_offline(&self, offline: bool) {
+        self.parts.offline.store(offline, Ordering::Relaxed);
+        self.parts.client.set_offline(offline);
+        tracing::info!(offline, "offline switched");
+    }
+
+    fn reload(&self) -> BoxFuture<'_, Result<String, String>> {
+        Box::pin(async {
+            let config = self.parts.config.lock().clone();
+            self.parts.reload(config).map_err(|error| error.to_string())?;
+            Ok("tokens, certificates and policy; send SIGHUP to read the configuration file too".to_owned())
+        })
+    }
+
+    fn report(&self) -> Value {
+        report(&self.parts)
+    }
+
+    fn metrics(&self) -> String {
+        self.parts.metrics.render()
+    }
+
+    fn upstreams(&self) -> Vec<Listed> {
+        let hosts = self.parts.client.hosts();
+        let listed = |ecosystem: &str, url: &str, found_in: &str, state| {
+            let origin = url::Url::parse(url).map(|url| url.origin().ascii_serialization()).unwrap_or_default();
+            let known = hosts.iter().find(|host| host.origin == origin);
+            Listed {
+                ecosystem: ecosystem.to_owned(),
+                url: url.to_owned(),
+                found_in: found_in.to_owned(),
+                state,
+                breaker: known.map(|host| health(host.health)).unwrap_or_default(),
+            }
+        };
+        let config = self.parts.config.lock();
+        let mut all = Vec::new();
+        for (name, settings) in &config.ecosystem {
+            all.extend(settings.upstreams.iter().map(|url| listed(name, url, "the configuration", "configured")));
+        }
+        for one in self.parts.adopted.lock().iter() {
+            all.push(listed(&one.ecosystem, &one.url, &one.found_in, "adopted"));
+        }
+        all
+    }
+
+    fn keep_allowed(&self, hosts: Vec<String>) -> BoxFuture<'_, Result<(), String>> {
+        Box::pin(async move { keep(&self.parts.index, ALLOWED, &hosts).await })
+    }
+
+    fn adopt(&self, found: Value) -> BoxFuture<'_, Result<Vec<String>, String>> {
+        Box::pin(async move {
+            let found = found.get("upstreams").cloned().unwrap_or(found);
+            let found: Vec<Adopted> =
+                serde_json::from_value(found).map_err(|error| format!("not the JSON of larder init --json: {error}"))?;
+            for one in &found {
+                url::Url::parse(&one.url).map_err(|_| format!("{:?} is no address", one.url))?;
+            }
+            self.parts.adopt(found).await
+        })
+    }
+}
+
+impl RunningParts {
+    /// Takes up tokens, certificates and policy.
+    pub(super) fn reload(&self, config: Config) -> Result<(), StartError> {
+        let upstreams = self.upstreams(&config)?;
+        self.gate.reload(&config.gate)?;
+        if let Some(certificates) = &self.certificates {
+            certificates.reload().map_err(|error| {
+                StartError::new(StartErrorKind::Config, error.to_string(), "the old certificate stays in force")
+            })?;
+        }
+        let mut upstream = config.upstream.clone();
+        upstream.offline = self.offline.load(Ordering::Relaxed);
+        if let Some(server) = &*self.server.lock() {
+            upstream.own_addresses.extend_from_slice(server.addresses());
+        }
+        self.client.reload(upstream).map_err(|error| {
+            StartError::new(StartErrorKind::Config, format!("[upstream] {error}"), "the old settings stay in force")
+        })?;
+        if let Some(front) = &*self.front.lock() {
+            front.hosts.reload(&config.upstreams);
+            front.upstreams.store(Arc::new(upstreams));
+        }
+        self.log.reopen();
+        *self.config.lock() = config;
+        Ok(())
+    }
+
+    /// Adopts upstreams: those of the same ecosystems are replaced.
+    async fn adopt(&self, found: Vec<Adopted>) -> Result<Vec<String>, String> {
+        let all = {
+            let mut adopted = self.adopted.lock();
+            adopted.retain(|one| !found.iter().any(|new| new.ecosystem == one.ecosystem));
+            adopted.extend(found.iter().cloned());
+            adopted.clone()
+        };
+        keep(&self.index, ADOPTED, &all).await?;
+        let config = self.config.lock().clone();
+        let upstreams = self.upstreams(&config).map_err(|error| error.to_string())?;
+        if let Some(front) = &*self.front.lock() {
+            front.upstreams.store(Arc::new(upstreams));
+        }
+        Ok(found.iter().map(|one| format!("{} from {}", one.ecosystem, one.url)).collect())
+    }
+}
+
+/// What every part says of itself: `/api/v1/stats`.
+fn report(parts: &RunningParts) -> Value {
+    let usage = parts.store.usage();
+    let index = parts.index.counts();
+    let sums = parts.metrics.sums();
+    let saved_a_fetch = |label: &str| Outcome::ALL.iter().any(|one| one.label() == label && one.saved_a_fetch());
+    let hits = sums.iter().filter(|sum| saved_a_fetch(sum.outcome));
+    let from_upstream = sums.iter().filter(|sum| sum.tier == "upstream" && sum.outcome != "coalesced");
+    let rows: Vec<Value> = sums
+        .iter()
+        .map(|sum| {
+            json!({
+                "ecosystem": sum.ecosystem, "outcome": sum.outcome, "tier": sum.tier,
+                "requests": sum.requests, "bytes": sum.bytes, "seconds": sum.micros as f64 / 1e6,
+            })
+        })
+        .collect();
+    let objects: u64 = usage.classes.iter().map(|class| class.segment_blobs + class.file_blobs).sum();
+    json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "offline": parts.offline.load(Ordering::Relaxed),
+        "requests": sums.iter().map(|sum| sum.requests).sum::<u64>(),
+        "hits": hits.map(|sum| sum.requests).sum::<u64>(),
+        "bytes_served": sums.iter().map(|sum| sum.bytes).sum::<u64>(),
+        "bytes_from_upstream": from_upstream.map(|sum| sum.bytes).sum::<u64>(),
+        "bytes_saved": parts.metrics.total(Name::SavedBytes),
+        "seconds_saved": parts.metrics.total(Name::SavedSeconds) as f64 / 1e6,
+        "bytes_tunnelled": parts.metrics.total(Name::TunnelledBytes),
+        "rows": rows,
+        "store": {
+            "bytes": usage.disk_bytes(), "objects": objects, "budget_bytes": usage.budget_bytes,
+            "free_bytes": usage.free_bytes, "volume_bytes": usage.volume_bytes,
+            "memory_bytes": usage.memory_bytes, "memory_objects": usage.memory_blobs,
+            "memory_budget_bytes": usage.memory_budget_bytes,
+            "classes": usage.classes.iter().map(class).collect::<Vec<_>>(),
+        },
+        "index": {
+            "blobs": index.blobs, "keys": index.keys, "loaded": index.loaded, "table_bytes": index.table_bytes,
+            "queued": index.queued, "commits": index.commits, "condemned": index.condemned_jobs,
+        },
+        "fills": parts.cache.fills(),
+        "engine": parts.cache.counters().read(),
+        "upstreams": parts.client.hosts().iter().map(host).collect::<Vec<_>>(),
+    })
+}
+
+fn class(class: &ClassUse) -> Value {
+    json!({
+        "class": class.class.name(),
+        "segment_bytes": class.segment_bytes, "segment_blobs": class.segment_blobs,
+        "file_bytes": class.file_bytes, "file_blobs": class.file_blobs, "budget_bytes": class.budget_bytes,
+    })
+}
+
+fn health(health: Health) -> String {
+    match health {
+        Health::Well => "well".to_owned(),
+        Health::Resting(pause) => format!("resting for {} s", pause.as_secs()),
+        Health::Probing => "probing".to_owned(),
+    }
+}
+
+fn host(host: &crate::upstream::hosts::HostUse) -> Value {
+    json!({
+        "origin": host.origin, "health": health(host.health), "in_flight": host.in_flight, "waiting": host.waiting,
+        "requests": host.requests, "failures": host.failures, "retries": host.retries, "resumes": host.resumes,
+    })
+}

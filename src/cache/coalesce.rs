@@ -1,0 +1,187 @@
+//! Many askers, one fill. A flight is what they share: the fill publishes its stage, everybody else watches.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry as Slot;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use http::HeaderMap;
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use super::error::CacheError;
+use super::served::Served;
+use crate::model::entry::Entry;
+use crate::model::key::KeyHash;
+use crate::model::outcome::Outcome;
+use crate::store::Partial;
+
+/// What may share a fill: the same key, asked under the same credential.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub(super) struct FlightId {
+    pub key: KeyHash,
+    pub identity: Option<Box<str>>,
+}
+
+/// A fill under way.
+pub(super) struct Flight {
+    /// What was sent upstream, to tell whose answer it may be where the answer varies.
+    pub request: HeaderMap,
+    pub head: OnceLock<Head>,
+    /// An answer that cannot be shared: one asker gets it as it is.
+    pub handoff: Mutex<Option<Served>>,
+    stage: watch::Sender<Stage>,
+    followers: AtomicUsize,
+}
+
+/// The head of an answer that is being stored.
+pub(super) struct Head {
+    /// As it will be recorded, but for what only the end tells.
+    pub entry: Entry,
+    pub len: Option<u64>,
+    pub partial: Partial,
+    /// Where the rest can be had when storing stops half-way.
+    pub resume: Resumption,
+}
+
+/// How to take up a body again at an offset.
+#[derive(Clone)]
+pub(super) struct Resumption {
+    pub url: url::Url,
+    pub trust: crate::model::lookup::Trust,
+    pub headers: HeaderMap,
+    /// A strong validator for `If-Range`; without one a body cannot be taken up.
+    pub validator: Option<http::HeaderValue>,
+    pub expect: Option<crate::model::checksum::Checksum>,
+}
+
+/// How far a fill is.
+#[derive(Clone, Debug)]
+pub(super) enum Stage {
+    /// No head yet.
+    Asking,
+    /// So many bytes can be read.
+    Streaming { written: u64 },
+    /// Storage is full: so many bytes stay readable, no more will come.
+    Overflowed { stored: u64 },
+    /// All there, verified and recorded.
+    Sealed(Arc<Entry>),
+    /// What was stored before may be used.
+    Kept(Arc<Entry>, Outcome),
+    /// Not to be shared: the answer waits in `handoff` for the first who takes it.
+    HandedOff,
+    Failed(CacheError),
+}
+
+impl Flight {
+    pub fn new(request: HeaderMap) -> Arc<Flight> {
+        Arc::new(Flight {
+            request,
+            head: OnceLock::new(),
+            handoff: Mutex::new(None),
+            stage: watch::Sender::new(Stage::Asking),
+            followers: AtomicUsize::new(0),
+        })
+    }
+
+    pub fn publish(&self, stage: Stage) {
+        self.stage.send_replace(stage);
+    }
+
+    pub fn is_ended(&self) -> bool {
+        !matches!(*self.stage.borrow(), Stage::Asking | Stage::Streaming { .. })
+    }
+
+    pub fn watch(&self) -> watch::Receiver<Stage> {
+        self.stage.subscribe()
+    }
+
+    pub fn followers(&self) -> usize {
+        self.followers.load(Ordering::Acquire)
+    }
+}
+
+/// One asker's share in a flight; dropped when it hangs up.
+pub(super) struct Seat {
+    pub flight: Arc<Flight>,
+}
+
+impl Seat {
+    pub fn take(flight: &Arc<Flight>) -> Seat {
+        flight.followers.fetch_add(1, Ordering::AcqRel);
+        Seat { flight: flight.clone() }
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.flight.followers.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// All fills under way.
+#[derive(Default)]
+pub(super) struct Flights {
+    under_way: Mutex<HashMap<FlightId, Arc<Flight>>>,
+    /// Keys whose last answer could not be shared, and until when nobody should wait for one.
+    solo: Mutex<HashMap<FlightId, Duration>>,
+}
+
+/// How an asker came to its flight.
+pub(super) enum Boarded {
+    /// Nobody was filling: the caller starts the fill.
+    First(Seat),
+    Joined(Seat),
+}
+
+impl Flights {
+    const SOLO_MAX: usize = 4096;
+    const SOLO_FOR: Duration = Duration::from_secs(10);
+
+    /// Joins the fill under way, or opens a flight.
+    pub fn board(&self, id: &FlightId, request: &HeaderMap, now: Duration) -> Boarded {
+        if self.is_solo(id, now) {
+            return Boarded::First(Seat::take(&Flight::new(request.clone())));
+        }
+        match self.under_way.lock().entry(id.clone()) {
+            Slot::Occupied(slot) => Boarded::Joined(Seat::take(slot.get())),
+            Slot::Vacant(slot) => Boarded::First(Seat::take(slot.insert(Flight::new(request.clone())))),
+        }
+    }
+
+    /// Takes a flight off the board; later askers find the store, or start anew.
+    pub fn land(&self, id: &FlightId, flight: &Arc<Flight>) {
+        let mut under_way = self.under_way.lock();
+        if under_way.get(id).is_some_and(|found| Arc::ptr_eq(found, flight)) {
+            under_way.remove(id);
+        }
+    }
+
+    /// Remembers for a moment that answers to this are not shared, so that askers do not queue for each other.
+    pub fn mark_solo(&self, id: &FlightId, now: Duration) {
+        let mut solo = self.solo.lock();
+        if solo.len() >= Flights::SOLO_MAX {
+            solo.retain(|_, until| *until > now);
+        }
+        if solo.len() < Flights::SOLO_MAX {
+            solo.insert(id.clone(), now + Flights::SOLO_FOR);
+        }
+    }
+
+    fn is_solo(&self, id: &FlightId, now: Duration) -> bool {
+        let mut solo = self.solo.lock();
+        match solo.get(id) {
+            Some(until) if *until > now => true,
+            Some(_) => {
+                solo.remove(id);
+                false
+            }
+            None => false,
+        }
+    }
+
+    pub fn under_way(&self) -> usize {
+        self.under_way.lock().len()
+    }
+}

@@ -1,0 +1,170 @@
+//! What to do about a request, given what is stored. Pure: `now` is an argument.
+//!
+//! *Source*: RFC 9111 §4 for `Freshness::Http`. For the rest the ecosystem knows better than upstream's cache headers:
+//! immutable answers are served as long as they are here, revalidated ones for the ecosystem's own time. Of a
+//! client's wishes those two hear `only-if-cached`, and revalidated ones `no-cache`. They do not hear `max-age`,
+//! which pip sends as 0 with each index page to steer its own cache: every build would ask upstream every time.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::Method;
+use http::header::{self, HeaderMap};
+
+use super::policy::ask::AskHead;
+use super::policy::freshness::{self, Times, age, is_absence, lifetime, made_at};
+use super::policy::rules::{Rules, Wishes};
+use super::policy::{store, validate, vary};
+use crate::model::entry::Entry;
+use crate::model::lookup::Freshness;
+use crate::model::outcome::Reason;
+use crate::model::time::Timestamp;
+
+/// How long past its lifetime an answer may stand in during an outage, where neither side says.
+///
+/// RFC 9111 §4.2.4 allows a disconnected cache to serve stale answers without naming a bound. Three days: a weekend.
+const OUTAGE_GRACE: Duration = Duration::from_secs(3 * 24 * 60 * 60);
+
+/// What to do about a request. `at` points into the candidates.
+#[derive(Clone, Debug)]
+pub enum Decision {
+    /// Fresh. `age` in seconds.
+    Serve { at: usize, age: u64 },
+    /// Stale, and yet allowed. `age` in seconds.
+    ServeStale { at: usize, age: u64, refresh: Refresh },
+    /// Ask upstream with these conditions; on 304 serve the stored answer, freshened.
+    Revalidate { at: usize, conditions: HeaderMap },
+    /// Ask upstream. What stands in during an outage is found with `selected` and `stale_if_error`.
+    Fetch,
+    /// The client wants no fetch, and nothing stored will do: 504.
+    Unsatisfiable,
+    /// Pass the request on as it is, around the cache.
+    Relay(Reason),
+}
+
+/// Whether a stale answer is renewed behind the client's back.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Refresh {
+    /// `stale-while-revalidate`: start one, if none runs.
+    InBackground,
+    /// The client asked for a stale answer with `max-stale`.
+    No,
+}
+
+/// Decides about a request. `candidates`: all stored answers of its key.
+pub fn decide(ask: &AskHead<'_>, candidates: &[Arc<Entry>], freshness: &Freshness, now: Timestamp) -> Decision {
+    if *ask.method != Method::GET && *ask.method != Method::HEAD {
+        return Decision::Relay(Reason::Method);
+    }
+    let wishes = ask.wishes();
+    if matches!(freshness, Freshness::Http) {
+        if wishes.no_store && !wishes.only_if_cached {
+            return Decision::Relay(Reason::NoStore);
+        }
+        // Only the origin can judge these (RFC 9111 §4.3.2).
+        if ask.headers.contains_key(header::IF_MATCH) || ask.headers.contains_key(header::IF_UNMODIFIED_SINCE) {
+            return Decision::Relay(Reason::Method);
+        }
+    }
+    let selected = selected(ask, candidates, freshness);
+    let usable = selected.and_then(|at| serve(&wishes, at, &candidates[at], freshness, now));
+    if let Some(decision) = usable {
+        return decision;
+    }
+    if wishes.only_if_cached {
+        return Decision::Unsatisfiable;
+    }
+    match selected.map(|at| (at, validate::conditions(&candidates[at]))) {
+        Some((at, conditions)) if !conditions.is_empty() => Decision::Revalidate { at, conditions },
+        _ => Decision::Fetch,
+    }
+}
+
+/// The stored answer that was made for requests like this one: of several, the one made last (RFC 9111 §4.1).
+pub fn selected(ask: &AskHead<'_>, candidates: &[Arc<Entry>], freshness: &Freshness) -> Option<usize> {
+    if candidates.len() == 1 {
+        return is_candidate(ask, &candidates[0], freshness).then_some(0);
+    }
+    let fitting = candidates.iter().enumerate().filter(|(_, entry)| is_candidate(ask, entry, freshness));
+    fitting.rev().max_by_key(|(_, entry)| made_at(Times::from(&***entry))).map(|(at, _)| at)
+}
+
+/// Whether a stored answer may stand in when upstream fails: unreachable, broken off, or `is_outage`.
+pub fn stale_if_error(entry: &Entry, freshness: &Freshness, ask: &AskHead<'_>, now: Timestamp) -> bool {
+    let overdue = freshness::spent(entry, freshness, now).saturating_sub(lifetime(entry, freshness));
+    match freshness {
+        Freshness::Immutable => !is_absence(entry.status),
+        Freshness::Revalidate { stale_if_error, .. } => !is_absence(entry.status) && overdue <= *stale_if_error,
+        Freshness::Http => {
+            let rules = Rules::of(&entry.headers);
+            let wishes = ask.wishes();
+            let forbidden = rules.forbids_stale()
+                || store::is_withdrawn(entry.status, &rules)
+                || wishes.no_cache
+                || !entry.valid
+                || entry.status >= 500;
+            let window = if rules.stale_if_error.is_present() {
+                rules.stale_if_error.get().unwrap_or_default()
+            } else {
+                wishes.stale_if_error.unwrap_or(OUTAGE_GRACE)
+            };
+            !forbidden && overdue <= window
+        }
+    }
+}
+
+/// Whether upstream's status counts as a failure to answer, so that a stale answer is the better one: any 5xx that is
+/// not a definite refusal, and 429 (RFC 5861 §4, RFC 9111 §4.3.3).
+pub fn is_outage(status: u16) -> bool {
+    status == 429 || (status >= 500 && !matches!(status, 501 | 505))
+}
+
+fn is_candidate(ask: &AskHead<'_>, entry: &Entry, freshness: &Freshness) -> bool {
+    let withdrawn = || match freshness {
+        Freshness::Http => store::is_withdrawn(entry.status, &Rules::of(&entry.headers)),
+        Freshness::Immutable | Freshness::Revalidate { .. } => false,
+    };
+    vary::selects(ask, entry, freshness) && !withdrawn()
+}
+
+/// None: it must not be used without asking upstream.
+fn serve(wishes: &Wishes, at: usize, entry: &Entry, freshness: &Freshness, now: Timestamp) -> Option<Decision> {
+    if !entry.valid {
+        return None;
+    }
+    let fresh = || freshness::spent(entry, freshness, now) < lifetime(entry, freshness);
+    let served = || Decision::Serve { at, age: age(entry, now) };
+    match freshness {
+        Freshness::Immutable => fresh().then(served),
+        Freshness::Revalidate { .. } => (fresh() && !wishes.no_cache).then(served),
+        Freshness::Http => serve_http(wishes, at, entry, now),
+    }
+}
+
+fn serve_http(wishes: &Wishes, at: usize, entry: &Entry, now: Timestamp) -> Option<Decision> {
+    let rules = Rules::of(&entry.headers);
+    if rules.no_cache || wishes.no_cache {
+        return None;
+    }
+    let spent = freshness::spent(entry, &Freshness::Http, now);
+    let lifetime = lifetime(entry, &Freshness::Http);
+    let young = wishes.max_age.is_none_or(|limit| spent <= limit);
+    let age = spent.as_secs();
+    if let Some(left) = lifetime.checked_sub(spent).filter(|left| !left.is_zero()) {
+        // `immutable` answers a reload, which is what max-age=0 says (RFC 8246 §2).
+        let welcome = (young || rules.immutable) && wishes.min_fresh.is_none_or(|least| left >= least);
+        return welcome.then_some(Decision::Serve { at, age });
+    }
+    if rules.forbids_stale() || !young || wishes.min_fresh.is_some() {
+        return None;
+    }
+    let overdue = spent.saturating_sub(lifetime);
+    if rules.stale_while_revalidate.get().is_some_and(|window| overdue <= window) {
+        return Some(Decision::ServeStale { at, age, refresh: Refresh::InBackground });
+    }
+    let welcome = wishes.max_stale.is_some_and(|limit| overdue <= limit);
+    welcome.then_some(Decision::ServeStale { at, age, refresh: Refresh::No })
+}
+
+#[cfg(test)]
+mod tests;

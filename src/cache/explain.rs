@@ -1,0 +1,96 @@
+//! Why a thing is or is not answered from the cache: key, class, freshness arithmetic, where the bytes are.
+
+use serde::Serialize;
+
+use super::error::CacheError;
+use super::policy::freshness;
+use super::{Cache, ask_head, decide};
+use crate::model::lookup::{Freshness, Lookup, Origins};
+
+/// What is known of an address.
+#[derive(Serialize)]
+pub struct Explained {
+    pub key: String,
+    pub key_hash: String,
+    pub ecosystem: &'static str,
+    /// Immutable, revalidated after a time, or by the answer's own headers.
+    pub class: String,
+    pub origins: Vec<String>,
+    pub entries: Vec<Stored>,
+    /// What a plain GET would do now.
+    pub decision: String,
+    pub notes: Vec<String>,
+}
+
+/// One stored answer.
+#[derive(Serialize)]
+pub struct Stored {
+    pub status: u16,
+    pub blake3: Option<String>,
+    pub bytes: u64,
+    /// Tier and place; None when the bytes are gone.
+    pub place: Option<String>,
+    pub vary: Vec<String>,
+    pub writer: String,
+    pub realm: String,
+    /// The freshness arithmetic, a line a step.
+    pub freshness: Vec<String>,
+}
+
+impl Cache {
+    /// *Errors*: the index's.
+    pub async fn explain(&self, lookup: &Lookup) -> Result<Explained, CacheError> {
+        let hash = lookup.key.hash();
+        let stored = self.inner.stored(&hash).await?;
+        let now = self.inner.clock.now();
+        let mut entries = Vec::new();
+        for entry in stored.iter() {
+            let place = match &entry.body {
+                Some(digest) => self.inner.index.find_place(digest).await?,
+                None => None,
+            };
+            entries.push(Stored {
+                status: entry.status,
+                blake3: entry.body.map(|digest| digest.to_string()),
+                bytes: entry.len,
+                place: place.map(|place| format!("{} {} at {}", place.tier.name(), place.object, place.offset)),
+                vary: entry.vary.iter().map(|(name, value)| format!("{name}: {}", value.as_deref().unwrap_or("-"))).collect(),
+                writer: entry.writer.to_string(),
+                realm: entry.realm.as_str().to_owned(),
+                freshness: freshness::explain(entry, &lookup.freshness, now),
+            });
+        }
+        let headers = http::HeaderMap::new();
+        let ask = ask_head(&http::Method::GET, &headers, lookup);
+        let decision = decide::decide(&ask, &stored, &lookup.freshness, now);
+        Ok(Explained {
+            key: lookup.key.to_string(),
+            key_hash: hash.to_string(),
+            ecosystem: lookup.key.ecosystem,
+            class: class(&lookup.freshness),
+            origins: origins(&lookup.origins),
+            entries,
+            decision: format!("{decision:?}"),
+            notes: Vec::new(),
+        })
+    }
+}
+
+fn class(freshness: &Freshness) -> String {
+    match freshness {
+        Freshness::Immutable => "immutable: kept and never asked for again".to_owned(),
+        Freshness::Revalidate { fresh_for, stale_if_error } => {
+            format!("mutable: used for {fresh_for:?}, then confirmed; kept {stale_if_error:?} for outages")
+        }
+        Freshness::Http => "as the answer's own headers say (RFC 9111)".to_owned(),
+    }
+}
+
+fn origins(origins: &Origins) -> Vec<String> {
+    match origins {
+        Origins::Listed(origins) => origins.iter().map(|origin| origin.url.to_string()).collect(),
+        Origins::InDocument { document, .. } => {
+            vec![format!("named by {}", self::origins(&document.origins).join(", "))]
+        }
+    }
+}

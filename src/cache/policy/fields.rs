@@ -1,0 +1,188 @@
+//! Header fields as a cache handles them: which belong to one hop, which are stored, how a list is read.
+//!
+//! *Source*: RFC 9110 §5.3, §5.6, §7.6.1; RFC 9111 §3.1.
+
+use std::borrow::Cow;
+
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+
+use super::rules;
+
+/// Fields that belong to one connection, whatever `Connection` lists.
+const HOP_BY_HOP: [&str; 8] =
+    ["connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade", "http2-settings"];
+
+/// Fields of the conversation with this proxy: neither stored nor passed on.
+const OF_THE_PROXY: [&str; 3] = ["proxy-authenticate", "proxy-authentication-info", "proxy-authorization"];
+
+/// Fields that a decision rests on. No other field may ask for their removal: `Connection: cache-control` would
+/// otherwise turn a private answer into a public one.
+const GUARDED: [&str; 14] = [
+    "age",
+    "authorization",
+    "cache-control",
+    "cdn-cache-control",
+    "content-encoding",
+    "content-length",
+    "content-range",
+    "content-type",
+    "date",
+    "etag",
+    "expires",
+    "host",
+    "last-modified",
+    "vary",
+];
+
+/// Whether the field belongs to one connection, or to the conversation with the proxy.
+pub fn is_hop_by_hop(name: &HeaderName) -> bool {
+    HOP_BY_HOP.contains(&name.as_str()) || OF_THE_PROXY.contains(&name.as_str())
+}
+
+/// Removes what belongs to one hop: the known fields and those that `Connection` lists.
+pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    let listed: Vec<HeaderName> = headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .flat_map(|line| names(&text(line)).collect::<Vec<_>>())
+        .filter(|name| !GUARDED.contains(&name.as_str()))
+        .collect();
+    for name in listed {
+        headers.remove(name);
+    }
+    for name in HOP_BY_HOP.into_iter().chain(OF_THE_PROXY) {
+        headers.remove(name);
+    }
+}
+
+/// The fields of an answer that are stored: end-to-end ones, less those that `private="…"` and `no-cache="…"` name.
+///
+/// A shared cache must not store the first (RFC 9111 §5.2.2.7) and must not use the second without validation
+/// (§5.2.2.4); leaving out both serves both.
+pub fn stored(headers: &HeaderMap) -> HeaderMap {
+    let mut kept = headers.clone();
+    strip_hop_by_hop(&mut kept);
+    for name in rules::listed_fields(headers) {
+        if !GUARDED.contains(&name.as_str()) {
+            kept.remove(name);
+        }
+    }
+    kept
+}
+
+/// A value as text; bytes outside of UTF-8 are replaced.
+pub(crate) fn text(value: &HeaderValue) -> Cow<'_, str> {
+    String::from_utf8_lossy(value.as_bytes())
+}
+
+/// The field names of a comma-separated list.
+pub(crate) fn names(list: &str) -> impl Iterator<Item = HeaderName> + '_ {
+    list.split(',').filter_map(|name| HeaderName::from_bytes(name.trim().as_bytes()).ok())
+}
+
+/// Splits at the commas that stand outside of quoted strings. Members are trimmed; empty ones are left out.
+pub(crate) fn members(list: &str) -> Members<'_> {
+    Members { rest: list }
+}
+
+/// The members of a list (RFC 9110 §5.6.1).
+#[derive(Clone, Debug)]
+pub(crate) struct Members<'a> {
+    rest: &'a str,
+}
+
+impl<'a> Iterator for Members<'a> {
+    type Item = &'a str;
+
+    fn next(&mut self) -> Option<&'a str> {
+        while !self.rest.is_empty() {
+            let end = member_end(self.rest);
+            let member = self.rest[..end].trim();
+            self.rest = self.rest.get(end + 1..).unwrap_or("");
+            if !member.is_empty() {
+                return Some(member);
+            }
+        }
+        None
+    }
+}
+
+/// Where the first member ends. A quote that nothing closes counts as any other character, so that it cannot hide
+/// the members behind it.
+fn member_end(list: &str) -> usize {
+    let (mut quoted, mut escaped) = (false, false);
+    for (at, byte) in list.bytes().enumerate() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if quoted => escaped = true,
+            b'"' => quoted = !quoted,
+            b',' if !quoted => return at,
+            _ => {}
+        }
+    }
+    if quoted { list.find(',').unwrap_or(list.len()) } else { list.len() }
+}
+
+/// Whether a quote stands open at the end.
+pub(crate) fn is_torn(list: &str) -> bool {
+    let (mut quoted, mut escaped) = (false, false);
+    for byte in list.bytes() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if quoted => escaped = true,
+            b'"' => quoted = !quoted,
+            _ => {}
+        }
+    }
+    quoted
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fixture::headers;
+    use super::*;
+
+    #[test]
+    fn connection_removes_what_it_lists() {
+        let mut fields = headers(&[
+            ("connection", "a, B"),
+            ("connection", "keep-alive"),
+            ("a", "1"),
+            ("b", "2"),
+            ("c", "3"),
+            ("keep-alive", "x"),
+            ("transfer-encoding", "x"),
+            ("proxy-authenticate", "x"),
+        ]);
+        strip_hop_by_hop(&mut fields);
+        assert_eq!(fields, headers(&[("c", "3")]));
+    }
+
+    #[test]
+    fn connection_cannot_remove_what_decisions_rest_on() {
+        let mut fields = headers(&[("connection", "cache-control, vary, x"), ("cache-control", "private"), ("x", "1")]);
+        strip_hop_by_hop(&mut fields);
+        assert_eq!(fields, headers(&[("cache-control", "private")]));
+    }
+
+    #[test]
+    fn fields_that_private_and_no_cache_name_are_not_stored() {
+        let fields = headers(&[
+            ("cache-control", "private=\"a, etag\", max-age=5, no-cache=b"),
+            ("a", "1"),
+            ("b", "2"),
+            ("etag", "\"3\""),
+        ]);
+        let kept = stored(&fields);
+        assert!(!kept.contains_key("a") && !kept.contains_key("b"));
+        assert!(kept.contains_key("etag") && kept.contains_key("cache-control"));
+    }
+
+    #[test]
+    fn lists_split_outside_of_quotes_alone() {
+        let split = |list| members(list).collect::<Vec<_>>();
+        assert_eq!(split(" a , \"b, c\",, d=\"\\\",\" ,"), ["a", "\"b, c\"", "d=\"\\\",\""]);
+        assert_eq!(split("a=\"b, no-store"), ["a=\"b", "no-store"]);
+        assert_eq!(split(""), [""; 0]);
+    }
+}

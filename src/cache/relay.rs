@@ -1,0 +1,149 @@
+//! Exchanges that pass by the cache: other methods, answers that may not be kept, small ranges of large cold objects.
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt};
+use http::{HeaderMap, Method};
+use url::Url;
+
+use super::error::CacheError;
+use super::served::{Ask, Part, Served, ServedBody};
+use super::source::Addresses;
+use super::policy::invalidate;
+use super::{Cache, Inner, redirects};
+use crate::index::record::Record;
+use crate::model::key::KeyHash;
+use crate::model::lookup::{Freshness, Origin, Trust};
+use crate::model::outcome::{Outcome, Reason};
+use crate::upstream::fetch::{FetchAsk, FetchBody, Fetched, FetchedBody, Resume, Tunnel, UpstreamError};
+
+/// A request that is passed on with its body.
+pub struct Exchange {
+    pub method: Method,
+    pub origin: Origin,
+    pub headers: HeaderMap,
+    pub body: Option<Sent>,
+    pub reason: Reason,
+    pub freshness: Freshness,
+}
+
+/// A body that a client sends.
+pub struct Sent {
+    pub len: Option<u64>,
+    /// An error is what broke the client's body off.
+    pub stream: Pin<Box<dyn Stream<Item = Result<Bytes, String>> + Send>>,
+}
+
+impl Cache {
+    /// Passes a request on as it is; nothing is stored.
+    ///
+    /// *Errors*: upstream's.
+    pub async fn exchange(&self, exchange: Exchange) -> Result<Served, CacheError> {
+        let body = match exchange.body {
+            None => FetchBody::Empty,
+            Some(Sent { len, stream }) => {
+                let broken = |why| UpstreamError::Protocol { host: "the client".into(), why };
+                FetchBody::Stream { len, body: stream.map(move |chunk| chunk.map_err(broken)).boxed() }
+            }
+        };
+        let ask = FetchAsk {
+            method: exchange.method,
+            url: exchange.origin.url,
+            headers: exchange.headers,
+            body,
+            trust: exchange.origin.trust,
+            resume: Resume::Never,
+            redirects: redirects(&exchange.freshness),
+        };
+        let fetched = self.inner.fetch.fetch(ask).await?;
+        Ok(served(fetched, exchange.reason))
+    }
+
+    /// Opens a way to a host for CONNECT, through the egress gate.
+    ///
+    /// *Errors*: upstream's.
+    pub async fn tunnel(&self, host: &str, port: u16, trust: Trust) -> Result<Tunnel, CacheError> {
+        Ok(self.inner.fetch.tunnel(host, port, trust).await?)
+    }
+
+    /// Marks the stored answers of keys as out of date after an unsafe request went through (RFC 9111 §4.4).
+    pub async fn invalidate(&self, keys: &[KeyHash]) -> Result<(), CacheError> {
+        let record = Record { forgets: keys.to_vec(), ..Record::default() };
+        self.inner.index.record(record, crate::index::Ack::Visible).await?;
+        Ok(())
+    }
+}
+
+/// What an unsafe request with this answer makes out of date.
+pub fn invalidated(method: &Method, status: u16, url: &Url, headers: &HeaderMap) -> Vec<Url> {
+    invalidate::invalidated(method, status, url, headers)
+}
+
+impl Inner {
+    /// Fetches for this asker alone, its own fields and range included.
+    pub(super) async fn relay(self: &Arc<Inner>, ask: &Ask<'_>, reason: Reason) -> Result<Served, CacheError> {
+        let origins = match self.addresses(ask).await? {
+            Addresses::Origins(origins) => origins,
+            Addresses::Answer(answer) => return Ok(*answer),
+        };
+        let mut last = Err(CacheError::Abandoned);
+        for origin in origins {
+            let mut headers = match ask.lookup.freshness {
+                Freshness::Http => ask.headers.clone(),
+                Freshness::Immutable | Freshness::Revalidate { .. } => super::upstream_fields(ask),
+            };
+            if let Some(range) = ask.headers.get(http::header::RANGE).filter(|_| reason == Reason::Range) {
+                headers.insert(http::header::RANGE, range.clone());
+            }
+            let fetched = self
+                .fetch
+                .fetch(FetchAsk {
+                    method: ask.method.clone(),
+                    url: origin.url,
+                    headers,
+                    body: FetchBody::Empty,
+                    trust: origin.trust,
+                    resume: Resume::ByRange,
+                    redirects: redirects(&ask.lookup.freshness),
+                })
+                .await;
+            match fetched {
+                Ok(fetched) if super::fill::is_absence(fetched.status) => last = Ok(served(fetched, reason)),
+                Ok(fetched) => return Ok(served(fetched, reason)),
+                Err(error) => {
+                    last = Err(error.into());
+                    if origin.next == crate::model::lookup::Fallback::OnAbsence {
+                        break;
+                    }
+                }
+            }
+        }
+        last
+    }
+}
+
+/// An upstream's answer as it came.
+pub(super) fn served(fetched: Fetched, reason: Reason) -> Served {
+    let Fetched { status, headers, len, body, .. } = fetched;
+    Served {
+        status: status.as_u16(),
+        headers,
+        len,
+        part: Part::Whole,
+        body: ServedBody::Stream(stream(body)),
+        outcome: Outcome::Bypass(reason),
+        age: None,
+        key: None,
+        digest: None,
+        fetch_ms: 0,
+    }
+}
+
+fn stream(mut body: FetchedBody) -> super::served::ServedStream {
+    futures_util::stream::poll_fn(move |context| {
+        body.poll_chunk(context).map(|chunk| chunk.map(|chunk| chunk.map_err(CacheError::from)))
+    })
+    .boxed()
+}

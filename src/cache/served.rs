@@ -1,0 +1,150 @@
+//! What the engine answers: a head, a body to come, and the one word for how.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use futures_util::Stream;
+use http::{HeaderMap, Method};
+use url::Url;
+
+use super::error::CacheError;
+use crate::model::digest::Digest;
+use crate::model::key::KeyHash;
+use crate::model::lookup::Lookup;
+use crate::model::outcome::Outcome;
+use crate::model::range::{Asked, ByteRange};
+use crate::store::BlobReader;
+
+/// A request as the engine sees it.
+pub struct Ask<'a> {
+    pub lookup: Lookup,
+    pub method: &'a Method,
+    /// The client's end-to-end fields; larder's own credentials are taken out.
+    pub headers: &'a HeaderMap,
+    /// What the client calls the thing, for invalidation.
+    pub url: &'a Url,
+    /// A hash of the credential that the client sent for upstream.
+    pub identity: Option<Box<str>>,
+    /// Who asks, for the record.
+    pub label: std::sync::Arc<str>,
+    /// Whether conditional fields and Range are honoured; a body that is rewritten at the door needs the whole.
+    pub partial: Partiality,
+    pub framing: Framing,
+}
+
+/// How the client can tell that a body of unknown length has ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Framing {
+    /// A chunk or frame says so.
+    Marked,
+    /// Closing alone marks the end (HTTP/1.0): nothing may be sent before all of it is verified.
+    Closing,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Partiality {
+    Allowed,
+    /// The caller needs the whole body with its first status.
+    Whole,
+}
+
+impl Ask<'_> {
+    pub(super) fn range(&self) -> Asked {
+        if self.partial == Partiality::Whole || *self.method != Method::GET {
+            return Asked::Whole;
+        }
+        Asked::parse(self.headers.get(http::header::RANGE).and_then(|value| value.to_str().ok()))
+    }
+}
+
+/// An answer.
+pub struct Served {
+    /// As stored, or as upstream sent it.
+    pub status: u16,
+    pub headers: HeaderMap,
+    /// Length of the whole representation, where known.
+    pub len: Option<u64>,
+    pub part: Part,
+    pub body: ServedBody,
+    pub outcome: Outcome,
+    /// RFC 9111 Age in seconds; None for what does not come from the store.
+    pub age: Option<u64>,
+    pub key: Option<KeyHash>,
+    pub digest: Option<Digest>,
+    /// What fetching it took, in milliseconds.
+    pub fetch_ms: u32,
+}
+
+/// Which part of the representation the body is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Part {
+    Whole,
+    Range(ByteRange),
+    /// The client has it already.
+    NotModified,
+    /// The client's `If-Match` or `If-Unmodified-Since` does not hold.
+    PreconditionFailed,
+    /// The range starts past the end.
+    Unsatisfiable,
+}
+
+/// Where the bytes come from.
+pub enum ServedBody {
+    Empty,
+    Bytes(Bytes),
+    Blob(BlobReader),
+    /// A fill under way, or an exchange that is passed on.
+    Stream(ServedStream),
+}
+
+pub type ServedStream = Pin<Box<dyn Stream<Item = Result<Bytes, CacheError>> + Send>>;
+
+impl Served {
+    /// Reads the body to its end.
+    ///
+    /// *Errors*: `TooLarge` beyond `limit` bytes.
+    pub async fn into_bytes(self, limit: u64) -> Result<Bytes, CacheError> {
+        use futures_util::StreamExt;
+        let mut stream = match self.body {
+            ServedBody::Empty => return Ok(Bytes::new()),
+            ServedBody::Bytes(bytes) => return Ok(bytes),
+            ServedBody::Blob(reader) => match reader.into_bytes() {
+                Ok(bytes) => return Ok(bytes),
+                Err(mut reader) => futures_util::stream::poll_fn(move |context| {
+                    reader.poll_chunk(context).map(|chunk| chunk.map(|chunk| chunk.map_err(CacheError::from)))
+                })
+                .boxed(),
+            },
+            ServedBody::Stream(stream) => stream,
+        };
+        let mut whole = Vec::new();
+        while let Some(chunk) = stream.next().await {
+            let chunk = chunk?;
+            if (whole.len() + chunk.len()) as u64 > limit {
+                return Err(CacheError::TooLarge { limit });
+            }
+            whole.extend_from_slice(&chunk);
+        }
+        Ok(Bytes::from(whole))
+    }
+}
+
+impl ServedBody {
+    /// The next piece of the body.
+    ///
+    /// *Errors*: after one the body is not whole; the connection must not end cleanly.
+    pub fn poll_chunk(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, CacheError>>> {
+        match self {
+            ServedBody::Empty => Poll::Ready(None),
+            ServedBody::Bytes(_) => match std::mem::replace(self, ServedBody::Empty) {
+                ServedBody::Bytes(bytes) if !bytes.is_empty() => Poll::Ready(Some(Ok(bytes))),
+                _ => Poll::Ready(None),
+            },
+            ServedBody::Blob(reader) => {
+                reader.poll_chunk(context).map(|chunk| chunk.map(|chunk| chunk.map_err(CacheError::from)))
+            }
+            ServedBody::Stream(stream) => stream.as_mut().poll_next(context),
+        }
+    }
+}

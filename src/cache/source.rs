@@ -1,0 +1,137 @@
+//! Where bytes come from and what they must hash to, when other documents say so. The documents are read through the
+//! cache, under the asker's own credential.
+
+use std::sync::Arc;
+
+use http::{HeaderMap, HeaderValue, Method, header};
+
+use super::Inner;
+use super::error::CacheError;
+use super::fill::FillPlan;
+use super::served::{Ask, Framing, Partiality, Served};
+use crate::model::checksum::Checksum;
+use crate::model::lookup::{Expect, Lookup, Origin, Origins};
+
+/// The largest document that is read for an address or a sum, in bytes.
+const DOCUMENT_MAX_BYTES: u64 = 32 << 20;
+
+/// Resolved origins and sums, or the answer to a document that could not be had: it is ours too.
+pub(super) enum Sources {
+    Found { origins: Vec<Origin>, expect: Vec<Checksum> },
+    Answer(Box<Served>),
+}
+
+/// Resolved origins alone.
+pub(super) enum Addresses {
+    Origins(Vec<Origin>),
+    Answer(Box<Served>),
+}
+
+/// For whom documents are read.
+struct Reader<'a> {
+    headers: &'a HeaderMap,
+    identity: Option<Box<str>>,
+    label: Arc<str>,
+}
+
+enum Document {
+    Body(bytes::Bytes),
+    Answer(Box<Served>),
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Reading {
+    /// Whatever is fresh.
+    Stored,
+    /// Confirmed upstream now.
+    Confirmed,
+}
+
+impl Inner {
+    pub(super) async fn sources(self: &Arc<Inner>, plan: &FillPlan) -> Result<Sources, CacheError> {
+        let reader = Reader {
+            headers: &plan.client_headers,
+            identity: plan.id.identity.clone(),
+            label: plan.writer.clone(),
+        };
+        let expect = match &plan.lookup.expect {
+            Expect::Nothing => Vec::new(),
+            Expect::Sum(sum) => vec![*sum],
+            Expect::InDocument { document, extract } => {
+                let mut sum = match self.document(&reader, document, Reading::Stored).await? {
+                    Document::Body(body) => (extract.find)(&body, &extract.what),
+                    Document::Answer(answer) => return Ok(Sources::Answer(answer)),
+                };
+                // It may be newer than the document that is stored: ask once more before saying no.
+                if sum.is_none()
+                    && let Document::Body(body) = self.document(&reader, document, Reading::Confirmed).await?
+                {
+                    sum = (extract.find)(&body, &extract.what);
+                }
+                let unlisted = || CacheError::Unlisted(format!("the index does not list {}", extract.what));
+                vec![sum.ok_or_else(unlisted)?]
+            }
+        };
+        match self.resolve(&reader, &plan.lookup.origins).await? {
+            Addresses::Origins(origins) => Ok(Sources::Found { origins, expect }),
+            Addresses::Answer(answer) => Ok(Sources::Answer(answer)),
+        }
+    }
+
+    pub(super) async fn addresses(self: &Arc<Inner>, ask: &Ask<'_>) -> Result<Addresses, CacheError> {
+        let reader = Reader { headers: ask.headers, identity: ask.identity.clone(), label: ask.label.clone() };
+        self.resolve(&reader, &ask.lookup.origins).await
+    }
+
+    async fn resolve(self: &Arc<Inner>, reader: &Reader<'_>, origins: &Origins) -> Result<Addresses, CacheError> {
+        let (document, derive) = match origins {
+            Origins::Listed(origins) => return Ok(Addresses::Origins(origins.clone())),
+            Origins::InDocument { document, derive } => (document, derive),
+        };
+        let body = match self.document(reader, document, Reading::Stored).await? {
+            Document::Body(body) => body,
+            Document::Answer(answer) => return Ok(Addresses::Answer(answer)),
+        };
+        let unusable = || CacheError::Unlisted(format!("no usable address for {}", derive.what));
+        let urls = (derive.urls)(&body, &derive.what).ok_or_else(unusable)?;
+        let origin = |url| Origin { url, next: derive.next, trust: derive.trust };
+        Ok(Addresses::Origins(urls.into_iter().map(origin).collect()))
+    }
+
+    async fn document(
+        self: &Arc<Inner>,
+        reader: &Reader<'_>,
+        document: &Lookup,
+        reading: Reading,
+    ) -> Result<Document, CacheError> {
+        let Origins::Listed(origins) = &document.origins else {
+            return Err(CacheError::Unlisted("a document's own address must be listed".into()));
+        };
+        let url = origins.first().ok_or(CacheError::Abandoned)?.url.clone();
+        let mut headers = HeaderMap::new();
+        for name in document.forward.iter().chain([&header::AUTHORIZATION]) {
+            if let Some(value) = reader.headers.get(name) {
+                headers.insert(name.clone(), value.clone());
+            }
+        }
+        if reading == Reading::Confirmed {
+            headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+        }
+        let ask = Ask {
+            lookup: document.clone(),
+            method: &Method::GET,
+            headers: &headers,
+            url: &url,
+            identity: reader.identity.clone(),
+            label: reader.label.clone(),
+            partial: Partiality::Whole,
+            framing: Framing::Marked,
+        };
+        let served = Box::pin(self.serve(ask)).await?;
+        if served.status == 200 {
+            served.into_bytes(DOCUMENT_MAX_BYTES).await.map(Document::Body)
+        } else {
+            Ok(Document::Answer(Box::new(served)))
+        }
+    }
+}

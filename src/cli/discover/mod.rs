@@ -1,0 +1,298 @@
+//! Which upstreams the tools of a build use already: read from their own files, and asked of a tool only where no file
+//! tells. No host of a public registry is known here.
+//!
+//! Everything is read below a root and with an environment that are given, so that a checkout or an unpacked image can
+//! be read with no tool installed. What is found never carries userinfo: that is a `Secret` of its own.
+
+pub mod apt;
+pub mod cargo;
+pub mod go;
+pub mod maven;
+pub mod npm;
+pub mod pip;
+pub mod tool;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs::File;
+use std::io::Read;
+use std::path::{Component, Path, PathBuf};
+
+use url::Url;
+
+use self::tool::{AskTool, InstalledTools, NoTools};
+use crate::model::lookup::Fallback;
+
+/// Files larger than this are not read; lockfiles of large projects have some megabytes.
+const FILE_BYTES: u64 = 32 << 20;
+
+/// Upstreams that a tool uses.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Found {
+    /// The ecosystem's name: its mount, where there is one.
+    pub ecosystem: &'static str,
+    /// Which of the tool's sources: cargo's registry, npm's scope, Maven's repository. Empty for the default one.
+    pub name: String,
+    /// Base addresses in the tool's order, each ending in `/`, without userinfo.
+    pub urls: Vec<(Url, Fallback)>,
+    /// The file, variable or tool that told, for people.
+    pub from: String,
+    /// Userinfo that stood in the addresses.
+    pub secrets: Vec<Secret>,
+    /// What else the tool's own settings need to be written again, in the tool's words.
+    pub settings: BTreeMap<&'static str, String>,
+}
+
+/// A credential found in an address. Never printed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret {
+    /// Scheme, host and port that it belongs to.
+    pub origin: String,
+    pub user: String,
+    pub password: String,
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "Secret({})", self.origin)
+    }
+}
+
+/// Where to look.
+pub struct Surroundings<'a> {
+    /// `/`, or where an image or a checkout lies.
+    root: PathBuf,
+    /// Where the build's own files are.
+    project: PathBuf,
+    env: BTreeMap<String, String>,
+    tools: &'a dyn AskTool,
+}
+
+impl<'a> Surroundings<'a> {
+    /// This machine, this directory, this environment.
+    pub fn here(project: PathBuf) -> Surroundings<'static> {
+        let env =
+            std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+        Surroundings { root: PathBuf::from("/"), project, env: env.collect(), tools: &InstalledTools }
+    }
+
+    /// A checkout or an unpacked image: its files alone.
+    pub fn unpacked(root: &Path) -> Surroundings<'static> {
+        let env = BTreeMap::from([("HOME".to_owned(), "/root".to_owned())]);
+        Surroundings { root: root.to_owned(), project: root.to_owned(), env, tools: &NoTools }
+    }
+
+    pub fn new(root: &Path, project: &Path, env: BTreeMap<String, String>, tools: &'a dyn AskTool) -> Surroundings<'a> {
+        Surroundings { root: root.to_owned(), project: project.to_owned(), env, tools }
+    }
+
+    pub fn project(&self) -> &Path {
+        &self.project
+    }
+
+    /// A variable that is set and not empty.
+    pub fn var(&self, name: &str) -> Option<&str> {
+        self.env.get(name).map(String::as_str).filter(|value| !value.is_empty())
+    }
+
+    pub fn vars(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.env.iter().map(|(name, value)| (name.as_str(), value.as_str()))
+    }
+
+    /// An absolute path as the tools see it, where it really lies.
+    pub fn at(&self, path: impl AsRef<Path>) -> PathBuf {
+        let below = path.as_ref().components().filter(|part| matches!(part, Component::Normal(_)));
+        below.fold(self.root.clone(), |at, part| at.join(part))
+    }
+
+    /// The user's home, where it really lies.
+    pub fn home(&self) -> PathBuf {
+        self.at(self.var("HOME").unwrap_or("/root"))
+    }
+
+    /// `$XDG_CONFIG_HOME`, or `.config` in the home.
+    pub fn config_home(&self) -> PathBuf {
+        self.var("XDG_CONFIG_HOME").map_or_else(|| self.home().join(".config"), |dir| self.at(dir))
+    }
+
+    /// A text file; None when it is missing, too large, not UTF-8, or a link that leads out of the root.
+    pub fn read(&self, path: &Path) -> Option<String> {
+        if self.root != Path::new("/") && !path.canonicalize().ok()?.starts_with(self.root.canonicalize().ok()?) {
+            return None;
+        }
+        let mut text = String::new();
+        let file = File::open(path).ok().filter(|file| file.metadata().is_ok_and(|about| about.is_file()))?;
+        let read = file.take(FILE_BYTES + 1).read_to_string(&mut text).ok()?;
+        (read as u64 <= FILE_BYTES).then_some(text)
+    }
+
+    /// Files in a directory by name; none when there is no such directory.
+    pub fn list(&self, dir: &Path) -> Vec<PathBuf> {
+        let Ok(entries) = dir.read_dir() else { return Vec::new() };
+        let mut paths: Vec<_> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
+        paths.sort();
+        paths
+    }
+
+    /// A path as people know it: as the tools see it, not where an image was unpacked.
+    pub fn shown(&self, path: &Path) -> String {
+        path.strip_prefix(&self.root).map_or(path.display().to_string(), |below| format!("/{}", below.display()))
+    }
+
+    /// What a tool prints. None when it is not installed, fails, or may not be asked.
+    pub fn ask(&self, program: &str, arguments: &[&str]) -> Option<String> {
+        self.tools.ask(program, arguments)
+    }
+}
+
+/// Looks for one tool's upstreams.
+type Look = fn(&Surroundings<'_>) -> Vec<Found>;
+static LOOKS: [Look; 6] = [apt::look, cargo::look, go::look, maven::look, npm::look, pip::look];
+
+/// Everything that the surroundings tell, the default source of each ecosystem first.
+pub fn look(around: &Surroundings<'_>) -> Vec<Found> {
+    LOOKS.iter().flat_map(|look| look(around)).collect()
+}
+
+impl Found {
+    /// What `texts` name, with the fallback of each; None when no one is an address.
+    pub fn of(
+        ecosystem: &'static str,
+        name: &str,
+        from: String,
+        texts: impl IntoIterator<Item = (String, Fallback)>,
+    ) -> Option<Found> {
+        let mut found = Found {
+            ecosystem,
+            name: name.to_owned(),
+            urls: Vec::new(),
+            from,
+            secrets: Vec::new(),
+            settings: BTreeMap::new(),
+        };
+        for (text, next) in texts {
+            let Some((url, secret)) = address(&text) else { continue };
+            if !found.urls.iter().any(|(known, _)| *known == url) {
+                found.urls.push((url, next));
+            }
+            found.secrets.extend(secret);
+        }
+        (!found.urls.is_empty()).then_some(found)
+    }
+
+    /// One address, asked alone.
+    pub fn one(ecosystem: &'static str, name: &str, from: String, text: &str) -> Option<Found> {
+        Found::of(ecosystem, name, from, [(text.to_owned(), Fallback::OnAbsence)])
+    }
+}
+
+/// Reads the base address of a registry.
+///
+/// *Shape*: http or https with a host; path ends in `/`; userinfo, query and fragment taken off.
+pub fn address(text: &str) -> Option<(Url, Option<Secret>)> {
+    let mut url = Url::parse(text.trim()).ok().filter(|url| matches!(url.scheme(), "http" | "https"))?;
+    url.host_str().filter(|host| !host.is_empty())?;
+    let decoded = |text: &str| percent_encoding::percent_decode_str(text).decode_utf8_lossy().into_owned();
+    let (user, password) = (decoded(url.username()), decoded(url.password().unwrap_or_default()));
+    url.set_username("").ok()?;
+    url.set_password(None).ok()?;
+    url.set_query(None);
+    url.set_fragment(None);
+    if !url.path().ends_with('/') {
+        url.set_path(&format!("{}/", url.path()));
+    }
+    let origin = url.origin().ascii_serialization();
+    let secret = (!user.is_empty() || !password.is_empty()).then_some(Secret { origin, user, password });
+    Some((url, secret))
+}
+
+/// `name = value` lines of an ini-like file, with the section each stands in; comments (`#`, `;`) and blank lines skipped.
+pub(crate) fn ini(text: &str) -> impl Iterator<Item = (&str, &str, &str)> {
+    let mut section = "";
+    text.lines().filter_map(move |line| {
+        let line = line.trim();
+        if line.is_empty() || line.starts_with(['#', ';']) {
+            return None;
+        }
+        if let Some(name) = line.strip_prefix('[').and_then(|line| line.strip_suffix(']')) {
+            section = name.trim();
+            return None;
+        }
+        let (name, value) = line.split_once('=')?;
+        Some((section, name.trim(), value.trim().trim_matches(['"', '\''])))
+    })
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// A directory that stands for a machine.
+    pub(crate) struct Machine {
+        pub dir: tempfile::TempDir,
+        pub env: BTreeMap<String, String>,
+    }
+
+    impl Machine {
+        pub fn new(files: &[(&str, &str)]) -> Machine {
+            let dir = tempfile::tempdir().expect("a temporary directory");
+            for (path, text) in files {
+                let path = dir.path().join(path);
+                std::fs::create_dir_all(path.parent().expect("has a parent")).expect("a directory");
+                std::fs::write(path, text).expect("a file");
+            }
+            Machine { dir, env: BTreeMap::from([("HOME".into(), "/home/me".into())]) }
+        }
+
+        pub fn with(mut self, name: &str, value: &str) -> Machine {
+            self.env.insert(name.into(), value.into());
+            self
+        }
+
+        pub fn look(&self, look: Look) -> Vec<Found> {
+            self.look_asking(look, &NoTools)
+        }
+
+        pub fn look_asking(&self, look: Look, tools: &dyn AskTool) -> Vec<Found> {
+            let project = self.dir.path().join("build/app");
+            look(&Surroundings::new(self.dir.path(), &project, self.env.clone(), tools))
+        }
+    }
+
+    pub(crate) fn urls(found: &Found) -> Vec<&str> {
+        found.urls.iter().map(|(url, _)| url.as_str()).collect()
+    }
+
+    #[test]
+    fn an_address_gives_up_its_secret() {
+        let (url, secret) = address("https://me:p%40ss@pkg.example/base?x#y").expect("is an address");
+        assert_eq!(url.as_str(), "https://pkg.example/base/");
+        let secret = secret.expect("has userinfo");
+        assert_eq!((&*secret.origin, &*secret.user, &*secret.password), ("https://pkg.example", "me", "p@ss"));
+        assert!(!format!("{secret:?}").contains("p@ss"));
+        for text in ["", "direct", "file:///srv/mirror", "pkg.example", "https://"] {
+            assert!(address(text).is_none(), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_image_is_read_without_leaving_it() {
+        let machine = Machine::new(&[("etc/real", "inside")]);
+        let outside = tempfile::tempdir().expect("a temporary directory");
+        std::fs::write(outside.path().join("secret"), "outside").expect("a file");
+        std::os::unix::fs::symlink(outside.path().join("secret"), machine.dir.path().join("etc/link")).expect("a link");
+        let around = Surroundings::unpacked(machine.dir.path());
+        assert_eq!(around.read(&around.at("/etc/real")).as_deref(), Some("inside"));
+        assert_eq!(around.read(&around.at("/etc/link")), None);
+        assert_eq!(around.at("/../../etc/real"), machine.dir.path().join("etc/real"));
+        assert_eq!(around.shown(&around.at("/etc/real")), "/etc/real");
+    }
+
+    #[test]
+    fn an_empty_machine_tells_only_what_cargo_carries() {
+        let machine = Machine::new(&[]);
+        let around = Surroundings::unpacked(machine.dir.path());
+        let found = look(&around);
+        assert!(found.iter().all(|found| found.ecosystem == "cargo"), "{found:?}");
+    }
+}

@@ -1,0 +1,287 @@
+//! `larder doctor`.
+
+use std::path::Path;
+
+use http::{HeaderMap, Method};
+use serde::Serialize;
+use serde_json::json;
+
+use super::client::Client;
+use super::failure::Failure;
+use super::out;
+use super::point;
+use super::probe::{Probe, probe};
+use super::progress::waiting;
+use super::upstream::Upstreams;
+use super::where_at::{ConfigArgs, Health, Here, block_on};
+use crate::runtime::clock::SystemClock;
+
+/// Check configuration, disk, clock and upstreams; time a server
+///
+/// With URL, or --probe for the larder of this machine, one probe per ecosystem goes through the server,
+/// cold then warm. Exit code 1 when something is broken.
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  larder doctor
+  larder doctor http://cache:7070
+  larder doctor --probe --json")]
+pub(crate) struct Args {
+    /// Server to probe
+    url: Option<String>,
+    /// Probe the larder of this machine
+    #[arg(long)]
+    probe: bool,
+    /// Print checks and probes as JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    at: ConfigArgs,
+}
+
+#[derive(Serialize, Clone, Copy, PartialEq, Eq, Debug)]
+#[serde(rename_all = "lowercase")]
+enum State {
+    Ok,
+    Warn,
+    Broken,
+}
+
+#[derive(Serialize, Debug)]
+struct Check {
+    name: &'static str,
+    state: State,
+    what: String,
+    help: Option<String>,
+}
+
+impl Check {
+    fn new(name: &'static str, state: State, what: impl Into<String>, help: &str) -> Check {
+        Check { name, state, what: what.into(), help: Some(help.to_owned()).filter(|help| !help.is_empty()) }
+    }
+
+    fn line(&self) -> String {
+        let state = match self.state {
+            State::Ok => "ok    ",
+            State::Warn => "warn  ",
+            State::Broken => "BROKEN",
+        };
+        let help = self.help.as_ref().map(|help| format!("\n         help: {help}")).unwrap_or_default();
+        format!("{state} {:<10} {}{help}", self.name, out::plain(&self.what))
+    }
+}
+
+/// *Errors*: something is broken.
+pub(crate) fn doctor(args: &Args) -> Result<(), Failure> {
+    let mut checks = Vec::new();
+    let here = match args.at.here(None) {
+        Ok(here) => {
+            checks.push(configuration(&here));
+            checks.push(disk(&here));
+            Some(here)
+        }
+        Err(failure) => {
+            let help = failure.help.unwrap_or_default();
+            checks.push(Check::new("config", State::Broken, failure.message, &help));
+            None
+        }
+    };
+    let mut probes = Vec::new();
+    if let Some(here) = &here {
+        let address = args.url.clone().unwrap_or_else(|| here.own_address());
+        let client = here.client(&address)?;
+        let must_answer = args.url.is_some() || args.probe;
+        block_on(async {
+            let answers = server(&client, must_answer, &mut checks).await;
+            if answers && must_answer {
+                let found = point::found_here();
+                probes = waiting("probing, cold then warm", probe(&client, &found)).await;
+            }
+            Ok(())
+        })?;
+    }
+    report(args.json, &checks, &probes)
+}
+
+fn configuration(here: &Here) -> Check {
+    let from = here.loaded.file.as_ref().map_or("defaults; no file".to_owned(), |file| file.display().to_string());
+    match here.loaded.notes.first() {
+        Some(note) => Check::new("config", State::Warn, note.clone(), "unset it, or see `larder config default`"),
+        None => Check::new("config", State::Ok, from, ""),
+    }
+}
+
+/// Room and rights at the data directory, or where it would be made.
+fn disk(here: &Here) -> Check {
+    let dir = match here.data_dir() {
+        Ok(dir) => dir,
+        Err(failure) => return Check::new("disk", State::Broken, failure.message, ""),
+    };
+    let there = dir.ancestors().find(|dir| dir.exists()).unwrap_or(Path::new("/"));
+    let broken = |what: String, help: &str| Check::new("disk", State::Broken, what, help);
+    if rustix::fs::access(there, rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK).is_err() {
+        return broken(
+            format!("{} may not be written", there.display()),
+            "name another with --data DIR, or change its owner",
+        );
+    }
+    match rustix::fs::statvfs(there) {
+        Err(error) => broken(format!("{}: {error}", there.display()), "see dmesg"),
+        Ok(volume) => {
+            let (free, all) = (volume.f_bavail * volume.f_frsize, volume.f_blocks * volume.f_frsize);
+            let what = format!("{}: {} free of {}", dir.display(), out::bytes(free), out::bytes(all));
+            if free < all / 20 {
+                return Check::new(
+                    "disk",
+                    State::Warn,
+                    what,
+                    "larder leaves 5 % free and now stores nothing: make room",
+                );
+            }
+            Check::new("disk", State::Ok, what, "")
+        }
+    }
+}
+
+/// Whether it answers, its clock against ours, its upstreams.
+async fn server(client: &Client, must_answer: bool, checks: &mut Vec<Check>) -> bool {
+    let here = SystemClock::new().now();
+    // Tokens, certificates and freshness all hang on the date.
+    if here.as_secs() < 1_735_689_600 {
+        checks.push(Check::new("clock", State::Broken, "this machine's clock is years behind", "set it, with NTP"));
+    }
+    let health = match client.get::<Health>("/api/v1/health").await {
+        Ok(health) => health,
+        Err(error) => {
+            let state = if must_answer { State::Broken } else { State::Ok };
+            let failure = Failure::from(error);
+            let help = failure.help.filter(|_| must_answer).unwrap_or_default();
+            checks.push(Check::new("server", state, failure.message, &help));
+            return false;
+        }
+    };
+    let offline = if health.offline { ", offline" } else { "" };
+    let what = format!("{} answers: {} {}{offline}", client.address(), health.name, health.version);
+    checks.push(match health.name.as_str() {
+        "larder" => Check::new("server", State::Ok, what, ""),
+        _ => Check::new("server", State::Broken, what, "that is something else: see its address"),
+    });
+    if let Ok(response) = client.send(Method::GET, "/api/v1/health", HeaderMap::new(), bytes::Bytes::new()).await {
+        let date = response.headers().get(http::header::DATE).and_then(|date| date.to_str().ok());
+        if let Some(there) = date.and_then(|date| httpdate::parse_http_date(date).ok()) {
+            checks.push(clocks(here.as_secs(), there));
+        }
+    }
+    match client.get::<Upstreams>("/api/v1/upstreams").await {
+        Ok(listed) => checks.push(upstreams(&listed)),
+        Err(error) => checks.push(Check::new("upstreams", State::Warn, error.to_string(), "")),
+    }
+    true
+}
+
+fn clocks(here: i64, there: std::time::SystemTime) -> Check {
+    let there = there.duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let apart = here.abs_diff(i64::try_from(there).unwrap_or(i64::MAX));
+    if apart > 60 {
+        let what = format!("this clock and the server's are {} apart", out::seconds(apart as f64));
+        return Check::new("clock", State::Warn, what, "set both, with NTP: freshness and tokens hang on them");
+    }
+    Check::new("clock", State::Ok, "agrees with the server's", "")
+}
+
+fn upstreams(listed: &Upstreams) -> Check {
+    let all = listed.upstreams.len() as u64;
+    let open: Vec<String> =
+        listed.upstreams.iter().filter(|one| one.breaker == "open").map(|one| out::plain(&one.url)).collect();
+    let pending = listed.upstreams.iter().filter(|one| one.state == "pending").count();
+    if !open.is_empty() {
+        let what = format!("left alone after failures: {}", open.join(", "));
+        return Check::new(
+            "upstreams",
+            State::Warn,
+            what,
+            "see whether this machine reaches them; a proxy may be missing",
+        );
+    }
+    if pending > 0 {
+        let what = format!("{} to be allowed", out::count(pending as u64, "host waits", "hosts wait"));
+        return Check::new("upstreams", State::Warn, what, "larder upstream list --pending");
+    }
+    if all == 0 {
+        let help = "larder init --json | larder upstream import -";
+        return Check::new("upstreams", State::Warn, "none is known: clients must name theirs", help);
+    }
+    Check::new("upstreams", State::Ok, format!("{} known, none fails", out::count(all, "is", "are")), "")
+}
+
+fn report(json: bool, checks: &[Check], probes: &[Probe]) -> Result<(), Failure> {
+    if json {
+        out::text_out(&format!("{:#}\n", json!({ "checks": checks, "probes": probes })));
+    } else {
+        checks.iter().for_each(|check| out::line(&check.line()));
+        if !probes.is_empty() {
+            out::line("");
+            out::text_out(&times(probes));
+        }
+    }
+    let broken = checks.iter().filter(|check| check.state == State::Broken).count();
+    let failed: Vec<&str> = probes.iter().filter(|probe| !probe.works()).map(|probe| probe.ecosystem).collect();
+    match (broken, failed.as_slice()) {
+        (0, []) => Ok(()),
+        (0, failed) => Err(Failure::failed(
+            format!("the probe failed for {}", failed.join(", ")),
+            "larder explain with the path above tells why; larder upstream list shows what is known",
+        )),
+        (count, _) => {
+            let what = out::count(count as u64, "check is broken", "checks are broken");
+            Err(Failure::failed(what, "mend what is marked BROKEN, then run `larder doctor` again"))
+        }
+    }
+}
+
+fn times(probes: &[Probe]) -> String {
+    let mut rows = Vec::new();
+    for probe in probes {
+        for (name, timing) in [("cold", &probe.cold), ("warm", &probe.warm)] {
+            let said = timing.error.clone().or_else(|| timing.cache_status.clone()).unwrap_or_else(|| "-".to_owned());
+            rows.push(vec![
+                probe.ecosystem.to_owned(),
+                name.to_owned(),
+                timing.status.to_string(),
+                out::seconds(timing.seconds),
+                out::plain(&said),
+                probe.path.clone(),
+            ]);
+        }
+    }
+    out::table(&["ecosystem", "probe", "status", "time", "Cache-Status", "path"], &rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::upstream::Listed;
+
+    #[test]
+    fn what_ails_upstreams_is_told_with_the_next_step() {
+        let one = |state: &str, breaker: &str| Listed {
+            url: "https://mirror.example/".into(),
+            state: state.into(),
+            breaker: breaker.into(),
+            ..Listed::default()
+        };
+        let check = |upstreams: Vec<Listed>| super::upstreams(&Upstreams { upstreams });
+        assert_eq!(check(vec![one("adopted", "closed")]).state, State::Ok);
+        assert!(check(vec![one("adopted", "open")]).what.contains("mirror.example"));
+        assert!(check(vec![one("pending", "")]).help.is_some_and(|help| help.contains("--pending")));
+        assert!(check(Vec::new()).help.is_some_and(|help| help.contains("init --json")));
+    }
+
+    #[test]
+    fn clocks_that_differ_are_told() {
+        let there = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000);
+        assert_eq!(clocks(1_000_030, there).state, State::Ok);
+        assert_eq!(clocks(1_000_100, there).state, State::Warn);
+        assert_eq!(clocks(999_900, there).state, State::Warn);
+    }
+}

@@ -1,0 +1,133 @@
+//! What a build's end says about the cache.
+
+use serde::Deserialize;
+
+use super::out;
+
+/// What `GET /api/v1/stats` tells, of all or of one build.
+#[derive(Deserialize, Debug, Default, Clone)]
+#[serde(default)]
+pub(crate) struct Stats {
+    pub build: Option<String>,
+    pub requests: u64,
+    /// Requests that stored bytes answered: `Outcome::saved_a_fetch`.
+    pub hits: u64,
+    pub bytes_served: u64,
+    pub bytes_from_upstream: u64,
+    pub bytes_saved: u64,
+    pub seconds_saved: f64,
+    /// By ecosystem, outcome and tier.
+    pub rows: Vec<Row>,
+    /// Hosts whose bytes went through unseen.
+    pub tunnelled: Vec<Tunnelled>,
+    pub store: Option<Store>,
+    pub offline: bool,
+}
+
+#[derive(Deserialize, Debug, Default, Clone)]
+#[serde(default)]
+pub(crate) struct Row {
+    pub ecosystem: String,
+    pub outcome: String,
+    pub tier: String,
+    pub requests: u64,
+    pub bytes: u64,
+    pub seconds: f64,
+}
+
+#[derive(Deserialize, Debug, Default, Clone, PartialEq)]
+#[serde(default)]
+pub(crate) struct Tunnelled {
+    pub host: String,
+    pub connections: u64,
+    pub bytes: u64,
+}
+
+#[derive(Deserialize, Debug, Default, Clone)]
+#[serde(default)]
+pub(crate) struct Store {
+    pub bytes: u64,
+    pub budget_bytes: u64,
+    pub free_bytes: u64,
+    pub objects: u64,
+    pub memory_bytes: u64,
+}
+
+impl Stats {
+    /// What was added since `before`, for a label that was used before.
+    pub fn since(&self, before: &Stats) -> Stats {
+        let tunnelled = self.tunnelled.iter().filter_map(|now| {
+            let then = before.tunnelled.iter().find(|then| then.host == now.host).cloned().unwrap_or_default();
+            let connections = now.connections.saturating_sub(then.connections);
+            let bytes = now.bytes.saturating_sub(then.bytes);
+            (connections + bytes > 0).then(|| Tunnelled { host: now.host.clone(), connections, bytes })
+        });
+        Stats {
+            requests: self.requests.saturating_sub(before.requests),
+            hits: self.hits.saturating_sub(before.hits),
+            bytes_served: self.bytes_served.saturating_sub(before.bytes_served),
+            bytes_from_upstream: self.bytes_from_upstream.saturating_sub(before.bytes_from_upstream),
+            bytes_saved: self.bytes_saved.saturating_sub(before.bytes_saved),
+            seconds_saved: (self.seconds_saved - before.seconds_saved).max(0.0),
+            tunnelled: tunnelled.collect(),
+            ..self.clone()
+        }
+    }
+
+    /// The lines at a build's end.
+    pub fn lines(&self, label: &str) -> Vec<String> {
+        if self.requests == 0 && self.tunnelled.is_empty() {
+            return vec![format!("build {label}: nothing came through the cache; see what tools it knows: larder env")];
+        }
+        let mut lines = vec![format!(
+            "build {label}: {} of {}, {} and {} saved, {} fetched",
+            out::count(self.hits, "hit", "hits"),
+            out::count(self.requests, "request", "requests"),
+            out::bytes(self.bytes_saved),
+            out::seconds(self.seconds_saved),
+            out::bytes(self.bytes_from_upstream),
+        )];
+        if !self.tunnelled.is_empty() {
+            let mut hosts = self.tunnelled.clone();
+            hosts.sort_by_key(|host| std::cmp::Reverse(host.bytes));
+            let named: Vec<String> = hosts
+                .iter()
+                .take(8)
+                .map(|host| format!("{} ({})", out::plain(&host.host), out::bytes(host.bytes)))
+                .collect();
+            let rest = hosts.len().saturating_sub(8);
+            let more = if rest > 0 { format!(" and {rest} more") } else { String::new() };
+            let hosts = out::count(hosts.len() as u64, "host", "hosts");
+            lines.push(format!("{hosts} went around the cache, tunnelled: {}{more}", named.join(", ")));
+        }
+        lines
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_build_says_what_was_saved_and_what_went_around() {
+        let before = Stats { requests: 10, hits: 9, bytes_saved: 1 << 20, seconds_saved: 1.0, ..Stats::default() };
+        let around = Tunnelled { host: "files.example".into(), connections: 2, bytes: 14 << 20 };
+        let after = Stats {
+            requests: 250,
+            hits: 240,
+            bytes_saved: 183 << 20,
+            seconds_saved: 42.0,
+            bytes_from_upstream: 2048,
+            tunnelled: vec![around],
+            ..Stats::default()
+        };
+        assert_eq!(
+            after.since(&before).lines("b1"),
+            [
+                "build b1: 231 hits of 240 requests, 182 MiB and 41 s saved, 2.0 KiB fetched",
+                "1 host went around the cache, tunnelled: files.example (14 MiB)"
+            ]
+        );
+        assert!(after.since(&after).lines("b1")[0].contains("nothing came through"));
+    }
+}

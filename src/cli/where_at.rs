@@ -1,0 +1,174 @@
+//! Which server a command talks to, and which settings it works with.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use super::beacon::Beacon;
+use super::client::Client;
+use super::failure::Failure;
+use crate::config::{Config, Flags, Loaded, Variables, load};
+
+/// Options for commands that read the configuration.
+#[derive(clap::Args, Clone, Debug, Default)]
+pub(crate) struct ConfigArgs {
+    /// Configuration file; without it, the user's, then the machine's
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Data directory; without it, the platform's
+    #[arg(long, value_name = "DIR")]
+    pub data: Option<PathBuf>,
+}
+
+/// Options for commands that talk to a server.
+#[derive(clap::Args, Clone, Debug, Default)]
+pub(crate) struct ServerArgs {
+    /// Server to talk to; without it LARDER_SERVER, else the larder of this machine
+    #[arg(long, value_name = "URL")]
+    pub server: Option<String>,
+    #[command(flatten)]
+    pub at: ConfigArgs,
+}
+
+/// What the environment and files say, read once for a command.
+pub(crate) struct Here {
+    pub loaded: Loaded,
+    pub variables: Variables,
+}
+
+impl ConfigArgs {
+    /// *Errors*: a configuration that cannot be used.
+    pub fn here(&self, listen: Option<String>) -> Result<Here, Failure> {
+        let variables = Variables::of_process();
+        let flags = Flags { config: self.config.clone(), listen, data: self.data.clone() };
+        let loaded = load(&flags, &variables)?;
+        Ok(Here { loaded, variables })
+    }
+}
+
+impl Here {
+    /// *Errors*: no directory is named and there is no home.
+    pub fn data_dir(&self) -> Result<PathBuf, Failure> {
+        Ok(self.loaded.config.data_dir(&self.variables)?)
+    }
+
+    /// The configuration with its data directory settled.
+    ///
+    /// *Errors*: as `data_dir`.
+    pub fn settled(&self) -> Result<(Config, PathBuf), Failure> {
+        let dir = self.data_dir()?;
+        let mut config = self.loaded.config.clone();
+        config.data.dir = Some(dir.clone());
+        Ok((config, dir))
+    }
+
+    pub fn token(&self) -> Option<&str> {
+        self.variables.get("LARDER_TOKEN")
+    }
+
+    /// *Errors*: the address is not one.
+    pub fn client(&self, address: &str) -> Result<Client, Failure> {
+        let own = self.data_dir().ok().map(|dir| dir.join(super::ca::CERTIFICATE)).filter(|file| file.is_file());
+        Ok(Client::new(address, self.token())?.trusting(own))
+    }
+
+    /// The address of the larder of this machine: what its owner wrote down, else where it would listen.
+    pub fn own_address(&self) -> String {
+        let seen = self.data_dir().ok().and_then(|dir| Beacon::seen(&dir));
+        seen.unwrap_or_else(|| self.loaded.config.listen().first().map_or_else(String::new, local_url))
+    }
+}
+
+impl ServerArgs {
+    /// The server that the options, the environment or this machine name.
+    ///
+    /// *Errors*: a configuration or an address that is wrong.
+    pub fn client(&self) -> Result<Client, Failure> {
+        let here = self.at.here(None)?;
+        let named = self.server.as_deref().or_else(|| here.variables.get("LARDER_SERVER"));
+        here.client(&named.map_or_else(|| here.own_address(), str::to_owned))
+    }
+}
+
+/// How this machine reaches an address that is listened on.
+pub(crate) fn local_url(listen: &SocketAddr) -> String {
+    match (listen.ip().is_unspecified(), listen.is_ipv6()) {
+        (true, true) => format!("http://[::1]:{}", listen.port()),
+        (true, false) => format!("http://127.0.0.1:{}", listen.port()),
+        (false, _) => format!("http://{listen}"),
+    }
+}
+
+/// What `GET /api/v1/health` tells.
+#[derive(Deserialize, Debug, Default, Clone)]
+#[serde(default)]
+pub(crate) struct Health {
+    /// It takes requests, and goes on to.
+    pub ready: bool,
+    pub version: String,
+    pub offline: bool,
+    /// `/b/`, where `/b/LABEL/` before any path counts a request for that label. None: labels come as user names alone.
+    pub build_prefix: Option<String>,
+}
+
+/// Whether a larder answers there, soon.
+pub(crate) async fn is_alive(client: &Client) -> bool {
+    let asked = client.get::<Health>("/api/v1/health");
+    let answer = tokio::time::timeout(Duration::from_secs(2), asked).await;
+    matches!(answer, Ok(Ok(health)) if health.ready)
+}
+
+/// Runs a command that talks to a server.
+///
+/// *Errors*: as `work`.
+pub(crate) fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    let built = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = built.map_err(|error| {
+        Failure::failed(format!("the runtime does not start: {error}"), "see the limits on processes and open files")
+    })?;
+    runtime.block_on(work)
+}
+
+/// Runs a command that serves.
+///
+/// *Errors*: as `work`.
+pub(crate) fn block_on_all_cores<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    let built = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("larder").build();
+    let runtime = built.map_err(|error| {
+        Failure::failed(format!("the runtime does not start: {error}"), "see the limits on processes and open files")
+    })?;
+    let done = runtime.block_on(work);
+    // What still blocks, such as a look-up of a name, must not hold the exit up.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    done
+}
+
+/// Makes the data directory, for its owner's eyes alone.
+///
+/// *Errors*: what the operator must change.
+pub(crate) fn make_dir(dir: &Path) -> Result<(), Failure> {
+    use std::os::unix::fs::DirBuilderExt;
+    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
+    made.map_err(|error| {
+        let message = format!("{}: the data directory cannot be made: {error}", dir.display());
+        Failure { code: super::failure::USAGE, ..Failure::failed(message, "name another with --data DIR") }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wildcard_is_reached_over_loopback() {
+        for (listen, url) in [
+            ("0.0.0.0:7070", "http://127.0.0.1:7070"),
+            ("[::]:7070", "http://[::1]:7070"),
+            ("127.0.0.1:8080", "http://127.0.0.1:8080"),
+        ] {
+            assert_eq!(local_url(&listen.parse().expect("an address")), url);
+        }
+    }
+}

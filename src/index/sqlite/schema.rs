@@ -1,0 +1,82 @@
+//! The schemas, as lists of migrations. A list is only ever appended to: what stands has run on someone's disk.
+//!
+//! `user_version` counts the migrations that a database has seen. Steps here must be quick, since they run before
+//! the index opens; work on rows belongs to `format.rs`, which runs in the background.
+
+/// digest → place, with what the table in memory needs and eviction reads. `sums`: see `codec::encode_sums`.
+pub(in crate::index) const PLACES: &[&str] = &["
+    CREATE TABLE blobs (
+        digest BLOB NOT NULL PRIMARY KEY,
+        tier INTEGER NOT NULL,
+        object INTEGER NOT NULL,
+        offset INTEGER NOT NULL,
+        len INTEGER NOT NULL,
+        class INTEGER NOT NULL,
+        used INTEGER NOT NULL,
+        hits INTEGER NOT NULL,
+        sums BLOB NOT NULL
+    ) STRICT, WITHOUT ROWID;
+"];
+
+/// Keys and all that hangs on them. `entries_by_body` covers what the table loads, in the order of the places.
+pub(in crate::index) const CATALOG: &[&str] = &["
+    CREATE TABLE entries (
+        id INTEGER PRIMARY KEY,
+        hash BLOB NOT NULL,
+        vary BLOB NOT NULL,
+        seq INTEGER NOT NULL,
+        body BLOB,
+        scope TEXT NOT NULL,
+        ecosystem TEXT NOT NULL,
+        upstream TEXT NOT NULL,
+        path TEXT NOT NULL,
+        variant TEXT NOT NULL,
+        writer TEXT NOT NULL,
+        refs BLOB NOT NULL,
+        head BLOB NOT NULL
+    ) STRICT;
+    CREATE UNIQUE INDEX entries_by_key ON entries (hash, vary);
+    CREATE INDEX entries_by_body ON entries (body, hash);
+    CREATE INDEX entries_by_path ON entries (scope, ecosystem, upstream, path);
+    CREATE INDEX entries_by_writer ON entries (writer, hash);
+    CREATE TABLE refs (
+        digest BLOB NOT NULL, entry INTEGER NOT NULL, PRIMARY KEY (digest, entry)
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE sums (
+        algorithm INTEGER NOT NULL, sum BLOB NOT NULL, digest BLOB NOT NULL, PRIMARY KEY (algorithm, sum, digest)
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE realms (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE) STRICT;
+    CREATE TABLE edges (
+        digest BLOB NOT NULL, realm INTEGER NOT NULL, PRIMARY KEY (digest, realm)
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE feed (
+        seq INTEGER NOT NULL, hash BLOB NOT NULL, PRIMARY KEY (seq, hash)
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE meta (name TEXT NOT NULL PRIMARY KEY, value INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+    CREATE TABLE facts (name TEXT NOT NULL PRIMARY KEY, value BLOB NOT NULL) STRICT;
+    CREATE TABLE builds (
+        id INTEGER PRIMARY KEY,
+        label TEXT NOT NULL UNIQUE,
+        started INTEGER NOT NULL,
+        updated INTEGER NOT NULL,
+        lines INTEGER NOT NULL,
+        bytes INTEGER NOT NULL,
+        dropped INTEGER NOT NULL
+    ) STRICT;
+    CREATE INDEX builds_by_update ON builds (updated);
+    CREATE TABLE lines (
+        build INTEGER NOT NULL,
+        seq INTEGER NOT NULL,
+        url TEXT NOT NULL,
+        hash BLOB NOT NULL,
+        digest BLOB,
+        sums BLOB NOT NULL,
+        outcome TEXT NOT NULL,
+        tier TEXT NOT NULL,
+        time INTEGER NOT NULL,
+        bytes INTEGER NOT NULL,
+        ms INTEGER NOT NULL,
+        PRIMARY KEY (build, seq)
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX lines_by_digest ON lines (digest) WHERE digest IS NOT NULL;
+"];

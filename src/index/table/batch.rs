@@ -1,0 +1,108 @@
+//! Batched look-ups by SHA-256 (FindMissing): a hundred thousand at a time, in groups whose cache misses overlap.
+
+use super::realms::Right;
+use super::slot::Minutes;
+use super::tags::Home;
+use super::{Table, local_of, region_of, shard_of};
+use crate::model::checksum::{Algorithm, Checksum};
+use crate::model::digest::Prefix;
+use crate::model::place::Place;
+use crate::model::realm::Realm;
+
+/// Asks answered under one taking of the locks.
+const GROUP: usize = 4096;
+/// Asks whose cache lines are fetched side by side.
+const STRIDE: usize = 32;
+
+/// What the table says of one ask. An absence is the table's alone; the index knows whether the table is complete.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Known {
+    Present,
+    /// Not here, or not for these realms.
+    NotFound,
+    /// Who may read it, or whether it is here, is for the catalog to say.
+    Unsure,
+}
+
+impl Table {
+    /// Answers `asks` in order, appending to `out`; what is present counts as used `now`.
+    pub fn find_sums(&self, realms: &[Realm], asks: &[Checksum], now: Minutes, out: &mut Vec<Known>) {
+        let rights = self.realms.read().judge(realms);
+        out.reserve(asks.len());
+        for group in asks.chunks(GROUP) {
+            self.find_group(&rights, group, now, out);
+        }
+    }
+
+    fn find_group(&self, rights: &[Right], group: &[Checksum], now: Minutes, out: &mut Vec<Known>) {
+        let sums: Vec<_> = self.sums.iter().map(|shard| shard.read()).collect();
+        let regions: Vec<_> = self.regions.iter().map(|region| region.read()).collect();
+        let slot = |id: u32| regions[region_of(id)].slot(local_of(id));
+        let mut homes = [Home::Nothing; STRIDE];
+        let mut hashes = [0_u64; STRIDE];
+        for asks in group.chunks(STRIDE) {
+            // Three short loops instead of one: the reads in each do not depend on each other, so they overlap.
+            for (hash, ask) in hashes.iter_mut().zip(asks) {
+                *hash = self.hash(&ask.prefix());
+            }
+            for (home, hash) in homes.iter_mut().zip(&hashes[..asks.len()]) {
+                *home = sums[shard_of(*hash)].first(*hash);
+            }
+            for ((ask, home), hash) in asks.iter().zip(homes).zip(hashes) {
+                if ask.algorithm() != Algorithm::Sha256 {
+                    out.push(Known::Unsure);
+                    continue;
+                }
+                let prefix = ask.prefix();
+                let found = match home {
+                    Home::Nothing => None,
+                    Home::Maybe(id) if slot(id).sum == prefix => Some(id),
+                    Home::Maybe(_) | Home::Elsewhere => sums[shard_of(hash)].find(hash, |id| slot(id).sum == prefix),
+                };
+                let known = found.map_or(Known::NotFound, |id| {
+                    let slot = slot(id);
+                    let known = known(rights, slot.realms);
+                    if known == Known::Present {
+                        slot.renew(now);
+                    }
+                    known
+                });
+                out.push(known);
+            }
+        }
+    }
+
+    /// The digest and place behind a SHA-256, if one of `realms` may read it.
+    pub fn find_sum(&self, realms: &[Realm], sum: &Prefix) -> (Known, Option<(Prefix, Place)>) {
+        let hash = self.hash(sum);
+        let shard = self.sums[shard_of(hash)].read();
+        let Some(id) = shard.find(hash, |id| self.read_slot(id, |slot| slot.sum == *sum)) else {
+            return (Known::NotFound, None);
+        };
+        let (set, digest, place) = self.read_slot(id, |slot| (slot.realms, slot.digest, slot.place()));
+        match self.realms.read().right(set, realms) {
+            Right::Yes => (Known::Present, Some((digest, place))),
+            Right::No => (Known::NotFound, None),
+            Right::Unknown => (Known::Unsure, Some((digest, place))),
+        }
+    }
+
+    /// Whether one of `realms` may read the blob under `digest`.
+    pub fn readable(&self, realms: &[Realm], digest: &Prefix) -> Known {
+        let Some(set) = self.with_blob(digest, |slot| slot.realms) else { return Known::NotFound };
+        match self.realms.read().right(set, realms) {
+            Right::Yes => Known::Present,
+            Right::No => Known::NotFound,
+            Right::Unknown => Known::Unsure,
+        }
+    }
+}
+
+fn known(rights: &[Right], set: u16) -> Known {
+    match rights.get(usize::from(set)) {
+        Some(Right::Yes) => Known::Present,
+        Some(Right::No) => Known::NotFound,
+        // A set made since the batch began, or one too many to be numbered.
+        Some(Right::Unknown) | None => Known::Unsure,
+    }
+}

@@ -1,0 +1,342 @@
+//! The one writer: takes what is queued, syncs the bytes, commits the places, then the catalog, and tells who waits.
+
+pub(super) mod queue;
+mod settle;
+mod sync;
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use self::queue::{Acked, Done, Job, Next, Pace, Work};
+use self::sync::{Condemned, Failed};
+use super::core::Core;
+use super::error::IndexError;
+use super::record::Visible;
+use super::sqlite::places::{self, Located, Written};
+use super::sqlite::sql;
+use super::sqlite::write::Changing;
+use super::table::Use;
+use crate::model::checksum::Checksum;
+use crate::model::digest::Digest;
+use crate::model::key::KeyHash;
+
+/// How often leases are counted anew and old records of builds are dropped.
+const TIDY: Duration = Duration::from_secs(60);
+/// How long the writer sleeps when nothing comes.
+const IDLE: Duration = Duration::from_secs(1);
+/// Use times saved in one commit.
+const USES: usize = 10_000;
+
+/// The writer's thread.
+pub(super) struct Writer {
+    core: Arc<Core>,
+    condemned: Condemned,
+    next_tidy: Duration,
+    next_uses: Duration,
+}
+
+/// A job on its way through a commit.
+struct Staged {
+    job: Job,
+    failure: Option<Failure>,
+    /// What became of a record's place.
+    written: Option<Written>,
+    /// Places that a drop found, with the sums they had.
+    dropped: Vec<(Digest, Vec<Checksum>)>,
+    /// Keys that lost an answer by a drop, and whether any is left.
+    keys: Vec<(KeyHash, bool)>,
+    done: Done,
+}
+
+/// Why a job is taken back.
+#[derive(Clone)]
+enum Failure {
+    Sync(Failed),
+    Commit(String),
+}
+
+impl Failure {
+    fn error(&self) -> IndexError {
+        match self {
+            Failure::Sync(failed) => IndexError::Sync(std::io::Error::new(failed.kind, failed.why.clone())),
+            Failure::Commit(why) => IndexError::Commit { why: why.clone() },
+        }
+    }
+}
+
+impl Writer {
+    pub(super) fn new(core: Arc<Core>) -> Writer {
+        let now = core.clock.elapsed();
+        let next_uses = now + Duration::from_secs(core.settings.use_flush_s);
+        Writer { core, condemned: Condemned::default(), next_tidy: now + TIDY, next_uses }
+    }
+
+    /// Works until the queue is closed and empty.
+    pub(super) fn run(mut self) {
+        // Should this thread ever fail, callers get `Closed` instead of waiting for ever.
+        let _closes = Closes(self.core.clone());
+        let settings = &self.core.settings;
+        let pace = Pace { delay: Duration::from_millis(settings.commit_delay_ms), idle: IDLE };
+        loop {
+            match self.core.queue.next(&pace) {
+                Next::Commit(jobs) => self.commit(jobs),
+                Next::Idle => {}
+                Next::End => break,
+            }
+            self.tidy_when_due();
+        }
+        if self.core.queue.saves_uses_at_end() {
+            self.save_uses();
+            self.checkpoint();
+        }
+    }
+
+    fn commit(&mut self, jobs: Vec<Job>) {
+        let staged = |job| Staged {
+            job,
+            failure: None,
+            written: None,
+            dropped: Vec::new(),
+            keys: Vec::new(),
+            done: Done::default(),
+        };
+        let mut batch: Vec<Staged> = jobs.into_iter().map(staged).collect();
+        self.sync(&mut batch);
+        self.commit_places(&mut batch);
+        self.commit_catalog(&mut batch);
+        self.core.gauges.commits.fetch_add(1, Ordering::Relaxed);
+        self.core.gauges.jobs.fetch_add(batch.len() as u64, Ordering::Relaxed);
+        for mut staged in batch {
+            if staged.failure.is_some() {
+                self.core.gauges.condemned.fetch_add(1, Ordering::Relaxed);
+            }
+            settle::settle(&self.core, &mut staged);
+            let acked: Acked = match &staged.failure {
+                None => Ok(staged.done),
+                Some(failure) => Err(failure.error()),
+            };
+            match (staged.job.ack, acked) {
+                // Whoever asked may have gone away: the change stands all the same.
+                (Some(ack), acked) => drop(ack.send(acked)),
+                (None, Err(error)) => tracing::error!(%error, "a change that nobody awaited was taken back"),
+                (None, Ok(_)) => {}
+            }
+        }
+    }
+
+    /// Bytes before places.
+    fn sync(&mut self, batch: &mut [Staged]) {
+        let dirty: Vec<_> = batch.iter().flat_map(|staged| staged.job.work.dirty()).collect();
+        if dirty.is_empty() {
+            return;
+        }
+        let failed = self.condemned.sync(&dirty);
+        if failed.is_empty() {
+            return;
+        }
+        for staged in batch {
+            let lost = staged.job.work.dirty().into_iter().find_map(|dirty| failed.get(&dirty.object()));
+            staged.failure = lost.cloned().map(Failure::Sync);
+        }
+    }
+
+    /// Places before keys.
+    fn commit_places(&self, batch: &mut [Staged]) {
+        let mut due: Vec<&mut Staged> =
+            batch.iter_mut().filter(|staged| staged.failure.is_none() && staged.job.work.has_places()).collect();
+        if due.is_empty() {
+            return;
+        }
+        if let Err(error) = self.write_places(&mut due) {
+            tracing::error!(%error, jobs = due.len(), "places could not be committed");
+            let failure = Failure::Commit(error.to_string());
+            due.into_iter().for_each(|staged| staged.failure = Some(failure.clone()));
+        }
+    }
+
+    fn write_places(&self, due: &mut [&mut Staged]) -> Result<(), IndexError> {
+        let used = Use { last: self.core.minutes(), hits: 0 };
+        let mut connection = self.core.places.writing.lock();
+        let transaction = connection.transaction()?;
+        for staged in due {
+            match &staged.job.work {
+                Work::Record(record) => {
+                    let Some(blob) = &record.blob else { continue };
+                    let (digest, place, class, sums) = (blob.digest, blob.place, blob.class, blob.sums.clone());
+                    let row = Located { digest, place, class, used, sums };
+                    staged.written = Some(places::put(&transaction, &row)?);
+                }
+                Work::Drop { places, .. } => {
+                    for (digest, place) in places {
+                        if let Some(sums) = places::drop_if(&transaction, digest, place)? {
+                            staged.dropped.push((*digest, sums));
+                        }
+                    }
+                    staged.done.changed = staged.dropped.len() as u64;
+                }
+                Work::Move(moves) => {
+                    for (stands, one) in moves {
+                        let moved = *stands && places::move_if(&transaction, &one.digest, &one.from, &one.to)?;
+                        staged.done.moved.push(moved);
+                    }
+                }
+                Work::Line { .. } | Work::ForgetBuild { .. } | Work::Fact { .. } | Work::Barrier => {}
+            }
+        }
+        Ok(transaction.commit()?)
+    }
+
+    fn commit_catalog(&self, batch: &mut [Staged]) {
+        let mut due: Vec<&mut Staged> =
+            batch.iter_mut().filter(|staged| staged.failure.is_none() && staged.has_keys()).collect();
+        if due.is_empty() {
+            return;
+        }
+        let done = self
+            .core
+            .catalog
+            .transact(|changing| due.iter_mut().try_for_each(|staged| self.write_keys(changing, staged)));
+        if let Err(error) = done {
+            tracing::error!(%error, jobs = due.len(), "keys could not be committed");
+            let failure = Failure::Commit(error.to_string());
+            due.into_iter().for_each(|staged| staged.failure = Some(failure.clone()));
+        }
+    }
+
+    fn write_keys(&self, changing: &mut Changing<'_>, staged: &mut Staged) -> Result<(), IndexError> {
+        let settings = &self.core.settings;
+        match &staged.job.work {
+            Work::Record(record) => write_record(changing, record)?,
+            Work::Drop { seq, .. } => {
+                changing.reach_seq(*seq);
+                for (digest, sums) in &staged.dropped {
+                    staged.keys.extend(changing.forget_blob(digest, sums, *seq)?);
+                }
+            }
+            Work::Line { label, line } => {
+                let oldest = self.core.clock.now().minus(Duration::from_secs(settings.keep_records_s));
+                changing.append_line(label, line, settings.lines_max, (oldest, settings.builds_max))?;
+            }
+            Work::ForgetBuild { label } => {
+                staged.done.changed = u64::from(changing.forget_build(label)?);
+            }
+            Work::Fact { name, value } => changing.put_fact(name, value.as_deref())?,
+            Work::Move(_) | Work::Barrier => {}
+        }
+        Ok(())
+    }
+
+    fn tidy_when_due(&mut self) {
+        let now = self.core.clock.elapsed();
+        if now >= self.next_tidy {
+            self.next_tidy = now + TIDY;
+            self.core.table.end_leases(self.core.minutes(), self.core.settings.lease_period());
+            let oldest = self.core.clock.now().minus(Duration::from_secs(self.core.settings.keep_records_s));
+            let builds_max = self.core.settings.builds_max;
+            if let Err(error) = self.core.catalog.transact(|changing| changing.expire_builds(oldest, builds_max)) {
+                tracing::warn!(%error, "old records of builds could not be dropped");
+            }
+        }
+        if now >= self.next_uses {
+            self.next_uses = now + Duration::from_secs(self.core.settings.use_flush_s);
+            self.save_uses();
+        }
+    }
+
+    fn save_uses(&self) {
+        let uses = self.core.table.take_uses();
+        for some in uses.chunks(USES) {
+            if let Err(error) = self.write_uses(some) {
+                tracing::warn!(%error, "use times could not be saved: eviction will think these blobs colder");
+                return;
+            }
+        }
+    }
+
+    fn write_uses(&self, uses: &[(crate::model::digest::Prefix, Use)]) -> Result<(), IndexError> {
+        let mut connection = self.core.places.writing.lock();
+        let transaction = connection.transaction()?;
+        places::save_uses(&transaction, uses)?;
+        Ok(transaction.commit()?)
+    }
+
+    fn checkpoint(&self) {
+        let places = self.core.places.writing.lock().query_row(sql::CHECKPOINT, [], |_| Ok(()));
+        if let Err(error) = places.map_err(IndexError::from).and_then(|()| self.core.catalog.checkpoint()) {
+            tracing::debug!(%error, "the log was not moved into the database; the next start does it");
+        }
+    }
+}
+
+fn write_record(changing: &mut Changing<'_>, record: &Visible) -> Result<(), IndexError> {
+    changing.reach_seq(record.seq);
+    for key in &record.forgets {
+        changing.forget(key, record.seq)?;
+    }
+    for entry in &record.entries {
+        changing.put(entry, record.seq, None)?;
+    }
+    if let Some(blob) = &record.blob {
+        for sum in &blob.sums {
+            changing.add_sum(sum, &blob.digest)?;
+        }
+    }
+    for (sum, digest) in &record.sums {
+        changing.add_sum(sum, digest)?;
+    }
+    for (realm, digest) in &record.edges {
+        changing.add_edge(realm, digest)?;
+    }
+    Ok(())
+}
+
+impl Staged {
+    fn has_keys(&self) -> bool {
+        match &self.job.work {
+            Work::Record(_) | Work::Line { .. } | Work::ForgetBuild { .. } | Work::Fact { .. } => true,
+            Work::Drop { .. } => !self.dropped.is_empty(),
+            Work::Move(_) | Work::Barrier => false,
+        }
+    }
+}
+
+impl Work {
+    fn has_places(&self) -> bool {
+        match self {
+            Work::Record(record) => record.blob.is_some(),
+            Work::Drop { .. } | Work::Move(_) => true,
+            Work::Line { .. } | Work::ForgetBuild { .. } | Work::Fact { .. } | Work::Barrier => false,
+        }
+    }
+
+    fn dirty(&self) -> Vec<&crate::runtime::durable::Dirty> {
+        match self {
+            Work::Record(record) => record.blob.iter().map(|blob| &blob.dirty).collect(),
+            Work::Move(moves) => moves.iter().filter(|(stands, _)| *stands).map(|(_, one)| &one.dirty).collect(),
+            Work::Drop { .. } | Work::Line { .. } | Work::ForgetBuild { .. } | Work::Fact { .. } | Work::Barrier => {
+                Vec::new()
+            }
+        }
+    }
+}
+
+struct Closes(Arc<Core>);
+
+impl Drop for Closes {
+    fn drop(&mut self) {
+        self.0.queue.close();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failed_sync_keeps_its_kind() {
+        let failed = Failed { kind: std::io::ErrorKind::StorageFull, why: "disk full".into() };
+        let IndexError::Sync(error) = Failure::Sync(failed).error() else { panic!("is a sync error") };
+        assert_eq!(error.kind(), std::io::ErrorKind::StorageFull);
+    }
+}

@@ -1,0 +1,146 @@
+//! The forward proxy (absolute-form requests, RFC 9112 §3.2.2) and the generic mirror (`/https/HOST/PATH`): one thing,
+//! under RFC 9111 alone. Tried with curl, wget, apt and the public HTTP cache suite.
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+use http::{Method, StatusCode, header};
+use http_body::Body as _;
+use http_body_util::BodyDataStream;
+use hyper::body::Incoming;
+use url::Url;
+
+use super::front::{Answered, Front, Visit};
+use super::package::host_of;
+use super::reply;
+use crate::cache::error::CacheError;
+use crate::cache::relay::{self, Exchange, Sent};
+use crate::cache::served::{Ask, Partiality};
+use crate::model::key::Key;
+use crate::model::lookup::{Expect, Fallback, Freshness, Lookup, Origin, Origins, Trust};
+use crate::model::outcome::{Outcome, Reason};
+use crate::model::realm::Scope;
+
+/// The largest body that is stored under RFC 9111, in bytes.
+const BODY_MAX_BYTES: u64 = 64 << 30;
+
+impl Front {
+    /// An absolute-form request.
+    pub(super) async fn forward(&self, visit: Visit<'_>, body: Incoming) -> Answered {
+        match Url::parse(&visit.uri.to_string()) {
+            Ok(url) if url.scheme() == "http" || url.scheme() == "https" => self.generic(visit, body, url).await,
+            Ok(_) | Err(_) => self.unusable(),
+        }
+    }
+
+    /// `/https/HOST/PATH`.
+    pub(super) async fn mirror(&self, visit: Visit<'_>, body: Incoming, scheme: &str, rest: &str) -> Answered {
+        let query = visit.uri.query().map(|query| format!("?{query}")).unwrap_or_default();
+        let rest = rest.trim_start_matches('/');
+        if rest.contains('@') && rest.find('@') < rest.find('/').or(Some(rest.len())) {
+            return self.unusable();
+        }
+        match Url::parse(&format!("{scheme}://{rest}{query}")) {
+            Ok(url) if url.host_str().is_some_and(|host| !host.is_empty()) => self.generic(visit, body, url).await,
+            Ok(_) | Err(_) => self.unusable(),
+        }
+    }
+
+    fn unusable(&self) -> Answered {
+        let why = "the address is not one that larder can fetch: use http://HOST/PATH or /https/HOST/PATH\n";
+        let outcome = Outcome::Generated;
+        Answered::made(reply::text(StatusCode::BAD_REQUEST, outcome, why), outcome, self.http_label())
+    }
+
+    pub(super) fn http_label(&self) -> usize {
+        self.upstreams.load().len()
+    }
+
+    async fn generic(&self, visit: Visit<'_>, body: Incoming, mut url: Url) -> Answered {
+        url.set_fragment(None);
+        let at = self.http_label();
+        if !url.username().is_empty() || url.password().is_some() {
+            return self.unusable();
+        }
+        let Some(host) = host_of(&url) else { return self.unusable() };
+        if !self.hosts.may_ask(&host, visit.nearness()) {
+            return self.host_must_wait(&host, at);
+        }
+        let answer = match visit.method {
+            Method::GET | Method::HEAD if body.is_end_stream() => self.generic_safe(&visit, &url).await,
+            _ => self.generic_unsafe(&visit, body, &url).await,
+        };
+        answer.unwrap_or_else(|error| self.failed(&error, at))
+    }
+
+    async fn generic_safe(&self, visit: &Visit<'_>, url: &Url) -> Result<Answered, CacheError> {
+        let served = self
+            .cache
+            .serve(Ask {
+                lookup: lookup(url),
+                method: &visit.method,
+                headers: &visit.headers,
+                url,
+                identity: visit.identity(),
+                label: visit.writer(),
+                partial: Partiality::Allowed,
+                framing: visit.framing(),
+            })
+            .await?;
+        Ok(Answered::of_served(served, &visit.method, self.http_label()))
+    }
+
+    /// Other methods go through, and what they change is forgotten (RFC 9111 §4.4).
+    async fn generic_unsafe(&self, visit: &Visit<'_>, body: Incoming, url: &Url) -> Result<Answered, CacheError> {
+        let mut headers = visit.headers.clone();
+        headers.remove(header::EXPECT);
+        let len = body.size_hint().exact();
+        let sent = (!body.is_end_stream()).then(|| Sent {
+            len,
+            stream: BodyDataStream::new(body)
+                .map(|chunk: Result<Bytes, hyper::Error>| chunk.map_err(|error| error.to_string()))
+                .boxed(),
+        });
+        let exchange = Exchange {
+            method: visit.method.clone(),
+            origin: origin(url),
+            headers,
+            body: sent,
+            reason: Reason::Method,
+            freshness: Freshness::Http,
+        };
+        let served = self.cache.exchange(exchange).await?;
+        let stale = relay::invalidated(&visit.method, served.status, url, &served.headers);
+        if !stale.is_empty() {
+            let keys: Vec<_> = stale.iter().map(|url| key(url).hash()).collect();
+            self.cache.invalidate(&keys).await?;
+        }
+        Ok(Answered::of_served(served, &visit.method, self.http_label()))
+    }
+}
+
+fn origin(url: &Url) -> Origin {
+    Origin { url: url.clone(), next: Fallback::OnAbsence, trust: Trust::Client }
+}
+
+/// The key of an address: scheme, host and port; then path and query as sent.
+pub(super) fn key(url: &Url) -> Key {
+    Key {
+        scope: Scope::shared(),
+        ecosystem: "http",
+        upstream: url.origin().ascii_serialization(),
+        path: url[url::Position::BeforePath..url::Position::AfterQuery].to_owned(),
+        variant: String::new(),
+    }
+}
+
+pub(super) fn lookup(url: &Url) -> Lookup {
+    Lookup {
+        key: key(url),
+        origins: Origins::Listed(vec![origin(url)]),
+        freshness: Freshness::Http,
+        expect: Expect::Nothing,
+        rewrite: None,
+        max_bytes: BODY_MAX_BYTES,
+        forward: Vec::new(),
+    }
+}

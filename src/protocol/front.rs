@@ -1,0 +1,325 @@
+//! The front door: who may come in, which conversation it is, and who writes it down.
+//!
+//! A request is in proxy form (absolute target, or CONNECT), or it names a mount of ours under a `Host` that is ours.
+//! Anything else is answered 421: a name that we do not know must not reach a cache by way of a rebound address.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use http::header;
+use http::header::HeaderValue;
+use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
+use hyper::body::Incoming;
+use serde::{Deserialize, Serialize};
+
+use super::gate::{self, Caller, Denied, Door, Gate, NO_LABEL, Right};
+use super::hosts::{Hosts, Nearness};
+use super::observe::{Observation, Observers};
+use super::package::Upstreams;
+use super::reply::{self, ReplyBody};
+use super::{Mount, Peer};
+use crate::cache::Cache;
+use crate::cache::served::{Framing, Served};
+use crate::model::digest::Digest;
+use crate::model::key::KeyHash;
+use crate::model::outcome::{Outcome, Reason};
+use crate::runtime::tasks::Tasks;
+
+/// `[public]`: under which names and address clients know us.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    /// Base address as clients see it; None: as each client asked.
+    pub url: Option<String>,
+    /// Host names that are ours, beside localhost, this machine's name and addresses.
+    pub names: Vec<String>,
+}
+
+/// Everything that protocols share.
+pub struct Front {
+    pub cache: Cache,
+    pub gate: Arc<Gate>,
+    pub hosts: Hosts,
+    pub upstreams: ArcSwap<Upstreams>,
+    pub observers: Arc<Observers>,
+    pub tasks: Tasks,
+    /// Host names that are ours, in lower case and without a port.
+    pub names: Vec<String>,
+    /// What clients see as our address, where the operator says so.
+    pub public_url: Option<String>,
+    pub control: Arc<dyn super::api::Control>,
+}
+
+/// A request that passed the gate.
+pub(super) struct Visit<'a> {
+    pub peer: &'a Peer,
+    pub caller: Caller,
+    pub method: Method,
+    pub uri: Uri,
+    pub headers: HeaderMap,
+    pub version: http::Version,
+}
+
+impl Visit<'_> {
+    pub(super) fn nearness(&self) -> Nearness {
+        if self.peer.addr.ip().to_canonical().is_loopback() { Nearness::Loopback } else { Nearness::Elsewhere }
+    }
+
+    pub(super) fn framing(&self) -> Framing {
+        if self.version == http::Version::HTTP_10 { Framing::Closing } else { Framing::Marked }
+    }
+
+    /// Who is written down as the cause of what this request makes us store.
+    pub(super) fn writer(&self) -> Arc<str> {
+        self.caller.token.clone().unwrap_or_else(|| self.caller.label.clone())
+    }
+
+    /// A hash of the credential that is meant for upstream, if there is one.
+    pub(super) fn identity(&self) -> Option<Box<str>> {
+        let credential = self.headers.get(header::AUTHORIZATION)?;
+        Some(Digest::of(credential.as_bytes()).to_string()[..32].into())
+    }
+}
+
+/// An answer, with what the observers need to know of it.
+pub(super) struct Answered {
+    pub response: Response<ReplyBody>,
+    pub outcome: Outcome,
+    /// Index of the metric label.
+    pub ecosystem: usize,
+    pub key: Option<KeyHash>,
+    pub digest: Option<Digest>,
+    pub fetch_ms: u32,
+}
+
+impl Answered {
+    pub(super) fn of_served(served: Served, method: &Method, ecosystem: usize) -> Answered {
+        let (outcome, key, digest, fetch_ms) = (served.outcome, served.key, served.digest, served.fetch_ms);
+        Answered { response: reply::response(served, method), outcome, ecosystem, key, digest, fetch_ms }
+    }
+
+    pub(super) fn made(response: Response<ReplyBody>, outcome: Outcome, ecosystem: usize) -> Answered {
+        Answered { response, outcome, ecosystem, key: None, digest: None, fetch_ms: 0 }
+    }
+}
+
+/// Which conversation a request belongs to.
+enum Form {
+    Connect,
+    Forward,
+    /// Origin form, under one of our names.
+    Ours,
+    Misdirected,
+}
+
+impl Mount for Front {
+    fn serve<'a>(&'a self, request: Request<Incoming>, peer: &'a Arc<Peer>) -> BoxFuture<'a, Response<ReplyBody>> {
+        Box::pin(self.answer(request, peer))
+    }
+}
+
+impl Front {
+    async fn answer(&self, request: Request<Incoming>, peer: &Arc<Peer>) -> Response<ReplyBody> {
+        let started = self.observers.clock.elapsed();
+        let form = self.form(&request, peer);
+        let method = request.method().clone();
+        let uri = request.uri().clone();
+        let (answered, label) = self.admit_and_dispatch(request, peer, form).await;
+        let observation = Observation {
+            observers: self.observers.clone(),
+            started,
+            peer: peer.addr,
+            label,
+            method,
+            uri,
+            status: answered.response.status().as_u16(),
+            outcome: answered.outcome,
+            ecosystem: answered.ecosystem,
+            key: answered.key,
+            digest: answered.digest,
+            fetch_ms: answered.fetch_ms,
+        };
+        answered.response.map(|body| body.observed(Box::new(observation)))
+    }
+
+    async fn admit_and_dispatch(
+        &self,
+        request: Request<Incoming>,
+        peer: &Arc<Peer>,
+        form: Form,
+    ) -> (Answered, Option<Arc<str>>) {
+        if let Form::Misdirected = form {
+            let why = "this name is not larder's; add it to server.names if it should be\n";
+            return (self.made(StatusCode::MISDIRECTED_REQUEST, Reason::Denied, why), None);
+        }
+        let in_proxy_form = matches!(form, Form::Connect | Form::Forward);
+        let needs = needed_right(&request, &form);
+        let caller = match self.gate.admit(request.headers(), &peer.addr, needs) {
+            Ok(caller) => caller,
+            Err(denied) => return (self.denied(denied, in_proxy_form), None),
+        };
+        let (mut parts, body) = request.into_parts();
+        let named = if let Form::Ours = form { take_path_label(&mut parts.uri) } else { None };
+        let label = build_label(&caller).or(named).or_else(|| agent_label(&parts.headers));
+        let mut headers = parts.headers;
+        caller.strip.apply(&mut headers);
+        let visit = Visit { peer, caller, method: parts.method, uri: parts.uri, headers, version: parts.version };
+        let answered = match form {
+            Form::Connect => self.connect(visit, parts.extensions).await,
+            Form::Forward => self.forward(visit, body).await,
+            Form::Ours => self.mounted(visit, body).await,
+            Form::Misdirected => unreachable!("answered above"),
+        };
+        (answered, label)
+    }
+
+    fn form(&self, request: &Request<Incoming>, peer: &Peer) -> Form {
+        if request.method() == Method::CONNECT {
+            return Form::Connect;
+        }
+        let host = match request.uri().host() {
+            Some(host) => host,
+            None => match request.headers().get(header::HOST).and_then(|host| host.to_str().ok()) {
+                Some(host) => without_port(host),
+                None if request.version() == http::Version::HTTP_10 => return Form::Ours,
+                None => return Form::Misdirected,
+            },
+        };
+        let port = request.uri().port_u16();
+        let is_proxy_form = request.uri().scheme().is_some() && request.version() <= http::Version::HTTP_11;
+        if is_proxy_form {
+            return if self.is_ours(host) && port == Some(peer.local.port()) { Form::Ours } else { Form::Forward };
+        }
+        if self.is_ours(host) { Form::Ours } else { Form::Misdirected }
+    }
+
+    /// IP literals cannot be rebound, so any of them is as good as ours.
+    fn is_ours(&self, host: &str) -> bool {
+        if host.eq_ignore_ascii_case("localhost") || host.is_empty() {
+            return true;
+        }
+        let literal = host.trim_start_matches('[').trim_end_matches(']');
+        literal.parse::<IpAddr>().is_ok() || self.names.iter().any(|name| name.eq_ignore_ascii_case(host))
+    }
+
+    /// Mounts by first path segment.
+    async fn mounted(&self, visit: Visit<'_>, body: Incoming) -> Answered {
+        let path = visit.uri.path().to_owned();
+        let (mount, rest) = split_mount(&path);
+        match mount {
+            "http" | "https" => self.mirror(visit, body, mount, rest).await,
+            "healthz" | "readyz" | "metrics" | "api" | "" => self.api(visit, body, &path).await,
+            name => match self.upstreams.load().position(name) {
+                Some(at) => self.package(visit, at, name, rest).await,
+                None => self.made(StatusCode::NOT_FOUND, Reason::Denied, "no such mount; GET / lists them\n"),
+            },
+        }
+    }
+
+    /// The address under which the client reaches us, without a slash at the end.
+    pub(super) fn public_base(&self, visit: &Visit<'_>) -> String {
+        if let Some(url) = &self.public_url {
+            return url.trim_end_matches('/').to_owned();
+        }
+        let scheme = if visit.peer.tls { "https" } else { "http" };
+        let named = visit.headers.get(header::HOST).and_then(|host| host.to_str().ok());
+        let host = match named.or(visit.uri.authority().map(|authority| authority.as_str())) {
+            Some(host) if self.is_ours(without_port(host)) => host.to_owned(),
+            Some(_) | None => visit.peer.local.to_string(),
+        };
+        format!("{scheme}://{host}")
+    }
+
+    pub(super) fn api_label(&self) -> usize {
+        self.upstreams.load().len() + 2
+    }
+
+    pub(super) fn made(&self, status: StatusCode, reason: Reason, why: &'static str) -> Answered {
+        let outcome = Outcome::Bypass(reason);
+        Answered::made(reply::text(status, outcome, why), outcome, self.api_label())
+    }
+
+    fn denied(&self, denied: Denied, in_proxy_form: bool) -> Answered {
+        let outcome = Outcome::Bypass(Reason::Denied);
+        let (status, challenge) = denied.answer(if in_proxy_form { Door::Proxy } else { Door::Origin });
+        let status = StatusCode::from_u16(status).unwrap_or(StatusCode::FORBIDDEN);
+        let mut response = reply::text(status, outcome, format!("{denied}\n"));
+        if let Some((name, value)) = challenge {
+            response.headers_mut().insert(name, value);
+        }
+        Answered::made(response, outcome, self.api_label())
+    }
+
+    /// Renders a failure of the engine.
+    pub(super) fn failed(&self, error: &crate::cache::error::CacheError, ecosystem: usize) -> Answered {
+        let verdict = super::status::of_error(error);
+        tracing::debug!(%error, status = verdict.status.as_u16(), "answered with a failure");
+        let mut response = reply::text(verdict.status, verdict.outcome, format!("{}\n", verdict.why));
+        add_retry_after(&mut response, verdict.retry_after);
+        Answered::made(response, verdict.outcome, ecosystem)
+    }
+}
+
+pub(super) fn add_retry_after(response: &mut Response<ReplyBody>, retry_after: Option<Duration>) {
+    let pause = retry_after.or((response.status() == StatusCode::SERVICE_UNAVAILABLE).then_some(Duration::from_secs(5)));
+    if let Some(pause) = pause {
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(pause.as_secs().max(1)));
+    }
+}
+
+/// Reads and fills need `read`; what changes upstream or us needs more.
+fn needed_right(request: &Request<Incoming>, form: &Form) -> Right {
+    let path = request.uri().path();
+    let is_safe = matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
+    match form {
+        Form::Ours if path.starts_with("/api/") && !is_safe => Right::Admin,
+        Form::Ours if path.starts_with("/api/v1/upstreams") || path.starts_with("/api/v1/builds") => Right::Admin,
+        Form::Ours | Form::Forward | Form::Connect | Form::Misdirected => Right::Read,
+    }
+}
+
+/// Takes a build label out of a path, for clients that can carry it nowhere else: `/~LABEL/go/...`.
+fn take_path_label(uri: &mut Uri) -> Option<Arc<str>> {
+    let target = uri.path_and_query()?.as_str();
+    let rest = target.strip_prefix("/~")?;
+    let (label, rest) = rest.split_at(rest.find('/')?);
+    let label = Arc::from(gate::label_of(label)?);
+    *uri = Uri::try_from(rest).ok()?;
+    Some(label)
+}
+
+/// The build label at the end of a User-Agent, for clients whose User-Agent can be set: `cargo larder/LABEL`.
+fn agent_label(headers: &HeaderMap) -> Option<Arc<str>> {
+    let agent = headers.get(header::USER_AGENT)?.to_str().ok()?;
+    let (_, label) = agent.rsplit_once(" larder/")?;
+    gate::label_of(label).map(Arc::from)
+}
+
+fn split_mount(path: &str) -> (&str, &str) {
+    let path = path.strip_prefix('/').unwrap_or(path);
+    match path.find('/') {
+        Some(at) => (&path[..at], &path[at..]),
+        None => (path, "/"),
+    }
+}
+
+pub(super) fn without_port(host: &str) -> &str {
+    match host.rfind(':') {
+        Some(at) if !host[at..].contains(']') => &host[..at],
+        Some(_) | None => host,
+    }
+}
+
+/// The build that a caller named; None for the label that all others share.
+pub(super) fn build_label(caller: &Caller) -> Option<Arc<str>> {
+    (&*caller.label != NO_LABEL).then(|| caller.label.clone())
+}
+
+pub(super) fn json(status: StatusCode, value: &impl serde::Serialize) -> Response<ReplyBody> {
+    let bytes = serde_json::to_vec(value).unwrap_or_default();
+    reply::body(status, Outcome::Generated, "application/json", Bytes::from(bytes))
+}

@@ -1,0 +1,453 @@
+//! Who may come in, and with which right. Callers on loopback need no token; others need one, or, to read and to fill
+//! by reading, an address that the operator lists. It judges the caller, never the host that is asked for.
+//!
+//! A token comes as `Authorization` or `Proxy-Authorization`: Bearer, the password of Basic (whose user name is then the
+//! build label), or bare, as cargo sends it. gRPC metadata is the same header. An `Authorization` that holds no token
+//! of ours is the client's credential for upstream and is left alone.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use arc_swap::ArcSwap;
+use http::header::{AUTHORIZATION, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, WWW_AUTHENTICATE};
+use http::{HeaderMap, HeaderName, HeaderValue};
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+use subtle::ConstantTimeEq;
+
+use super::credential::{Credential, credential, label_of};
+pub use super::token::Right;
+use super::token::{Line, Salt, Token, TokenError, TokenFile};
+use crate::model::hex;
+use crate::model::kind::ErrorKind;
+use crate::model::realm::Scope;
+use crate::model::time::Timestamp;
+use crate::runtime::clock::Clock;
+
+/// The node's own token file, in the data directory.
+pub const TOKEN_FILE: &str = "tokens.toml";
+/// The label of callers that give none.
+pub const NO_LABEL: &str = "default";
+/// How long a token that was taken back may still be honoured.
+const REREAD_MS: u64 = 1_000;
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    pub anonymous_read: Vec<IpNet>,
+    pub token_file: Option<PathBuf>,
+}
+
+/// Admits or denies.
+pub struct Gate {
+    state: ArcSwap<State>,
+    data_dir: PathBuf,
+    clock: Arc<dyn Clock>,
+    /// When the files were last looked at, in milliseconds of the clock's `elapsed`.
+    looked_at: AtomicU64,
+    local: Caller,
+}
+
+/// What the settings and the files say.
+struct State {
+    anonymous_read: Vec<IpNet>,
+    files: Vec<File>,
+}
+
+struct File {
+    path: PathBuf,
+    stamp: Option<Stamp>,
+    salt: Option<Salt>,
+    /// By the first bytes of the hash. A hash is keyed, so that its bytes tell a guesser nothing.
+    known: HashMap<[u8; 8], Vec<Arc<Known>>>,
+}
+
+/// Tells whether a file was written again.
+#[derive(PartialEq, Eq, Clone, Copy)]
+struct Stamp {
+    inode: u64,
+    len: u64,
+    modified_ns: i128,
+}
+
+/// A token that the files name.
+struct Known {
+    hash: [u8; 32],
+    name: Arc<str>,
+    right: Right,
+    ends: Option<Timestamp>,
+    label: Arc<str>,
+    scope: Scope,
+}
+
+/// Who asks, once admitted.
+#[derive(Clone, Debug)]
+pub struct Caller {
+    /// The build that the request counts for.
+    pub label: Arc<str>,
+    /// The greatest right that the caller has.
+    pub right: Right,
+    pub scope: Scope,
+    /// The token's name. None: admitted by address.
+    pub token: Option<Arc<str>>,
+    /// `Authorization` holds the client's credential for upstream.
+    pub upstream_credential_present: bool,
+    pub strip: Strip,
+}
+
+impl Caller {
+    pub fn allows(&self, needs: Right) -> bool {
+        self.right >= needs
+    }
+}
+
+/// Headers that are for larder and must not go on to upstream.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Strip {
+    pub authorization: bool,
+    pub proxy_authorization: bool,
+}
+
+impl Strip {
+    pub fn apply(self, headers: &mut HeaderMap) {
+        if self.authorization {
+            headers.remove(AUTHORIZATION);
+        }
+        if self.proxy_authorization {
+            headers.remove(PROXY_AUTHORIZATION);
+        }
+    }
+}
+
+/// In which form the request came; decides how a client is asked for a credential.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Door {
+    /// To larder itself: 401 and `WWW-Authenticate`.
+    Origin,
+    /// Through larder, in absolute form or by CONNECT: 407 and `Proxy-Authenticate`.
+    Proxy,
+}
+
+/// Why a caller is not let in. The text may be shown to it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum Denied {
+    #[error("a larder token is needed: as Bearer, or as the password of Basic with the build's label as user name")]
+    NoToken,
+    #[error("this larder token is cut short or mistyped")]
+    Mistyped,
+    #[error("this larder token is not known here: it is wrong, or it was revoked")]
+    Unknown,
+    #[error("this larder token has expired")]
+    Expired,
+    #[error("the proxy credential is no larder token: write http://LABEL:TOKEN@HOST:PORT as the proxy's address")]
+    NotOurs,
+    #[error("more than one credential of a kind was sent")]
+    Ambiguous,
+    #[error("the {} right is needed", .0.name())]
+    Right(Right),
+}
+
+impl Denied {
+    pub fn kind(self) -> ErrorKind {
+        match self {
+            Denied::Ambiguous => ErrorKind::Invalid,
+            Denied::NoToken
+            | Denied::Mistyped
+            | Denied::Unknown
+            | Denied::Expired
+            | Denied::NotOurs
+            | Denied::Right(_) => ErrorKind::Denied,
+        }
+    }
+
+    /// Whether another credential would help; else the caller is known and may not.
+    pub fn wants_credential(self) -> bool {
+        !matches!(self, Denied::Right(_) | Denied::Ambiguous)
+    }
+
+    /// The status and, where another credential would help, the header that asks for one.
+    pub fn answer(self, door: Door) -> (u16, Option<(HeaderName, HeaderValue)>) {
+        let ask = HeaderValue::from_static("Basic realm=\"larder\", charset=\"UTF-8\"");
+        match (self, door) {
+            (Denied::Ambiguous, _) => (400, None),
+            (Denied::Right(_), _) => (403, None),
+            (_, Door::Origin) => (401, Some((WWW_AUTHENTICATE, ask))),
+            (_, Door::Proxy) => (407, Some((PROXY_AUTHENTICATE, ask))),
+        }
+    }
+}
+
+/// The gate cannot be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum GateError {
+    #[error(transparent)]
+    Tokens(#[from] TokenError),
+    #[error("listening on {0} would need tokens or [gate] anonymous_read, and there is neither")]
+    Open(SocketAddr),
+    #[error("[gate] token_file: {file} does not exist", file = .0.display())]
+    NoFile(PathBuf),
+}
+
+impl GateError {
+    pub fn kind(&self) -> ErrorKind {
+        ErrorKind::Invalid
+    }
+
+    /// The lines that mend it.
+    pub fn help(&self) -> String {
+        match self {
+            GateError::Tokens(_) => {
+                "mend the file, or move it away and create tokens anew with `larder token create`".to_owned()
+            }
+            GateError::Open(_) => "\
+create a token, shown once:
+    larder token create ci --right write
+or let networks read without one, in the configuration:
+    [gate]
+    anonymous_read = [\"10.0.0.0/8\"]
+or listen on loopback alone:
+    larder serve --listen 127.0.0.1:7070"
+                .to_owned(),
+            GateError::NoFile(file) => format!("larder token create ci --right write --file {}", file.display()),
+        }
+    }
+}
+
+impl Gate {
+    /// Reads the token files. `label` is for callers on loopback that give none.
+    ///
+    /// *Errors*: a token file that is there but wrong, or named but not there.
+    pub fn open(
+        settings: &Settings,
+        data_dir: &Path,
+        label: Option<&str>,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Gate, GateError> {
+        let state = State::read(settings, data_dir)?;
+        let looked_at = AtomicU64::new(millis(&*clock));
+        let local = Caller {
+            label: Arc::from(label.and_then(label_of).unwrap_or(NO_LABEL)),
+            right: Right::Admin,
+            scope: Scope::shared(),
+            token: None,
+            upstream_credential_present: false,
+            strip: Strip::default(),
+        };
+        Ok(Gate { state: ArcSwap::from_pointee(state), data_dir: data_dir.to_owned(), clock, looked_at, local })
+    }
+
+    /// Takes new settings and reads the files again.
+    ///
+    /// *Errors*: as `open`; what was in force stays so.
+    pub fn reload(&self, settings: &Settings) -> Result<(), GateError> {
+        self.state.store(Arc::new(State::read(settings, &self.data_dir)?));
+        Ok(())
+    }
+
+    /// Refuses an address that anyone could reach while nobody is told apart.
+    ///
+    /// *Errors*: `Open`.
+    pub fn check_listen(&self, addresses: &[SocketAddr]) -> Result<(), GateError> {
+        let state = self.state.load();
+        let guarded = !state.anonymous_read.is_empty() || state.files.iter().any(|file| !file.known.is_empty());
+        match addresses.iter().find(|address| !is_loopback(address.ip())) {
+            Some(address) if !guarded => Err(GateError::Open(*address)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Judges a request. Makes nothing on the heap for a caller on loopback without a credential.
+    ///
+    /// *Errors*: why not; `Denied::answer` has the status.
+    pub fn admit(&self, headers: &HeaderMap, peer: &SocketAddr, needs: Right) -> Result<Caller, Denied> {
+        let proxy = credential(headers, &PROXY_AUTHORIZATION)?;
+        let authorization = credential(headers, &AUTHORIZATION)?;
+        let local = is_loopback(peer.ip()) && !was_forwarded(headers);
+        let label_in_authorization = matches!((&proxy, &authorization), (Credential::None, Credential::Label(_)));
+        let strip = Strip {
+            authorization: authorization.is_ours() || label_in_authorization,
+            proxy_authorization: !matches!(proxy, Credential::None),
+        };
+        let mut caller = match (&proxy, &authorization) {
+            (Credential::Ours(token, label), _) => self.by_token(token, label.as_deref())?,
+            (Credential::Mistyped, _) | (Credential::None | Credential::Label(_), Credential::Mistyped) => {
+                return Err(Denied::Mistyped);
+            }
+            (Credential::Other, _) => return Err(Denied::NotOurs),
+            (Credential::None | Credential::Label(_), Credential::Ours(token, label)) => {
+                self.by_token(token, label.as_deref())?
+            }
+            (Credential::None, Credential::None | Credential::Other) => self.by_address(peer.ip(), local)?,
+            (Credential::Label(label), Credential::None | Credential::Other | Credential::Label(_))
+            | (Credential::None, Credential::Label(label)) => {
+                Caller { label: Arc::from(label.as_str()), ..self.by_address(peer.ip(), local)? }
+            }
+        };
+        if local {
+            caller.right = Right::Admin;
+        }
+        if !caller.allows(needs) {
+            return Err(if caller.token.is_some() { Denied::Right(needs) } else { Denied::NoToken });
+        }
+        caller.strip = strip;
+        caller.upstream_credential_present = match authorization {
+            Credential::Other => true,
+            Credential::Label(_) => !label_in_authorization,
+            Credential::None | Credential::Ours(..) | Credential::Mistyped => false,
+        };
+        Ok(caller)
+    }
+
+    fn by_address(&self, peer: IpAddr, local: bool) -> Result<Caller, Denied> {
+        if local {
+            return Ok(self.local.clone());
+        }
+        let peer = peer.to_canonical();
+        let listed = self.state.load().anonymous_read.iter().any(|network| network.contains(&peer));
+        // A caller that came through a proxy on this machine is nobody's neighbour.
+        if listed && !is_loopback(peer) {
+            return Ok(Caller { label: Arc::from(NO_LABEL), right: Right::Read, ..self.local.clone() });
+        }
+        Err(Denied::NoToken)
+    }
+
+    fn by_token(&self, token: &Token, label: Option<&str>) -> Result<Caller, Denied> {
+        self.look_again(REREAD_MS);
+        let mut known = self.state.load().find(token);
+        if known.is_none() {
+            // It may have been made a moment ago.
+            self.look_again(0);
+            known = self.state.load().find(token);
+        }
+        let known = known.ok_or(Denied::Unknown)?;
+        if known.ends.is_some_and(|ends| self.clock.now() >= ends) {
+            return Err(Denied::Expired);
+        }
+        Ok(Caller {
+            label: label.map_or_else(|| known.label.clone(), Arc::from),
+            right: known.right,
+            scope: known.scope.clone(),
+            token: Some(known.name.clone()),
+            upstream_credential_present: false,
+            strip: Strip::default(),
+        })
+    }
+
+    /// Reads the token files again if they changed, unless that was seen to within `older_than_ms`. Two calls of `stat` on
+    /// small files, at most once a second for tokens that are known: not worth a pool.
+    fn look_again(&self, older_than_ms: u64) {
+        let now = millis(&*self.clock);
+        let last = self.looked_at.load(Ordering::Relaxed);
+        if now.saturating_sub(last) < older_than_ms {
+            return;
+        }
+        self.looked_at.store(now, Ordering::Relaxed);
+        let state = self.state.load();
+        if state.files.iter().all(|file| stamp(&file.path) == file.stamp) {
+            return;
+        }
+        let read: Result<Vec<File>, TokenError> = state.files.iter().map(|file| File::read(&file.path)).collect();
+        match read {
+            Ok(files) => {
+                self.state.store(Arc::new(State { anonymous_read: state.anonymous_read.clone(), files }));
+            }
+            Err(error) => tracing::warn!(%error, "token file not read again; the tokens before it stay in force"),
+        }
+    }
+}
+
+impl fmt::Debug for Gate {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("Gate").finish_non_exhaustive()
+    }
+}
+
+impl State {
+    fn read(settings: &Settings, data_dir: &Path) -> Result<State, GateError> {
+        let mut files = vec![File::read(&data_dir.join(TOKEN_FILE))?];
+        if let Some(path) = &settings.token_file {
+            let file = File::read(path)?;
+            if file.stamp.is_none() {
+                return Err(GateError::NoFile(path.clone()));
+            }
+            files.push(file);
+        }
+        Ok(State { anonymous_read: settings.anonymous_read.clone(), files })
+    }
+
+    fn find(&self, token: &Token) -> Option<Arc<Known>> {
+        self.files.iter().find_map(|file| file.find(token))
+    }
+}
+
+impl File {
+    fn read(path: &Path) -> Result<File, TokenError> {
+        // Before the text, so that a change in between is seen the next time.
+        let stamp = stamp(path);
+        let read = TokenFile::read(path)?;
+        let mut file = File { path: path.to_owned(), stamp, salt: None, known: HashMap::new() };
+        if let Some(read) = read {
+            file.salt = Some(read.salt);
+            for line in &read.lines {
+                if let Some(known) = Known::of(line) {
+                    let mut first = [0; 8];
+                    first.copy_from_slice(&known.hash[..8]);
+                    file.known.entry(first).or_default().push(Arc::new(known));
+                }
+            }
+        }
+        Ok(file)
+    }
+
+    fn find(&self, token: &Token) -> Option<Arc<Known>> {
+        let hash = token.hash(self.salt.as_ref()?);
+        let mut first = [0; 8];
+        first.copy_from_slice(&hash[..8]);
+        let among = self.known.get(&first)?;
+        among.iter().find(|known| bool::from(known.hash.ct_eq(&hash))).cloned()
+    }
+}
+
+impl Known {
+    /// None: the line grants nothing. `TokenFile::read` has checked its parts.
+    fn of(line: &Line) -> Option<Known> {
+        let mut hash = [0; 32];
+        hex::decode(&line.hash, &mut hash)?;
+        Some(Known {
+            hash,
+            name: Arc::from(line.name.as_str()),
+            right: line.right()?,
+            ends: line.ends().ok()?,
+            label: Arc::from(line.label.as_deref().and_then(label_of).unwrap_or(NO_LABEL)),
+            scope: line.scope.as_deref().map_or_else(Scope::shared, Scope::named),
+        })
+    }
+}
+
+fn is_loopback(ip: IpAddr) -> bool {
+    ip.to_canonical().is_loopback()
+}
+
+/// Whether a reverse proxy brought the request: its loopback address is then not the caller's.
+fn was_forwarded(headers: &HeaderMap) -> bool {
+    headers.contains_key("x-forwarded-for") || headers.contains_key("forwarded")
+}
+
+fn stamp(path: &Path) -> Option<Stamp> {
+    use std::os::unix::fs::MetadataExt;
+    let meta = std::fs::metadata(path).ok()?;
+    let modified_ns = i128::from(meta.mtime()) * 1_000_000_000 + i128::from(meta.mtime_nsec());
+    Some(Stamp { inode: meta.ino(), len: meta.len(), modified_ns })
+}
+
+fn millis(clock: &dyn Clock) -> u64 {
+    u64::try_from(clock.elapsed().as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+#[path = "gate_tests.rs"]
+mod tests;

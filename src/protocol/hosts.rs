@@ -1,0 +1,143 @@
+//! Which hosts clients may name, in a path or a request line: upstreams are learned by policy, never compiled in.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use parking_lot::RwLock;
+use serde::{Deserialize, Serialize};
+
+/// How hosts that clients name are taken up.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Learn {
+    /// Public hosts for clients on this machine, `ask` for all others.
+    #[default]
+    Auto,
+    /// Configured and allowed hosts alone.
+    Listed,
+    /// Others wait for `larder upstream allow`.
+    Ask,
+    /// Any public host.
+    Public,
+}
+
+/// `[upstreams]` in the configuration.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    pub learn: Learn,
+    /// Hosts that any client may name, as `host` or `host:port`.
+    pub allow: Vec<String>,
+}
+
+/// The policy, and who waits to be allowed.
+pub struct Hosts {
+    state: RwLock<State>,
+}
+
+struct State {
+    learn: Learn,
+    listed: BTreeSet<String>,
+    allowed: BTreeSet<String>,
+    pending: BTreeMap<String, u64>,
+}
+
+/// Where a client sits.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Nearness {
+    Loopback,
+    Elsewhere,
+}
+
+impl Hosts {
+    const PENDING_MAX: usize = 1000;
+
+    pub fn new(settings: &Settings, allowed: impl IntoIterator<Item = String>) -> Hosts {
+        let state = State {
+            learn: settings.learn,
+            listed: settings.allow.iter().map(|host| host.to_ascii_lowercase()).collect(),
+            allowed: allowed.into_iter().collect(),
+            pending: BTreeMap::new(),
+        };
+        Hosts { state: RwLock::new(state) }
+    }
+
+    /// Whether a client may have us ask `host`. A host that must wait is written down.
+    pub(super) fn may_ask(&self, host: &str, nearness: Nearness) -> bool {
+        {
+            let state = self.state.read();
+            let public = match state.learn {
+                Learn::Public => true,
+                Learn::Auto => nearness == Nearness::Loopback,
+                Learn::Listed | Learn::Ask => false,
+            };
+            if public || state.listed.contains(host) || state.allowed.contains(host) {
+                return true;
+            }
+            if state.learn == Learn::Listed {
+                return false;
+            }
+        }
+        let mut state = self.state.write();
+        if let Some(asked) = state.pending.get_mut(host) {
+            *asked += 1;
+        } else if state.pending.len() < Hosts::PENDING_MAX {
+            state.pending.insert(host.to_owned(), 1);
+        }
+        false
+    }
+
+    /// Allows a host from now on. Returns all that were allowed this way, to be kept.
+    pub(super) fn allow(&self, host: &str) -> Vec<String> {
+        let mut state = self.state.write();
+        let host = host.to_ascii_lowercase();
+        state.pending.remove(&host);
+        state.allowed.insert(host);
+        state.allowed.iter().cloned().collect()
+    }
+
+    /// Hosts that wait, and how often each was asked for.
+    pub(super) fn pending(&self) -> Vec<(String, u64)> {
+        self.state.read().pending.iter().map(|(host, asked)| (host.clone(), *asked)).collect()
+    }
+
+    /// Hosts that were listed or allowed.
+    pub(super) fn allowed(&self) -> Vec<String> {
+        let state = self.state.read();
+        state.listed.union(&state.allowed).cloned().collect()
+    }
+
+    /// Takes up new settings; what was allowed stays.
+    pub fn reload(&self, settings: &Settings) {
+        let mut state = self.state.write();
+        state.learn = settings.learn;
+        state.listed = settings.allow.iter().map(|host| host.to_ascii_lowercase()).collect();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hosts(learn: Learn) -> Hosts {
+        Hosts::new(&Settings { learn, allow: vec!["Listed.example".into()] }, [])
+    }
+
+    #[test]
+    fn strangers_wait_until_they_are_allowed() {
+        let hosts = hosts(Learn::Auto);
+        assert!(hosts.may_ask("new.example", Nearness::Loopback));
+        assert!(!hosts.may_ask("new.example", Nearness::Elsewhere));
+        assert_eq!(hosts.pending(), [("new.example".to_owned(), 1)]);
+        hosts.allow("NEW.example");
+        assert!(hosts.may_ask("new.example", Nearness::Elsewhere));
+        assert!(hosts.pending().is_empty());
+    }
+
+    #[test]
+    fn listed_means_listed() {
+        let hosts = hosts(Learn::Listed);
+        assert!(hosts.may_ask("listed.example", Nearness::Elsewhere));
+        assert!(!hosts.may_ask("new.example", Nearness::Loopback));
+        assert!(hosts.pending().is_empty());
+    }
+}

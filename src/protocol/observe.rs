@@ -1,0 +1,209 @@
+//! What is written down of each request when its body has ended: metrics, access log, build record. All of it is made
+//! from the one `Outcome`.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{Method, Uri};
+use parking_lot::Mutex;
+use serde::Serialize;
+
+use crate::cache::Cache;
+use crate::cache::error::CacheError;
+use crate::cache::ledger::Line;
+use crate::model::digest::Digest;
+use crate::model::key::KeyHash;
+use crate::model::outcome::{Outcome, Reason};
+use crate::runtime::clock::Clock;
+use crate::telemetry::access_log::{self, AccessLog};
+use crate::telemetry::metrics::Metrics;
+use crate::telemetry::table::Name;
+
+/// Builds whose totals are kept in memory.
+const BUILDS_MAX: usize = 1000;
+/// Hosts that are remembered of one build for going around the cache.
+const HOSTS_MAX: usize = 100;
+
+/// Everyone who wants to know.
+pub struct Observers {
+    pub metrics: Arc<Metrics>,
+    pub log: Arc<AccessLog>,
+    pub clock: Arc<dyn Clock>,
+    pub cache: Cache,
+    /// The words behind the numbers of ecosystems.
+    labels: Vec<&'static str>,
+    builds: Mutex<HashMap<Arc<str>, Totals>>,
+}
+
+/// What a build got.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Totals {
+    pub requests: u64,
+    pub hits: u64,
+    pub misses: u64,
+    pub errors: u64,
+    pub bytes_served: u64,
+    pub bytes_from_upstream: u64,
+    /// Bytes that came from the store and not from upstream.
+    pub bytes_saved: u64,
+    /// What fetching the hits took when they were fetched, less what serving them took.
+    pub seconds_saved: f64,
+    /// Hosts whose bytes went through tunnels, which cannot be cached.
+    pub tunnelled: Vec<Around>,
+}
+
+/// Traffic around the cache.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Around {
+    pub host: String,
+    pub connections: u64,
+    pub bytes: u64,
+}
+
+impl Observers {
+    pub fn new(
+        metrics: Arc<Metrics>,
+        labels: Vec<&'static str>,
+        log: Arc<AccessLog>,
+        clock: Arc<dyn Clock>,
+        cache: Cache,
+    ) -> Arc<Observers> {
+        Arc::new(Observers { metrics, log, clock, cache, labels, builds: Mutex::new(HashMap::new()) })
+    }
+
+    fn ecosystem(&self, at: usize) -> &'static str {
+        self.labels.get(at).copied().unwrap_or("other")
+    }
+
+    pub(super) fn totals(&self, label: &str) -> Option<Totals> {
+        self.builds.lock().get(label).cloned()
+    }
+
+    fn add(&self, label: &Arc<str>, change: impl FnOnce(&mut Totals)) {
+        let mut builds = self.builds.lock();
+        if builds.len() >= BUILDS_MAX && !builds.contains_key(label) {
+            // Full: the newest build counts for more than an arbitrary old one.
+            if let Some(old) = builds.keys().next().cloned() {
+                builds.remove(&old);
+            }
+        }
+        change(builds.entry(label.clone()).or_default());
+    }
+
+    /// Notes bytes that went through a tunnel.
+    pub(super) fn tunnelled(&self, label: Option<&Arc<str>>, host: &str, bytes: u64) {
+        self.metrics.add(Name::TunnelledBytes, bytes);
+        if let Some(label) = label {
+            self.add(label, |totals| {
+                let known = totals.tunnelled.iter().position(|around| around.host == host);
+                let at = known.unwrap_or_else(|| {
+                    if totals.tunnelled.len() < HOSTS_MAX {
+                        totals.tunnelled.push(Around { host: host.to_owned(), ..Around::default() });
+                    }
+                    totals.tunnelled.len() - 1
+                });
+                totals.tunnelled[at].connections += 1;
+                totals.tunnelled[at].bytes += bytes;
+            });
+        }
+    }
+}
+
+/// One request, until its body has ended.
+pub(super) struct Observation {
+    pub observers: Arc<Observers>,
+    pub started: Duration,
+    pub peer: SocketAddr,
+    /// None: the request named no build.
+    pub label: Option<Arc<str>>,
+    pub method: Method,
+    pub uri: Uri,
+    pub status: u16,
+    pub outcome: Outcome,
+    pub ecosystem: usize,
+    pub key: Option<KeyHash>,
+    pub digest: Option<Digest>,
+    pub fetch_ms: u32,
+}
+
+impl Observation {
+    pub(super) fn conclude(&self, bytes: u64, error: Option<&CacheError>) {
+        let observers = &*self.observers;
+        let spent = observers.clock.elapsed().saturating_sub(self.started);
+        let micros = u64::try_from(spent.as_micros()).unwrap_or(u64::MAX);
+        observers.metrics.record(self.ecosystem, self.outcome.index(), bytes, micros);
+        let saved = self.outcome.saved_a_fetch() && error.is_none();
+        let saved_ms = if saved { u64::from(self.fetch_ms).saturating_sub(micros / 1000) } else { 0 };
+        if saved {
+            observers.metrics.add(Name::SavedBytes, bytes);
+            observers.metrics.add(Name::SavedSeconds, saved_ms * 1000);
+        }
+        if observers.log.is_on() {
+            self.log(bytes, micros);
+        }
+        if let Some(label) = &self.label {
+            self.record(label, Sent { bytes, micros, saved, saved_ms, whole: error.is_none() });
+        }
+    }
+
+    fn log(&self, bytes: u64, micros: u64) {
+        let digest = self.digest.map(|digest| digest.to_string());
+        self.observers.log.write(&access_log::Line {
+            epoch_ms: self.observers.clock.now().0,
+            peer: self.peer,
+            build: self.label.as_deref(),
+            method: self.method.as_str(),
+            path: self.uri.path(),
+            status: self.status,
+            outcome: self.outcome.label(),
+            tier: self.outcome.tier(),
+            ecosystem: self.observers.ecosystem(self.ecosystem),
+            bytes,
+            micros,
+            digest: digest.as_deref(),
+        });
+    }
+
+    fn record(&self, label: &Arc<str>, sent: Sent) {
+        self.observers.add(label, |totals| {
+            totals.requests += 1;
+            totals.bytes_served += sent.bytes;
+            totals.seconds_saved += sent.saved_ms as f64 / 1000.0;
+            if sent.saved {
+                totals.hits += 1;
+                totals.bytes_saved += sent.bytes;
+            } else if matches!(self.outcome, Outcome::Miss | Outcome::Bypass(_)) {
+                totals.misses += 1;
+                totals.bytes_from_upstream += sent.bytes;
+            }
+            if self.status >= 500 || !sent.whole {
+                totals.errors += 1;
+            }
+        });
+        if matches!(self.outcome, Outcome::Generated | Outcome::Bypass(Reason::Denied)) {
+            return;
+        }
+        self.observers.cache.note(
+            label,
+            Line {
+                url: self.uri.to_string(),
+                key: self.key.unwrap_or(KeyHash([0; 16])),
+                digest: self.digest,
+                outcome: self.outcome,
+                bytes: sent.bytes,
+                millis: u32::try_from(sent.micros / 1000).unwrap_or(u32::MAX),
+                at: self.observers.clock.now(),
+            },
+        );
+    }
+}
+
+struct Sent {
+    bytes: u64,
+    micros: u64,
+    saved: bool,
+    saved_ms: u64,
+    whole: bool,
+}

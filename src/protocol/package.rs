@@ -1,0 +1,235 @@
+//! Any ecosystem, served: its grammar describes, the engine answers, and what must be rewritten is rewritten here.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use http::header::{self, HeaderValue};
+use http::{Response, StatusCode};
+
+use super::front::{Answered, Front, Visit, add_retry_after};
+use super::reply::{self, ReplyBody};
+use super::status;
+use crate::cache::error::CacheError;
+use crate::cache::relay::Exchange;
+use crate::cache::served::{Ask, Partiality, Served};
+use crate::ecosystem::Ecosystem;
+use crate::model::kind::ErrorKind;
+use crate::model::lookup::{
+    Answer, Expect, Freshness, Lookup, Origin, Origins, Rejection, Request, Rewrite, Route, Trust, Upstream,
+};
+use crate::model::outcome::{Outcome, Reason};
+
+/// The ecosystems that are served, and the upstreams that each was given.
+pub struct Upstreams {
+    ecosystems: &'static [&'static dyn Ecosystem],
+    configured: BTreeMap<&'static str, Vec<Upstream>>,
+}
+
+impl Upstreams {
+    pub fn new(
+        ecosystems: &'static [&'static dyn Ecosystem],
+        configured: BTreeMap<&'static str, Vec<Upstream>>,
+    ) -> Upstreams {
+        Upstreams { ecosystems, configured }
+    }
+
+    pub fn position(&self, name: &str) -> Option<usize> {
+        self.ecosystems.iter().position(|ecosystem| ecosystem.about().name == name)
+    }
+
+    pub fn len(&self) -> usize {
+        self.ecosystems.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.ecosystems.is_empty()
+    }
+
+    pub fn of(&self, name: &str) -> &[Upstream] {
+        self.configured.get(name).map_or(&[], |upstreams| upstreams.as_slice())
+    }
+
+    pub(super) fn ecosystem(&self, at: usize) -> &'static dyn Ecosystem {
+        self.ecosystems[at]
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&'static dyn Ecosystem, &[Upstream])> {
+        self.ecosystems.iter().map(|ecosystem| (*ecosystem, self.of(ecosystem.about().name)))
+    }
+}
+
+impl Front {
+    /// Answers a request below an ecosystem's mount.
+    pub(super) async fn package(&self, visit: Visit<'_>, at: usize, name: &str, rest: &str) -> Answered {
+        let upstreams = self.upstreams.load_full();
+        let ecosystem = upstreams.ecosystem(at);
+        let base = format!("{}/{name}", self.public_base(&visit));
+        let route = ecosystem.route(&Request {
+            method: &visit.method,
+            path: rest,
+            query: visit.uri.query(),
+            headers: &visit.headers,
+            upstreams: upstreams.of(name),
+            public_base: &base,
+        });
+        let answer = match route {
+            Ok(Route::Cached(lookup)) => self.cached(&visit, *lookup, at).await,
+            Ok(Route::Generated(answer)) => {
+                let response = answered(answer, Outcome::Generated);
+                return Answered::made(response, Outcome::Generated, at);
+            }
+            Ok(Route::PassThrough(origin)) => self.passed(&visit, origin, at).await,
+            Ok(Route::NoUpstream) => return self.no_upstream(ecosystem, at),
+            Err(rejection) => return rejected(ecosystem, &rejection, at),
+        };
+        answer.unwrap_or_else(|error| failed(ecosystem, &error, at))
+    }
+
+    async fn cached(&self, visit: &Visit<'_>, lookup: Lookup, at: usize) -> Result<Answered, CacheError> {
+        if let Some(host) = self.unknown_host(visit, &lookup) {
+            return Ok(self.host_must_wait(&host, at));
+        }
+        let rewrite = lookup.rewrite.clone();
+        let url = first_url(&lookup).ok_or(CacheError::Abandoned)?;
+        let served = self
+            .cache
+            .serve(Ask {
+                lookup,
+                method: &visit.method,
+                headers: &visit.headers,
+                url: &url,
+                identity: visit.identity(),
+                label: visit.writer(),
+                partial: if rewrite.is_some() { Partiality::Whole } else { Partiality::Allowed },
+                framing: visit.framing(),
+            })
+            .await?;
+        match rewrite {
+            Some(rewrite) if served.status == 200 => rewritten(served, &rewrite, visit, at).await,
+            Some(_) | None => Ok(Answered::of_served(served, &visit.method, at)),
+        }
+    }
+
+    async fn passed(&self, visit: &Visit<'_>, origin: Origin, at: usize) -> Result<Answered, CacheError> {
+        if origin.trust == Trust::Client
+            && let Some(host) = host_of(&origin.url)
+            && !self.hosts.may_ask(&host, visit.nearness())
+        {
+            return Ok(self.host_must_wait(&host, at));
+        }
+        let exchange = Exchange {
+            method: visit.method.clone(),
+            origin,
+            headers: visit.headers.clone(),
+            body: None,
+            reason: Reason::Method,
+            freshness: Freshness::Immutable,
+        };
+        Ok(Answered::of_served(self.cache.exchange(exchange).await?, &visit.method, at))
+    }
+
+    /// The first host in a lookup that the client named and that policy does not let it name.
+    pub(super) fn unknown_host(&self, visit: &Visit<'_>, lookup: &Lookup) -> Option<String> {
+        let origins = match &lookup.origins {
+            Origins::Listed(origins) => origins,
+            Origins::InDocument { document, .. } => return self.unknown_host(visit, document),
+        };
+        if let Expect::InDocument { document, .. } = &lookup.expect
+            && let Some(host) = self.unknown_host(visit, document)
+        {
+            return Some(host);
+        }
+        let named = origins.iter().filter(|origin| origin.trust == Trust::Client);
+        named.filter_map(|origin| host_of(&origin.url)).find(|host| !self.hosts.may_ask(host, visit.nearness()))
+    }
+
+    pub(super) fn host_must_wait(&self, host: &str, at: usize) -> Answered {
+        let outcome = Outcome::Bypass(Reason::Denied);
+        let why = format!("{host} is not allowed as an upstream; allow it with: larder upstream allow {host}\n");
+        Answered::made(reply::text(StatusCode::FORBIDDEN, outcome, why), outcome, at)
+    }
+
+    fn no_upstream(&self, ecosystem: &dyn Ecosystem, at: usize) -> Answered {
+        let about = ecosystem.about();
+        let outcome = Outcome::Bypass(Reason::NoUpstream);
+        let why = format!(
+            "no upstream is known for {name}; adopt this machine's with: larder init --json | larder upstream import -",
+            name = about.name
+        );
+        let mut answer = ecosystem.error_body(about.without_upstream, &why);
+        answer.status = status::of_kind(about.without_upstream).as_u16();
+        Answered::made(answered(answer, outcome), outcome, at)
+    }
+}
+
+fn first_url(lookup: &Lookup) -> Option<url::Url> {
+    match &lookup.origins {
+        Origins::Listed(origins) => origins.first().map(|origin| origin.url.clone()),
+        Origins::InDocument { document, .. } => first_url(document),
+    }
+}
+
+/// `host` or `host:port`, as policy lists name it.
+pub(super) fn host_of(url: &url::Url) -> Option<String> {
+    let host = url.host_str()?.to_ascii_lowercase();
+    Some(match url.port() {
+        Some(port) => format!("{host}:{port}"),
+        None => host,
+    })
+}
+
+/// Applies a rewrite to a document of bounded size. Its validators name what upstream sent, so they do not go along.
+async fn rewritten(
+    served: Served,
+    rewrite: &Rewrite,
+    visit: &Visit<'_>,
+    at: usize,
+) -> Result<Answered, CacheError> {
+    let (outcome, key, digest) = (served.outcome, served.key, served.digest);
+    let (fetch_ms, age) = (served.fetch_ms, served.age);
+    let content_type = served.headers.get(header::CONTENT_TYPE).cloned();
+    let raw = served.into_bytes(rewrite.max_bytes).await?;
+    let document = (rewrite.apply)(&raw, &rewrite.with).map_err(|why| CacheError::Mismatch { why })?;
+    let len = document.len();
+    let body = if visit.method == http::Method::HEAD { Bytes::new() } else { Bytes::from(document) };
+    let mut response = Response::new(ReplyBody::full(body));
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_LENGTH, HeaderValue::from(len));
+    if let Some(content_type) = content_type {
+        headers.insert(header::CONTENT_TYPE, content_type);
+    }
+    reply::decorate(headers, outcome, age);
+    Ok(Answered { response, outcome, ecosystem: at, key, digest, fetch_ms })
+}
+
+fn answered(answer: Answer, outcome: Outcome) -> Response<ReplyBody> {
+    let status = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let mut response = reply::body(status, outcome, answer.content_type, answer.body);
+    for (name, value) in answer.headers {
+        if let Ok(value) = HeaderValue::try_from(value) {
+            response.headers_mut().insert(name, value);
+        }
+    }
+    response
+}
+
+fn rejected(ecosystem: &dyn Ecosystem, rejection: &Rejection, at: usize) -> Answered {
+    let outcome = Outcome::Generated;
+    Answered::made(worded(ecosystem, rejection.kind, &rejection.why, outcome), outcome, at)
+}
+
+fn failed(ecosystem: &dyn Ecosystem, error: &CacheError, at: usize) -> Answered {
+    let verdict = status::of_error(error);
+    tracing::debug!(%error, status = verdict.status.as_u16(), "answered with a failure");
+    let mut response = worded(ecosystem, verdict.kind, &verdict.why, verdict.outcome);
+    *response.status_mut() = verdict.status;
+    add_retry_after(&mut response, verdict.retry_after);
+    Answered::made(response, verdict.outcome, at)
+}
+
+/// A failure in the words that the ecosystem's clients show.
+fn worded(ecosystem: &dyn Ecosystem, kind: ErrorKind, why: &str, outcome: Outcome) -> Response<ReplyBody> {
+    let mut answer = ecosystem.error_body(kind, why);
+    answer.status = status::of_kind(kind).as_u16();
+    answered(answer, outcome)
+}

@@ -1,0 +1,350 @@
+//! One connection from accept to close: told apart by its first bytes, then driven by hyper under the watch's orders.
+
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
+use std::task::{Context, Poll};
+
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+
+use super::admission::{Admission, Admitted};
+use super::counters::Counters;
+use super::framing::Framing;
+use super::guarded::{Guarded, Prefix};
+use super::pulse::{Order, Pulse, Stage};
+use super::service::{Session, answer};
+use super::settings::Limits;
+use super::watch::{Registered, Watch};
+use crate::protocol::{Mount, Peer};
+use crate::runtime::tasks::Tasks;
+
+/// What all connections share.
+pub(crate) struct Shared {
+    pub root: Arc<dyn Mount>,
+    pub limits: Limits,
+    pub counters: Arc<Counters>,
+    pub watch: Arc<Watch>,
+    pub admission: Arc<Admission>,
+    pub acceptor: Option<TlsAcceptor>,
+    pub tasks: Tasks,
+}
+
+/// The two ends of a connection.
+#[derive(Clone, Copy)]
+pub(crate) struct Ends {
+    pub addr: SocketAddr,
+    pub local: SocketAddr,
+}
+
+/// What a connection holds as long as its stream lives.
+pub(crate) struct Place {
+    admitted: Admitted,
+    registered: Registered,
+    tls: Option<Tally>,
+    http2: Option<Tally>,
+}
+
+/// Counts something that is open.
+struct Tally {
+    counters: Arc<Counters>,
+    which: fn(&Counters) -> &AtomicU64,
+}
+
+impl Tally {
+    fn new(counters: &Arc<Counters>, which: fn(&Counters) -> &AtomicU64) -> Tally {
+        which(counters).fetch_add(1, Relaxed);
+        Tally { counters: counters.clone(), which }
+    }
+}
+
+impl Drop for Tally {
+    fn drop(&mut self) {
+        Counters::down((self.which)(&self.counters));
+    }
+}
+
+/// Which conversation the first bytes began.
+struct Opened<T> {
+    io: T,
+    first: Prefix,
+    http2: bool,
+}
+
+/// Serves a connection that was just accepted.
+pub(crate) async fn serve_socket(shared: Arc<Shared>, socket: TcpStream, ends: Ends, admitted: Admitted) {
+    let mut place = Place { admitted, registered: shared.watch.register(), tls: None, http2: None };
+    let pulse = place.registered.pulse.clone();
+    let is_tls = async {
+        let mut first = [0];
+        let tls = shared.acceptor.is_some() && socket.peek(&mut first).await? == 1 && first == [0x16];
+        Ok::<_, io::Error>(tls)
+    };
+    match obeying(&pulse, is_tls).await {
+        Some(Ok(true)) => {
+            pulse.set_stage(Stage::Opening);
+            let Some(opened) = obeying(&pulse, open_tls(&shared, socket, &pulse)).await.flatten() else { return };
+            place.tls = Some(Tally::new(&shared.counters, |counters| &counters.open_tls));
+            serve(shared, opened, ends, place).await;
+        }
+        Some(Ok(false)) => serve_stream(shared, socket, ends, place).await,
+        Some(Err(_)) | None => {}
+    }
+}
+
+#[cfg(test)]
+pub(crate) async fn serve_memory(shared: Arc<Shared>, io: tokio::io::DuplexStream, ends: Ends, admitted: Admitted) {
+    let place = Place { admitted, registered: shared.watch.register(), tls: None, http2: None };
+    serve_stream(shared, io, ends, place).await;
+}
+
+/// Serves a stream on which no byte was read yet.
+async fn serve_stream<T>(shared: Arc<Shared>, mut io: T, ends: Ends, place: Place)
+where
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let pulse = place.registered.pulse.clone();
+    if let Some(Ok(Some(first))) = obeying(&pulse, Prefix::read(&mut io, &pulse)).await {
+        serve(shared, Opened { io, http2: first.is_http2(), first }, ends, place).await;
+    }
+}
+
+/// *Shape*: None when the handshake failed or the peer left.
+async fn open_tls(shared: &Shared, socket: TcpStream, pulse: &Pulse) -> Option<Opened<TlsStream<TcpStream>>> {
+    let acceptor = shared.acceptor.as_ref()?;
+    let mut io = match acceptor.accept(socket).await {
+        Ok(io) => io,
+        Err(error) => {
+            Counters::up(&shared.counters.refused_tls);
+            tracing::debug!(%error, "tls handshake failed");
+            return None;
+        }
+    };
+    pulse.set_stage(Stage::Waiting);
+    match io.get_ref().1.alpn_protocol() {
+        Some(b"h2") => Some(Opened { io, first: Prefix::default(), http2: true }),
+        Some(_) => Some(Opened { io, first: Prefix::default(), http2: false }),
+        None => {
+            let first = Prefix::read(&mut io, pulse).await.ok()??;
+            Some(Opened { io, http2: first.is_http2(), first })
+        }
+    }
+}
+
+async fn serve<T>(shared: Arc<Shared>, opened: Opened<T>, ends: Ends, mut place: Place)
+where
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let Opened { io, first, http2 } = opened;
+    let pulse = place.registered.pulse.clone();
+    let peer = Peer { addr: ends.addr, local: ends.local, tls: place.tls.is_some(), http2 };
+    let session = Arc::new(Session {
+        root: shared.root.clone(),
+        peer: Arc::new(peer),
+        pulse: pulse.clone(),
+        bucket: place.admitted.bucket.clone(),
+        counters: shared.counters.clone(),
+        target_bytes: usize::try_from(shared.limits.target_bytes).unwrap_or(usize::MAX),
+    });
+    if http2 {
+        place.http2 = Some(Tally::new(&shared.counters, |counters| &counters.open_http2));
+        pulse.set_http2();
+        pulse.set_stage(Stage::Frames);
+        let guarded = Guarded::new(io, pulse, None, first, place);
+        // Boxed, so that the many idle HTTP/1 connections are not as large as the few of HTTP/2.
+        Box::pin(serve_http2(shared, guarded, session)).await;
+    } else {
+        pulse.set_stage(Stage::Between);
+        let header_bytes = usize::try_from(shared.limits.header_bytes).unwrap_or(usize::MAX);
+        let guarded = Guarded::new(io, pulse, Some(Framing::new(header_bytes)), first, place);
+        serve_http1(&shared, guarded, session).await;
+    }
+}
+
+async fn serve_http1<T>(shared: &Shared, io: Guarded<T, Place>, session: Arc<Session>)
+where
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let pulse = session.pulse.clone();
+    let service = service_fn(move |request| answer(session.clone(), request));
+    let connection = http1_builder(&shared.limits).serve_connection(TokioIo::new(io), service).with_upgrades();
+    let mut driven = Driven { connection, pulse, told: false };
+    let end = (&mut driven).await;
+    if let End::Failed(error) = &end {
+        note_failure(&shared.counters, error);
+    }
+    if matches!(&end, End::Closed) || matches!(&end, End::Failed(error) if error.is_parse()) {
+        // None: the stream was upgraded and is no longer ours.
+        if let Some(parts) = driven.connection.into_parts() {
+            parts.io.into_inner().linger().await;
+        }
+    }
+}
+
+async fn serve_http2<T>(shared: Arc<Shared>, io: Guarded<T, Place>, session: Arc<Session>)
+where
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let pulse = session.pulse.clone();
+    let service = service_fn(move |request| answer(session.clone(), request));
+    let connection = http2_builder(&shared).serve_connection(TokioIo::new(io), service);
+    let mut driven = Driven { connection, pulse, told: false };
+    if let End::Failed(error) = (&mut driven).await {
+        note_failure(&shared.counters, &error);
+    }
+}
+
+fn note_failure(counters: &Counters, error: &hyper::Error) {
+    if error.is_parse() {
+        Counters::up(&counters.malformed);
+    }
+    tracing::debug!(%error, "connection failed");
+}
+
+/// No timer is given to hyper: its header time-out would arm one for each request and count idle time as well. The
+/// watch has both limits.
+fn http1_builder(limits: &Limits) -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    builder
+        .max_header_size(usize::try_from(limits.header_bytes).unwrap_or(usize::MAX))
+        .header_read_timeout(None)
+        .keep_alive(true);
+    if limits.headers != 100 {
+        // 100 is hyper's own number, for which it needs no allocation.
+        builder.max_headers(limits.headers);
+    }
+    builder
+}
+
+fn http2_builder(shared: &Shared) -> http2::Builder<Streams> {
+    let limits = &shared.limits.http2;
+    let window = limits.window(shared.counters.open.load(Relaxed));
+    let mut builder = http2::Builder::new(Streams { tasks: shared.tasks.clone() });
+    builder
+        .initial_stream_window_size(window)
+        .initial_connection_window_size(window)
+        .max_frame_size(u32::try_from(limits.frame_bytes).unwrap_or(1 << 18))
+        .max_concurrent_streams(limits.streams)
+        .max_header_list_size(u32::try_from(limits.header_list_bytes).unwrap_or(16 << 10))
+        .max_pending_accept_reset_streams(limits.pending_resets)
+        .max_local_error_reset_streams(limits.local_resets)
+        .max_send_buf_size(usize::try_from(limits.send_buffer_bytes).unwrap_or(64 << 10));
+    builder
+}
+
+/// Runs HTTP/2 streams as tasks that a shutdown waits for.
+#[derive(Clone)]
+struct Streams {
+    tasks: Tasks,
+}
+
+impl<F: Future<Output = ()> + Send + 'static> hyper::rt::Executor<F> for Streams {
+    fn execute(&self, stream: F) {
+        self.tasks.spawn("http/2 stream", stream);
+    }
+}
+
+/// Runs `future` until it is done or the connection is cut.
+async fn obeying<F: Future>(pulse: &Pulse, future: F) -> Option<F::Output> {
+    let mut future = std::pin::pin!(future);
+    std::future::poll_fn(|cx| {
+        pulse.register(cx.waker());
+        if pulse.order() == Order::Cut {
+            return Poll::Ready(None);
+        }
+        future.as_mut().poll(cx).map(Some)
+    })
+    .await
+}
+
+/// A hyper connection that can be told to finish.
+trait Finish: Future<Output = hyper::Result<()>> + Unpin {
+    /// Whether now is the time to tell it.
+    fn may_finish(&self, pulse: &Pulse) -> bool;
+    fn finish(&mut self);
+}
+
+impl<T, P, S> Finish for http1::UpgradeableConnection<TokioIo<Guarded<T, P>>, S>
+where
+    Self: Future<Output = hyper::Result<()>> + Unpin,
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    P: Unpin + Send + 'static,
+    S: hyper::service::HttpService<hyper::body::Incoming, ResBody = super::service::Tracked>,
+    S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    /// hyper closes an idle connection without looking whether a request has come. So it is told only when the peer
+    /// has nothing for us, and one that never asked is given the time to (the watch ends it soon after). The answers
+    /// meanwhile say `Connection: close`.
+    fn may_finish(&self, pulse: &Pulse) -> bool {
+        let beat = pulse.beat();
+        beat.stage == Stage::Between && beat.in_flight == 0 && beat.requests > 0 && beat.waits_to_read
+    }
+
+    fn finish(&mut self) {
+        Pin::new(self).graceful_shutdown();
+    }
+}
+
+impl<T, P, S> Finish for http2::Connection<TokioIo<Guarded<T, P>>, S, Streams>
+where
+    Self: Future<Output = hyper::Result<()>> + Unpin,
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    P: Unpin + Send + 'static,
+    S: hyper::service::HttpService<hyper::body::Incoming, ResBody = super::service::Tracked>,
+    S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    S::Future: Send + 'static,
+{
+    fn may_finish(&self, _pulse: &Pulse) -> bool {
+        true
+    }
+
+    fn finish(&mut self) {
+        Pin::new(self).graceful_shutdown();
+    }
+}
+
+/// How a connection ended.
+enum End {
+    Closed,
+    Failed(hyper::Error),
+    Cut,
+}
+
+struct Driven<C> {
+    connection: C,
+    pulse: Arc<Pulse>,
+    told: bool,
+}
+
+impl<C: Finish> Future for &mut Driven<C> {
+    type Output = End;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<End> {
+        let this = &mut **self;
+        this.pulse.register(cx.waker());
+        loop {
+            let order = this.pulse.order();
+            if order == Order::Cut {
+                return Poll::Ready(End::Cut);
+            }
+            this.pulse.clear_waits();
+            if let Poll::Ready(end) = Pin::new(&mut this.connection).poll(cx) {
+                return Poll::Ready(end.map_or_else(End::Failed, |()| End::Closed));
+            }
+            if order == Order::Live || this.told || !this.connection.may_finish(&this.pulse) {
+                return Poll::Pending;
+            }
+            this.connection.finish();
+            this.told = true;
+        }
+    }
+}

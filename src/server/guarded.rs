@@ -1,0 +1,204 @@
+//! The bytes of one connection on their way to hyper: counted for the watch, and for HTTP/1 judged by `framing`.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+
+use super::framing::Framing;
+use super::pulse::{Order, Pulse, Stage};
+
+/// Given to hyper in place of what must not be believed: no header, name, size or line can hold it, so that hyper
+/// refuses the request at its turn, after the answers to those before it.
+const REFUSAL: &[u8] = b"\0\r\n\r\n";
+
+/// What is read and thrown away after the answer, so that the peer gets to read it before a reset.
+const LINGER_BYTES: usize = 2 << 20;
+const LINGER: Duration = Duration::from_secs(2);
+
+/// The preface of HTTP/2.
+pub(crate) const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// A stream that is watched. `place` is kept as long as the stream lives, also when it was upgraded to a tunnel.
+pub(crate) struct Guarded<T, P> {
+    inner: T,
+    pulse: Arc<Pulse>,
+    framing: Option<Framing>,
+    first: Prefix,
+    refused: Option<usize>,
+    ended: bool,
+    _place: P,
+}
+
+/// Bytes that were read to tell the protocols apart.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Prefix {
+    bytes: [u8; PREFACE.len()],
+    len: u8,
+    given: u8,
+}
+
+impl Prefix {
+    /// Reads until the bytes can no longer be HTTP/2's preface, or are it.
+    ///
+    /// *Shape*: None when the peer closed without a byte.
+    pub async fn read(from: &mut (impl AsyncRead + Unpin), pulse: &Pulse) -> io::Result<Option<Prefix>> {
+        let mut first = Prefix::default();
+        loop {
+            let len = usize::from(first.len);
+            let more = from.read(&mut first.bytes[len..]).await?;
+            if more == 0 {
+                return Ok((len > 0).then_some(first));
+            }
+            pulse.set_stage(Stage::Opening);
+            first.len += u8::try_from(more).unwrap_or_default();
+            let read = &first.bytes[..len + more];
+            if !PREFACE.starts_with(read) || read.len() == PREFACE.len() {
+                return Ok(Some(first));
+            }
+        }
+    }
+
+    pub fn is_http2(&self) -> bool {
+        usize::from(self.len) == PREFACE.len() && self.bytes == *PREFACE
+    }
+
+    /// Whether there was something left to give.
+    fn give(&mut self, buf: &mut ReadBuf<'_>) -> bool {
+        let rest = &self.bytes[usize::from(self.given)..usize::from(self.len)];
+        let len = rest.len().min(buf.remaining());
+        buf.put_slice(&rest[..len]);
+        self.given += u8::try_from(len).unwrap_or_default();
+        len > 0
+    }
+}
+
+impl<T: AsyncRead + AsyncWrite + Unpin, P> Guarded<T, P> {
+    /// *Shape*: without `framing` the bytes are not judged (HTTP/2).
+    pub fn new(inner: T, pulse: Arc<Pulse>, framing: Option<Framing>, first: Prefix, place: P) -> Guarded<T, P> {
+        Guarded { inner, pulse, framing, first, refused: None, ended: false, _place: place }
+    }
+
+    /// Reads and drops what the peer still sends of a request that was answered early: closing at once would reset
+    /// the connection and take the answer with it. Bounded in bytes and time.
+    pub async fn linger(mut self) {
+        let in_middle = self.framing.as_ref().is_some_and(|framing| framing.stage() != Stage::Between);
+        if self.ended || !in_middle {
+            return;
+        }
+        let read_on = async {
+            let mut sink = vec![0; 16 << 10];
+            let mut left = LINGER_BYTES;
+            while let Ok(len @ 1..) = self.inner.read(&mut sink).await {
+                left = left.saturating_sub(len);
+                if left == 0 {
+                    return;
+                }
+            }
+        };
+        // Whoever still sends after this finds the connection reset.
+        let _ = tokio::time::timeout(LINGER, read_on).await;
+    }
+
+    /// Hands over the refusal, and then the end.
+    fn refuse(&mut self, buf: &mut ReadBuf<'_>) {
+        let given = self.refused.unwrap_or(0);
+        let len = (REFUSAL.len() - given).min(buf.remaining());
+        buf.put_slice(&REFUSAL[given..given + len]);
+        self.refused = Some(given + len);
+    }
+
+    fn is_cut(&self) -> bool {
+        self.pulse.order() == Order::Cut
+    }
+}
+
+fn cut() -> io::Error {
+    io::Error::from(io::ErrorKind::ConnectionAborted)
+}
+
+impl<T: AsyncRead + AsyncWrite + Unpin, P: Unpin> AsyncRead for Guarded<T, P> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if this.is_cut() {
+            return Poll::Ready(Err(cut()));
+        }
+        if this.refused.is_some() {
+            this.refuse(buf);
+            return Poll::Ready(Ok(()));
+        }
+        let before = buf.filled().len();
+        if !this.first.give(buf) && Pin::new(&mut this.inner).poll_read(cx, buf)?.is_pending() {
+            this.pulse.wait_to_read();
+            if this.pulse.stage() == Stage::Tunnel {
+                // Nobody drives a tunnel's connection: an order has to reach its reader.
+                this.pulse.register(cx.waker());
+            }
+            return Poll::Pending;
+        }
+        let fresh = &buf.filled()[before..];
+        this.ended = fresh.is_empty() && buf.remaining() > 0;
+        this.pulse.has_read(fresh.len());
+        if let Some(framing) = &mut this.framing {
+            let judged = framing.scan(fresh);
+            this.pulse.set_stage(framing.stage());
+            if let Err(good) = judged {
+                buf.set_filled(before + good);
+                this.refuse(buf);
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<T: AsyncRead + AsyncWrite + Unpin, P: Unpin> AsyncWrite for Guarded<T, P> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let poll = Pin::new(&mut this.inner).poll_write(cx, bytes);
+        this.wrote(poll)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let poll = Pin::new(&mut this.inner).poll_write_vectored(cx, slices);
+        this.wrote(poll)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let poll = Pin::new(&mut this.inner).poll_flush(cx);
+        if poll.is_pending() {
+            this.pulse.wait_to_write();
+        }
+        poll
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().inner).poll_shutdown(cx)
+    }
+}
+
+impl<T: AsyncRead + AsyncWrite + Unpin, P> Guarded<T, P> {
+    fn wrote(&self, poll: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if self.is_cut() {
+            return Poll::Ready(Err(cut()));
+        }
+        if poll.is_pending() {
+            self.pulse.wait_to_write();
+        }
+        let written = ready!(poll)?;
+        self.pulse.wrote(written);
+        Poll::Ready(Ok(written))
+    }
+}

@@ -1,0 +1,196 @@
+//! Bytes on their way in, shared by the writer and all who follow it. The latest are in memory, what came before is
+//! in a temporary file; nothing that was readable once is taken back, whatever happens to the writer.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::budget::Reservation;
+use super::buffers::Buffers;
+use super::error::StoreError;
+use super::files::{Descriptor, Got, Mode, read_exact};
+use super::layout::{BLOCK, CHUNK};
+
+pub(super) struct Fill {
+    state: Mutex<State>,
+    written: AtomicU64,
+    buffers: Arc<Buffers>,
+    /// An unlinked file takes room until the last reader has closed it.
+    _reservation: Arc<Mutex<Reservation>>,
+}
+
+struct State {
+    file: Option<Arc<dyn Descriptor>>,
+    /// Bytes in the file.
+    flushed: u64,
+    /// xxh3 of each block of them.
+    blocks: Vec<u64>,
+    /// What is being written to the file, right behind what was.
+    in_flight: Option<Bytes>,
+    tail: Tail,
+}
+
+enum Tail {
+    Growing(Vec<u8>),
+    /// The whole blob, sealed.
+    Whole(Bytes),
+}
+
+impl Fill {
+    pub fn new(expected: Option<u64>, buffers: Arc<Buffers>, reservation: Arc<Mutex<Reservation>>) -> Fill {
+        let first = expected.map_or(0, |len| usize::try_from(len).unwrap_or(CHUNK).min(CHUNK));
+        let tail = Tail::Growing(Vec::with_capacity(first));
+        let state = State { file: None, flushed: 0, blocks: Vec::new(), in_flight: None, tail };
+        Fill { state: Mutex::new(state), written: AtomicU64::new(0), buffers, _reservation: reservation }
+    }
+
+    pub fn written(&self) -> u64 {
+        self.written.load(Ordering::Acquire)
+    }
+
+    /// Takes as much as there is room for before the next flush; returns how much, and whether a piece is full.
+    pub fn append(&self, bytes: &[u8]) -> (usize, bool) {
+        let mut state = self.state.lock();
+        let Tail::Growing(tail) = &mut state.tail else { return (0, false) };
+        let taken = bytes.len().min(CHUNK - tail.len());
+        tail.extend_from_slice(&bytes[..taken]);
+        let full = tail.len() == CHUNK;
+        self.written.fetch_add(taken as u64, Ordering::Release);
+        (taken, full)
+    }
+
+    /// Puts what was collected in flight. What was in flight before must have landed.
+    pub fn launch(&self) -> Bytes {
+        let mut state = self.state.lock();
+        let Tail::Growing(tail) = &mut state.tail else { return Bytes::new() };
+        let next = if tail.len() == CHUNK { Vec::with_capacity(CHUNK) } else { Vec::new() };
+        let piece = Bytes::from(std::mem::replace(tail, next));
+        state.in_flight = Some(piece.clone());
+        piece
+    }
+
+    /// What was in flight is in the file.
+    pub fn landed(&self, file: &Arc<dyn Descriptor>, piece: &[u8], blocks: impl Iterator<Item = u64>) {
+        let mut state = self.state.lock();
+        state.file.get_or_insert_with(|| file.clone());
+        state.flushed += piece.len() as u64;
+        state.blocks.extend(blocks);
+        state.in_flight = None;
+    }
+
+    /// Freezes a blob that never left memory.
+    pub fn whole(&self) -> Bytes {
+        let mut state = self.state.lock();
+        let bytes = match &mut state.tail {
+            // Boxed: exactly as long as it is.
+            Tail::Growing(tail) => Bytes::from(std::mem::take(tail).into_boxed_slice()),
+            Tail::Whole(bytes) => bytes.clone(),
+        };
+        state.tail = Tail::Whole(bytes.clone());
+        bytes
+    }
+
+    fn locate(&self, at: u64, max: usize) -> Located {
+        let state = self.state.lock();
+        if at < state.flushed {
+            let Some(file) = &state.file else { return Located::Bytes(Bytes::new()) };
+            let index = (at / BLOCK as u64) as usize;
+            let start = index as u64 * BLOCK as u64;
+            let len = ((state.flushed - start) as usize).min(BLOCK);
+            let skip = (at - start) as usize;
+            let take = max.min(len - skip);
+            let sum = state.blocks.get(index).copied().unwrap_or(0);
+            return Located::File(BlockRead { file: file.clone(), start, len, skip, take, sum });
+        }
+        let at = (at - state.flushed) as usize;
+        let flying = state.in_flight.as_deref().unwrap_or(&[]);
+        // Copied: a slice would keep the whole piece for the slowest follower.
+        if at < flying.len() {
+            let end = flying.len().min(at + max);
+            return Located::Bytes(Bytes::copy_from_slice(&flying[at..end]));
+        }
+        let at = at - flying.len();
+        Located::Bytes(match &state.tail {
+            Tail::Growing(tail) => {
+                Bytes::copy_from_slice(&tail[at.min(tail.len())..tail.len().min(at.saturating_add(max))])
+            }
+            Tail::Whole(bytes) => bytes.slice(at.min(bytes.len())..bytes.len().min(at.saturating_add(max))),
+        })
+    }
+}
+
+/// A view of a fill for those who follow it. Goes on after the writer has sealed or failed.
+#[derive(Clone)]
+pub struct Partial {
+    fill: Arc<Fill>,
+}
+
+impl Partial {
+    pub(super) const fn new(fill: Arc<Fill>) -> Partial {
+        Partial { fill }
+    }
+
+    /// Bytes that can be read so far. Never goes back.
+    pub fn written(&self) -> u64 {
+        self.fill.written()
+    }
+
+    /// Reads from `at` on, which must be below `written()`.
+    ///
+    /// *Shape*: 1 to min(`max`, 128 KiB) bytes; none at the end of what is written.
+    /// *Errors*: `Corrupt` when the disk gave back other bytes than it got.
+    /// *Cancel*: nothing is lost.
+    pub async fn read(&self, at: u64, max: usize) -> Result<Bytes, StoreError> {
+        let read = match self.fill.locate(at, max.min(BLOCK)) {
+            Located::Bytes(bytes) => return Ok(bytes),
+            Located::File(read) => read,
+        };
+        if let Some(bytes) = read.run(&self.fill.buffers, Mode::Now)? {
+            return Ok(bytes);
+        }
+        let buffers = self.fill.buffers.clone();
+        let task = tokio::task::spawn_blocking(move || read.run(&buffers, Mode::Wait));
+        let bytes = task.await.map_err(|error| StoreError::lost("reading a fill", error))??;
+        bytes.ok_or_else(broken)
+    }
+}
+
+enum Located {
+    Bytes(Bytes),
+    File(BlockRead),
+}
+
+/// A block in the temporary file, and the part of it that is wanted.
+struct BlockRead {
+    file: Arc<dyn Descriptor>,
+    start: u64,
+    len: usize,
+    skip: usize,
+    take: usize,
+    sum: u64,
+}
+
+impl BlockRead {
+    fn run(&self, buffers: &Arc<Buffers>, mode: Mode) -> Result<Option<Bytes>, StoreError> {
+        let mut buffer = buffers.take(self.len);
+        let got = read_exact(&*self.file, &mut [], buffer.as_mut(), self.start, mode);
+        match got.map_err(StoreError::io("reading a fill"))? {
+            Got::All => {}
+            Got::NotNow => return Ok(None),
+            Got::Short => return Err(broken()),
+        }
+        if xxh3_64(buffer.as_ref()) != self.sum {
+            return Err(broken());
+        }
+        Ok(Some(buffer.freeze().slice(self.skip..self.skip + self.take)))
+    }
+}
+
+fn broken() -> StoreError {
+    let source = io::Error::new(io::ErrorKind::InvalidData, "the temporary file does not hold what was written");
+    StoreError::Io { doing: "reading a fill", source: Arc::new(source) }
+}

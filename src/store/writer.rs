@@ -1,0 +1,158 @@
+//! Takes a body as it comes: collects 256 KiB, then hashes and writes them on the blocking pool while the next are
+//! collected. One piece in flight and one collecting is all that a fill holds.
+
+use std::sync::Arc;
+
+use bytes::{Buf, Bytes};
+use parking_lot::Mutex;
+use tokio::task::JoinHandle;
+
+use super::Inner;
+use super::budget::Reservation;
+use super::error::StoreError;
+use super::fill::{Fill, Partial};
+use super::work::{SealedBlob, Work};
+use crate::model::checksum::{Algorithm, Checksum};
+use crate::model::place::Class;
+
+/// What is about to be written.
+#[derive(Clone, Debug)]
+pub struct Intent {
+    /// Where it is known; more or fewer bytes may come, `seal` judges.
+    pub len: Option<u64>,
+    pub class: Class,
+    /// To compute beside BLAKE3 and SHA-256.
+    pub sums: Vec<Algorithm>,
+}
+
+/// Writes one blob. Dropped unsealed, the blob vanishes; partials go on reading what came.
+pub struct BlobWriter {
+    inner: Arc<Inner>,
+    fill: Arc<Fill>,
+    stage: Stage,
+    /// Of a chunk whose `write` was dropped half-way.
+    rest: Bytes,
+}
+
+type Job = JoinHandle<(Box<Work>, Result<(), StoreError>)>;
+
+enum Stage {
+    Collecting(Box<Work>),
+    /// A piece is being hashed and written.
+    Spilling(Job),
+    Failed(StoreError),
+}
+
+impl BlobWriter {
+    pub(super) fn new(inner: Arc<Inner>, about: &Intent, reservation: Reservation) -> BlobWriter {
+        let reservation = Arc::new(Mutex::new(reservation));
+        let fill = Arc::new(Fill::new(about.len, inner.buffers.clone(), reservation.clone()));
+        let work = Work::new(inner.clone(), fill.clone(), about.class, &about.sums, reservation);
+        BlobWriter { inner, fill, stage: Stage::Collecting(Box::new(work)), rest: Bytes::new() }
+    }
+
+    /// Takes the next bytes; waits while more than one piece is behind.
+    ///
+    /// *Errors*: `Full` or `Io`, from then on always: nothing will be stored. `written()` of the partial tells how
+    /// much was taken, and all of that stays readable.
+    /// *Cancel*: the chunk counts as written; the next call takes up its rest.
+    pub async fn write(&mut self, chunk: Bytes) -> Result<(), StoreError> {
+        self.drain().await?;
+        self.rest = chunk;
+        self.drain().await
+    }
+
+    /// A view for followers.
+    pub fn partial(&self) -> Partial {
+        Partial::new(self.fill.clone())
+    }
+
+    /// Verifies the whole body and publishes it: readable at its place, not yet durable.
+    ///
+    /// *Errors*: `Mismatch` or `Length` when a promise was broken, `Full` or `Io`; nothing is kept then.
+    /// *Cancel*: nothing is kept.
+    pub async fn seal(mut self, expect: &[Checksum], len: Option<u64>) -> Result<SealedBlob, StoreError> {
+        self.drain().await?;
+        let work = self.settle().await?;
+        let found = self.fill.written();
+        if let Some(expected) = len.filter(|expected| *expected != found) {
+            // Unlinked on the pool.
+            drop(tokio::task::spawn_blocking(move || drop(work)));
+            return Err(StoreError::Length { expected, found });
+        }
+        let expect: Vec<Checksum> = expect.to_vec();
+        let inner = self.inner.clone();
+        let job = tokio::task::spawn_blocking(move || work.seal(&expect).map(|blob| Unclaimed::new(inner, blob)));
+        let unclaimed = job.await.map_err(|error| StoreError::lost("sealing a blob", error))??;
+        Ok(unclaimed.claim())
+    }
+
+    async fn drain(&mut self) -> Result<(), StoreError> {
+        if let Stage::Failed(error) = &self.stage {
+            return Err(error.clone());
+        }
+        while !self.rest.is_empty() {
+            let (taken, full) = self.fill.append(&self.rest);
+            self.rest.advance(taken);
+            if full {
+                let mut work = self.settle().await?;
+                let piece = self.fill.launch();
+                self.stage = Stage::Spilling(tokio::task::spawn_blocking(move || {
+                    let spilled = work.spill(&piece);
+                    (work, spilled)
+                }));
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits for the piece in flight and takes the work; the caller puts it back or ends the writer.
+    async fn settle(&mut self) -> Result<Box<Work>, StoreError> {
+        if let Stage::Spilling(job) = &mut self.stage {
+            self.stage = match job.await {
+                Ok((work, Ok(()))) => Stage::Collecting(work),
+                Ok((work, Err(error))) => {
+                    drop(tokio::task::spawn_blocking(move || drop(work)));
+                    Stage::Failed(error)
+                }
+                Err(error) => Stage::Failed(StoreError::lost("writing a blob", error)),
+            };
+        }
+        let taken = Stage::Failed(StoreError::Gone);
+        match std::mem::replace(&mut self.stage, taken) {
+            Stage::Collecting(work) => Ok(work),
+            Stage::Failed(error) => {
+                self.stage = Stage::Failed(error.clone());
+                Err(error)
+            }
+            Stage::Spilling(job) => {
+                self.stage = Stage::Spilling(job);
+                Err(StoreError::Gone)
+            }
+        }
+    }
+}
+
+/// A sealed blob that nobody has taken yet: when the asker is gone, so is the blob.
+struct Unclaimed {
+    inner: Arc<Inner>,
+    blob: Option<SealedBlob>,
+}
+
+impl Unclaimed {
+    const fn new(inner: Arc<Inner>, blob: SealedBlob) -> Unclaimed {
+        Unclaimed { inner, blob: Some(blob) }
+    }
+
+    fn claim(mut self) -> SealedBlob {
+        self.blob.take().expect("claimed once, by value")
+    }
+}
+
+impl Drop for Unclaimed {
+    fn drop(&mut self) {
+        if let Some(blob) = self.blob.take() {
+            self.inner.remove(&blob.digest, &blob.place);
+        }
+    }
+}

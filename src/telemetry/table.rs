@@ -1,0 +1,172 @@
+//! Every metric once: the table that the scrape page and `docs/metrics.md` are made from.
+
+use std::fmt::Write;
+
+/// What a metric is called, in the table's order.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub enum Name {
+    Requests,
+    ResponseBytes,
+    RequestSeconds,
+    SavedBytes,
+    SavedSeconds,
+    TunnelledBytes,
+    CoalescedAskers,
+    FillsInFlight,
+    StoreBytes,
+    StoreObjects,
+    StoreBudgetBytes,
+    VolumeFreeBytes,
+    IndexRows,
+    IndexTableBytes,
+    IndexLoaded,
+    QueueDepth,
+    EvictedBlobs,
+    EvictedBytes,
+    CorruptBlobs,
+    FailedSyncs,
+    UpstreamRequests,
+    UpstreamBytes,
+    UpstreamHosts,
+    ConnectionsOpen,
+    ConnectionsAccepted,
+    ConnectionsRefused,
+    ConnectionsCut,
+    RequestsMalformed,
+    RequestsShed,
+    TasksRunning,
+    LogLinesDropped,
+    BuildInfo,
+    StartTime,
+}
+
+/// How a value behaves.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    /// Only grows while the process lives.
+    Counter,
+    /// Goes up and down.
+    Gauge,
+    /// Counts by upper bound, with a sum.
+    Histogram,
+}
+
+impl Kind {
+    pub const fn word(self) -> &'static str {
+        match self {
+            Kind::Counter => "counter",
+            Kind::Gauge => "gauge",
+            Kind::Histogram => "histogram",
+        }
+    }
+}
+
+/// One line of the table.
+#[derive(Clone, Copy, Debug)]
+pub struct Row {
+    pub id: Name,
+    pub name: &'static str,
+    pub kind: Kind,
+    pub unit: &'static str,
+    pub labels: &'static [&'static str],
+    pub help: &'static str,
+}
+
+const BY_OUTCOME: &[&str] = &["ecosystem", "outcome", "tier"];
+
+macro_rules! rows {
+    ($($id:ident $name:literal $kind:ident $unit:literal $labels:expr, $help:literal;)*) => {
+        /// All metrics, each at the place that its `Name` counts to.
+        pub const TABLE: &[Row] = &[$(Row {
+            id: Name::$id, name: $name, kind: Kind::$kind, unit: $unit, labels: $labels, help: $help,
+        }),*];
+    };
+}
+
+rows! {
+    Requests "larder_requests_total" Counter "requests" BY_OUTCOME, "Requests answered, by how the cache answered.";
+    ResponseBytes "larder_response_bytes_total" Counter "bytes" BY_OUTCOME, "Body bytes sent to clients.";
+    RequestSeconds "larder_request_seconds" Histogram "seconds" BY_OUTCOME, "Time from the request's head to the last byte of its answer.";
+    SavedBytes "larder_saved_bytes_total" Counter "bytes" &[], "Bytes served that were not fetched from upstream.";
+    SavedSeconds "larder_saved_seconds_total" Counter "seconds" &[], "Time that fetching from upstream would have taken, by what the first fetch took.";
+    TunnelledBytes "larder_tunnelled_bytes_total" Counter "bytes" &[], "Bytes passed through CONNECT tunnels, both ways.";
+    CoalescedAskers "larder_coalesced_askers_total" Counter "requests" &[], "Requests that followed a fill another request had started.";
+    FillsInFlight "larder_fills_in_flight" Gauge "fills" &[], "Fetches from upstream under way.";
+    StoreBytes "larder_store_bytes" Gauge "bytes" &["tier", "class"], "Bytes kept.";
+    StoreObjects "larder_store_objects" Gauge "objects" &["tier"], "Blobs, segments or files kept.";
+    StoreBudgetBytes "larder_store_budget_bytes" Gauge "bytes" &["tier"], "Bytes that may be kept.";
+    VolumeFreeBytes "larder_volume_free_bytes" Gauge "bytes" &[], "Free space on the volume of the data directory.";
+    IndexRows "larder_index_rows" Gauge "rows" &["kind"], "Rows known to the index.";
+    IndexTableBytes "larder_index_table_bytes" Gauge "bytes" &[], "Memory of the index's table.";
+    IndexLoaded "larder_index_loaded" Gauge "bool" &[], "1 once the table is complete; until then absence is unknown.";
+    QueueDepth "larder_queue_depth" Gauge "items" &["queue"], "Items that wait in a bounded queue.";
+    EvictedBlobs "larder_evicted_blobs_total" Counter "blobs" &[], "Blobs evicted to make room.";
+    EvictedBytes "larder_evicted_bytes_total" Counter "bytes" &[], "Bytes evicted to make room.";
+    CorruptBlobs "larder_corrupt_blobs_total" Counter "blobs" &[], "Blobs whose bytes no longer hashed to their digest.";
+    FailedSyncs "larder_failed_syncs_total" Counter "syncs" &[], "Syncs that failed and condemned what they covered.";
+    UpstreamRequests "larder_upstream_requests_total" Counter "requests" &["host", "result"], "Requests sent upstream, attempts counted singly.";
+    UpstreamBytes "larder_upstream_bytes_total" Counter "bytes" &["host"], "Body bytes received from upstream.";
+    UpstreamHosts "larder_upstream_hosts" Gauge "hosts" &["state"], "Upstream hosts, by the state of their breaker.";
+    ConnectionsOpen "larder_connections_open" Gauge "connections" &["kind"], "Client connections open.";
+    ConnectionsAccepted "larder_connections_accepted_total" Counter "connections" &[], "Client connections accepted.";
+    ConnectionsRefused "larder_connections_refused_total" Counter "connections" &["why"], "Client connections closed at once.";
+    ConnectionsCut "larder_connections_cut_total" Counter "connections" &["why"], "Client connections ended by a limit.";
+    RequestsMalformed "larder_requests_malformed_total" Counter "requests" &[], "Requests refused for ambiguous or broken framing.";
+    RequestsShed "larder_requests_shed_total" Counter "requests" &[], "Requests answered 429 by the rate limit.";
+    TasksRunning "larder_tasks_running" Gauge "tasks" &[], "Background tasks and connections under way.";
+    LogLinesDropped "larder_log_lines_dropped_total" Counter "lines" &[], "Access log lines dropped because the writer was behind.";
+    BuildInfo "larder_build_info" Gauge "info" &["version"], "Always 1; the label tells the version.";
+    StartTime "larder_start_time_seconds" Gauge "seconds" &[], "When the process started, since the Unix epoch.";
+}
+
+impl Name {
+    pub const fn row(self) -> &'static Row {
+        &TABLE[self as usize]
+    }
+}
+
+/// The page of docs that lists the metrics.
+pub fn markdown() -> String {
+    let mut page = String::from(
+        "# Metrics\n\nGenerated from `src/telemetry/table.rs`; do not edit. Scraped as Prometheus text.\n\n\
+         | metric | kind | unit | labels | what it counts |\n|---|---|---|---|---|\n",
+    );
+    for row in TABLE {
+        let labels = row.labels.iter().map(|label| format!("`{label}`")).collect::<Vec<_>>().join(", ");
+        let labels = if labels.is_empty() { "–".to_owned() } else { labels };
+        // Writing to a String cannot fail.
+        let _ = writeln!(page, "| `{}` | {} | {} | {labels} | {} |", row.name, row.kind.word(), row.unit, row.help);
+    }
+    page
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_row_stands_where_its_name_counts_to() {
+        for (at, row) in TABLE.iter().enumerate() {
+            assert_eq!(row.id as usize, at, "{}", row.name);
+            assert_eq!(row.id.row().name, row.name);
+        }
+    }
+
+    #[test]
+    fn names_follow_the_conventions() {
+        for row in TABLE {
+            assert!(row.name.starts_with("larder_"), "{}", row.name);
+            assert_eq!(row.kind == Kind::Counter, row.name.ends_with("_total"), "{}", row.name);
+            assert!(row.help.ends_with('.') && !row.help.contains('\n'), "{}", row.name);
+            assert!(row.name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_'), "{}", row.name);
+        }
+    }
+
+    #[test]
+    fn the_page_lists_every_metric() {
+        let page = markdown();
+        for row in TABLE {
+            assert!(page.contains(row.name), "{}", row.name);
+        }
+    }
+}
