@@ -265,6 +265,9 @@ impl RunningParts {
     ) -> Result<Running, StartError> {
         let config = self.config.lock().clone();
         let allowed = control::allowed(&self.index);
+        let upstreams = self.upstreams(&config)?;
+        let hosts = Hosts::new(&config.upstreams, allowed);
+        hosts.adopt(upstreams.hosts());
         let observers = Observers::new(
             self.metrics.clone(),
             labels,
@@ -275,8 +278,8 @@ impl RunningParts {
         let root = Arc::new(Front {
             cache: self.cache.clone(),
             gate: self.gate.clone(),
-            hosts: Hosts::new(&config.upstreams, allowed),
-            upstreams: ArcSwap::from_pointee(self.upstreams(&config)?),
+            hosts,
+            upstreams: ArcSwap::from_pointee(upstreams),
             observers,
             tasks: self.tasks.clone(),
             names: own_names(&config),

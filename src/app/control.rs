@@ -193,6 +193,7 @@ impl RunningParts {
         })?;
         if let Some(front) = &*self.front.lock() {
             front.hosts.reload(&config.upstreams);
+            front.hosts.adopt(upstreams.hosts());
             front.upstreams.store(Arc::new(upstreams));
         }
         self.log.reopen();
@@ -212,6 +213,7 @@ impl RunningParts {
         let config = self.config.lock().clone();
         let upstreams = self.upstreams(&config).map_err(|error| error.to_string())?;
         if let Some(front) = &*self.front.lock() {
+            front.hosts.adopt(upstreams.hosts());
             front.upstreams.store(Arc::new(upstreams));
         }
         Ok(found.iter().map(|one| format!("{} from {}", one.ecosystem, one.url)).collect())

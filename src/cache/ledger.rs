@@ -6,11 +6,13 @@ use tokio::sync::mpsc;
 
 use super::error::CacheError;
 use super::{Cache, Inner};
+use crate::index::Index;
 use crate::index::ledger::RecordLine;
 use crate::model::digest::Digest;
 use crate::model::key::KeyHash;
 use crate::model::outcome::Outcome;
 use crate::model::time::Timestamp;
+use crate::runtime::tasks::Tasks;
 
 /// Notes that may wait to be written.
 pub(super) const QUEUE: usize = 16 << 10;
@@ -72,28 +74,38 @@ impl Cache {
 }
 
 impl Inner {
-    /// Writes notes until the engine is gone.
-    pub(super) async fn keep_notes(index: crate::index::Index, mut notes: mpsc::Receiver<Note>) {
-        while let Some((label, line)) = notes.recv().await {
-            let sums = match &line.digest {
-                Some(digest) => index.sums_of(digest).await.unwrap_or_default(),
-                None => Vec::new(),
+    /// Writes notes until shutdown, and then those that still wait.
+    pub(super) async fn keep_notes(index: Index, tasks: Tasks, mut notes: mpsc::Receiver<Note>) {
+        loop {
+            let note = tokio::select! {
+                biased;
+                note = notes.recv() => note,
+                () = tasks.stopping() => notes.try_recv().ok(),
             };
-            let record = RecordLine {
-                seq: 0,
-                url: line.url,
-                key: line.key,
-                digest: line.digest,
-                sums,
-                outcome: line.outcome,
-                time: line.at,
-                bytes: line.bytes,
-                ms: line.millis,
-            };
-            if let Err(error) = index.append_record(&label, record).await {
-                tracing::warn!(%error, "a line of a build's record was lost");
-            }
+            let Some((label, line)) = note else { return };
+            keep(&index, &label, line).await;
         }
+    }
+}
+
+async fn keep(index: &Index, label: &str, line: Line) {
+    let sums = match &line.digest {
+        Some(digest) => index.sums_of(digest).await.unwrap_or_default(),
+        None => Vec::new(),
+    };
+    let record = RecordLine {
+        seq: 0,
+        url: line.url,
+        key: line.key,
+        digest: line.digest,
+        sums,
+        outcome: line.outcome,
+        time: line.at,
+        bytes: line.bytes,
+        ms: line.millis,
+    };
+    if let Err(error) = index.append_record(label, record).await {
+        tracing::warn!(%error, "a line of a build's record was lost");
     }
 }
 

@@ -95,7 +95,7 @@ impl Cache {
         let Parts { store, index, fetch, clock, tasks } = parts;
         let (counters, flights) = (Counters::default(), Flights::default());
         let (notes, to_keep) = mpsc::channel(ledger::QUEUE);
-        tasks.spawn("build records", Inner::keep_notes(index.clone(), to_keep));
+        tasks.spawn("build records", Inner::keep_notes(index.clone(), tasks.clone(), to_keep));
         let evicting = tokio::sync::Mutex::new(());
         let inner = Inner { store, index, fetch, clock, tasks, counters, flights, notes, evicting };
         Cache { inner: Arc::new(inner) }

@@ -160,11 +160,12 @@ async fn server(client: &Client, must_answer: bool, checks: &mut Vec<Check>) -> 
             return false;
         }
     };
+    let state = if health.ready { "ready" } else { "stopping" };
     let offline = if health.offline { ", offline" } else { "" };
-    let what = format!("{} answers: {} {}{offline}", client.address(), health.name, health.version);
-    checks.push(match health.name.as_str() {
-        "larder" => Check::new("server", State::Ok, what, ""),
-        _ => Check::new("server", State::Broken, what, "that is something else: see its address"),
+    let what = format!("{} answers: larder {}, {state}{offline}", client.address(), health.version);
+    checks.push(match health.ready {
+        true => Check::new("server", State::Ok, what, ""),
+        false => Check::new("server", State::Warn, what, "start it again"),
     });
     if let Ok(response) = client.send(Method::GET, "/api/v1/health", HeaderMap::new(), bytes::Bytes::new()).await {
         let date = response.headers().get(http::header::DATE).and_then(|date| date.to_str().ok());
@@ -192,7 +193,7 @@ fn clocks(here: i64, there: std::time::SystemTime) -> Check {
 fn upstreams(listed: &Upstreams) -> Check {
     let all = listed.upstreams.len() as u64;
     let open: Vec<String> =
-        listed.upstreams.iter().filter(|one| one.breaker == "open").map(|one| out::plain(&one.url)).collect();
+        listed.upstreams.iter().filter(|one| one.breaker.starts_with("resting")).map(|one| out::plain(&one.url)).collect();
     let pending = listed.upstreams.iter().filter(|one| one.state == "pending").count();
     if !open.is_empty() {
         let what = format!("left alone after failures: {}", open.join(", "));
@@ -271,8 +272,8 @@ mod tests {
             ..Listed::default()
         };
         let check = |upstreams: Vec<Listed>| super::upstreams(&Upstreams { upstreams });
-        assert_eq!(check(vec![one("adopted", "closed")]).state, State::Ok);
-        assert!(check(vec![one("adopted", "open")]).what.contains("mirror.example"));
+        assert_eq!(check(vec![one("adopted", "well")]).state, State::Ok);
+        assert!(check(vec![one("adopted", "resting for 5 s")]).what.contains("mirror.example"));
         assert!(check(vec![one("pending", "")]).help.is_some_and(|help| help.contains("--pending")));
         assert!(check(Vec::new()).help.is_some_and(|help| help.contains("init --json")));
     }

@@ -5,10 +5,9 @@ use url::Url;
 use super::failure::Failure;
 use super::out;
 use super::point::{self, Target};
-use super::stats::encoded;
 use super::tools::{self, render};
-use super::where_at::{Health, ServerArgs, block_on};
-use crate::protocol::credential::label_of;
+use super::where_at::ServerArgs;
+use crate::protocol::gate::label_of;
 
 /// Print what points a build's tools at a server
 ///
@@ -48,16 +47,11 @@ pub(crate) fn env(args: &Args) -> Result<(), Failure> {
         return Err(Failure::usage(format!("{unknown:?} is no tool"), format!("there is: {}", known.join(", "))));
     }
     let wanted = |name: &str| args.tools.is_empty() || args.tools.iter().any(|tool| tool == name);
-    let health = block_on(async {
-        let asked = client.get::<Health>("/api/v1/health");
-        // The settings are right without an answer too; only a label in the path needs one.
-        Ok(tokio::time::timeout(std::time::Duration::from_secs(2), asked).await.ok().and_then(Result::ok))
-    })?;
     let found: Vec<_> = point::found_here().into_iter().filter(|found| wanted(found.ecosystem)).collect();
     point::note_secrets(&found);
     let target = Target {
         server: client.base.clone(),
-        labelled: tools_url(&client.base, label, health.as_ref()),
+        labelled: tools_url(&client.base, label),
         label: credential(label, here.token()),
         overlays: here.data_dir()?.join("overlays"),
     };
@@ -73,13 +67,12 @@ pub(crate) fn wrong_label(label: &str) -> Failure {
     Failure::usage(format!("{label:?} cannot be a build label"), "use up to 64 letters, digits and -_.:/+@#=")
 }
 
-/// The address that tools are given: with the label in its path where the server understands that.
-pub(crate) fn tools_url(base: &Url, label: Option<&str>, health: Option<&Health>) -> Url {
-    let prefix = health.and_then(|health| health.build_prefix.as_deref());
+/// The address that tools are given: `/~LABEL` in its path counts a request for that label, where the label can stand
+/// in a path.
+pub(crate) fn tools_url(base: &Url, label: Option<&str>) -> Url {
     let mut url = base.clone();
-    if let (Some(label), Some(prefix)) = (label, prefix) {
-        let path = format!("{}/{}/{}", base.path().trim_end_matches('/'), prefix.trim_matches('/'), encoded(label));
-        url.set_path(&path);
+    if let Some(label) = label.filter(|label| !label.contains(['/', '#'])) {
+        url.set_path(&format!("{}/~{label}", base.path().trim_end_matches('/')));
     }
     url
 }
@@ -101,13 +94,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_label_stands_in_the_path_where_the_server_takes_it() {
+    fn a_label_stands_in_the_path_where_it_can() {
         let base = Url::parse("http://cache.example:7070/").expect("an address");
-        let able = Health { build_prefix: Some("/b/".into()), ..Health::default() };
-        let unable = Health::default();
-        let url = |label, health| tools_url(&base, label, health).to_string();
-        assert_eq!(url(Some("pr/42"), Some(&able)), "http://cache.example:7070/b/pr%2F42");
-        assert_eq!(url(Some("pr/42"), Some(&unable)), "http://cache.example:7070/");
-        assert_eq!(url(None, Some(&able)), "http://cache.example:7070/");
+        let url = |label| tools_url(&base, label).to_string();
+        assert_eq!(url(Some("pr-42")), "http://cache.example:7070/~pr-42");
+        assert_eq!(url(Some("pr/42")), "http://cache.example:7070/");
+        assert_eq!(url(None), "http://cache.example:7070/");
     }
 }

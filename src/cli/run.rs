@@ -19,11 +19,11 @@ use super::point::{self, Target};
 use super::progress::waiting;
 use super::run_child::run_child;
 use super::stats::{encoded, of_build};
-use super::where_at::{ConfigArgs, Health, Here, block_on_all_cores, is_alive, local_url, make_dir};
+use super::where_at::{ConfigArgs, Here, block_on_all_cores, is_alive, local_url, make_dir};
 use crate::app::{self, Running, StartErrorKind, StartOptions};
 use crate::config::Config;
 use crate::model::hex;
-use crate::protocol::credential::label_of;
+use crate::protocol::gate::label_of;
 use crate::runtime::clock::random_bytes;
 
 /// The port of the last server that ran inside a build; tools that keep what they fetched by address then find it again.
@@ -103,12 +103,11 @@ async fn build(
     client: &Client,
     ours: bool,
 ) -> Result<u8, Failure> {
-    let health = client.get::<Health>("/api/v1/health").await.ok();
     let before = of_build(client, label).await.unwrap_or_default();
     let token = if ours { None } else { here.token() };
     let target = Target {
         // Inside this process every request is this build's.
-        labelled: if ours { client.base.clone() } else { tools_url(&client.base, Some(label), health.as_ref()) },
+        labelled: if ours { client.base.clone() } else { tools_url(&client.base, Some(label)) },
         server: client.base.clone(),
         label: credential(Some(label), token),
         overlays: here.data_dir()?.join("overlays"),

@@ -70,7 +70,7 @@ pub(crate) struct Listed {
     pub found_in: String,
     /// `adopted`, `configured`, `allowed`, `pending`.
     pub state: String,
-    /// `closed` is well, `open` is left alone for a while.
+    /// `well`, `probing`, `resting …`; empty when it was not asked yet.
     pub breaker: String,
 }
 
@@ -120,7 +120,7 @@ fn list(pending: bool, json: bool, server: &ServerArgs) -> Result<(), Failure> {
                 .to_vec()
         };
         let rows: Vec<Vec<String>> = listed.upstreams.iter().map(row).collect();
-        out::text_out(&out::table(&["ecosystem", "upstream", "state", "breaker", "found in"], &rows));
+        out::text_out(&out::table(&["ecosystem", "upstream", "state", "health", "found in"], &rows));
         Ok(())
     })
 }

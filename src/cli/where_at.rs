@@ -109,8 +109,6 @@ pub(crate) struct Health {
     pub ready: bool,
     pub version: String,
     pub offline: bool,
-    /// `/b/`, where `/b/LABEL/` before any path counts a request for that label. None: labels come as user names alone.
-    pub build_prefix: Option<String>,
 }
 
 /// Whether a larder answers there, soon.

@@ -77,6 +77,12 @@ impl Index {
     }
 
     /// The rows of `digests` from SQL, in their order: one read transaction, asked in sorted order.
+    /// The sums by which the world knows a committed blob; empty when it is not known.
+    pub async fn sums_of(&self, digest: &Digest) -> Result<Vec<Checksum>, IndexError> {
+        let located = self.locate(std::slice::from_ref(digest)).await?.pop().flatten();
+        Ok(located.map(|located| located.sums).unwrap_or_default())
+    }
+
     pub(super) async fn locate(&self, digests: &[Digest]) -> Result<Vec<Option<Located>>, IndexError> {
         self.count_read();
         let digests = digests.to_vec();

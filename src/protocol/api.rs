@@ -105,7 +105,7 @@ impl Front {
                 let text = Bytes::from(self.control.metrics());
                 Ok(reply::body(StatusCode::OK, Outcome::Generated, "text/plain; version=0.0.4", text))
             }
-            (true, "/api/v1/health") => Ok(json(StatusCode::OK, &json!({ "ready": self.control.is_ready() }))),
+            (true, "/api/v1/health") => Ok(self.health()),
             (true, "/api/v1/stats") => self.stats(visit),
             (true, "/api/v1/explain") => self.explain(visit).await,
             (true, "/api/v1/upstreams") => {
@@ -153,6 +153,12 @@ impl Front {
             }
             path => Err((StatusCode::NOT_FOUND, format!("no such endpoint: {path}"))),
         }
+    }
+
+    fn health(&self) -> http::Response<reply::ReplyBody> {
+        let (ready, offline) = (self.control.is_ready(), self.control.is_offline());
+        let version = env!("CARGO_PKG_VERSION");
+        json(StatusCode::OK, &json!({ "ready": ready, "version": version, "offline": offline }))
     }
 
     fn ready(&self) -> http::Response<reply::ReplyBody> {

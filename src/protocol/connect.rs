@@ -10,7 +10,6 @@ use tokio::io::AsyncWriteExt;
 
 use super::front::{Answered, Front, Visit, build_label};
 use super::reply::{self, ReplyBody};
-use crate::model::lookup::Trust;
 use crate::model::outcome::{Outcome, Reason};
 
 const TUNNEL: Outcome = Outcome::Bypass(Reason::Tunnel);
@@ -32,7 +31,7 @@ impl Front {
             let why = "this connection cannot be turned into a tunnel\n";
             return Answered::made(reply::text(StatusCode::BAD_REQUEST, TUNNEL, why), TUNNEL, at);
         };
-        let mut upstream = match self.cache.tunnel(&host, port, Trust::Client).await {
+        let mut upstream = match self.cache.tunnel(&host, port, self.hosts.trust(&listed)).await {
             Ok(upstream) => upstream,
             Err(error) => return self.failed(&error, at),
         };

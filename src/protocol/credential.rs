@@ -4,10 +4,8 @@
 use base64::Engine;
 use http::{HeaderMap, HeaderName};
 
-use super::gate::Denied;
+use super::gate::{Denied, label_of};
 use super::token::Token;
-
-const LABEL_MAX_BYTES: usize = 64;
 
 /// What a credential header holds.
 pub(super) enum Credential {
@@ -71,11 +69,4 @@ fn basic(encoded: &str) -> Credential {
         Some(label) if password.is_empty() => Credential::Label(label.to_owned()),
         _ => Credential::Other,
     }
-}
-
-/// A label that may stand in a log, a metric's page and a path. None: it may not.
-pub fn label_of(text: &str) -> Option<&str> {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.:/+@#=".contains(&byte);
-    let fits = !text.is_empty() && text.len() <= LABEL_MAX_BYTES && text.bytes().all(plain);
-    (fits && !Token::is_ours(text)).then_some(text)
 }

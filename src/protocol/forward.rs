@@ -73,10 +73,12 @@ impl Front {
     }
 
     async fn generic_safe(&self, visit: &Visit<'_>, url: &Url) -> Result<Answered, CacheError> {
+        let mut lookup = lookup(url);
+        self.settle_trust(&mut lookup);
         let served = self
             .cache
             .serve(Ask {
-                lookup: lookup(url),
+                lookup,
                 method: &visit.method,
                 headers: &visit.headers,
                 url,
@@ -102,7 +104,7 @@ impl Front {
         });
         let exchange = Exchange {
             method: visit.method.clone(),
-            origin: origin(url),
+            origin: Origin { trust: self.hosts.trust(&host_of(url).unwrap_or_default()), ..origin(url) },
             headers,
             body: sent,
             reason: Reason::Method,

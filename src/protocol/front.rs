@@ -16,7 +16,8 @@ use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
 use hyper::body::Incoming;
 use serde::{Deserialize, Serialize};
 
-use super::gate::{self, Caller, Denied, Door, Gate, NO_LABEL, Right};
+use crate::protocol::gate::label_of;
+use super::gate::{Caller, Denied, Door, Gate, NO_LABEL, Right};
 use super::hosts::{Hosts, Nearness};
 use super::observe::{Observation, Observers};
 use super::package::Upstreams;
@@ -287,7 +288,7 @@ fn take_path_label(uri: &mut Uri) -> Option<Arc<str>> {
     let target = uri.path_and_query()?.as_str();
     let rest = target.strip_prefix("/~")?;
     let (label, rest) = rest.split_at(rest.find('/')?);
-    let label = Arc::from(gate::label_of(label)?);
+    let label = Arc::from(label_of(label)?);
     *uri = Uri::try_from(rest).ok()?;
     Some(label)
 }
@@ -296,7 +297,7 @@ fn take_path_label(uri: &mut Uri) -> Option<Arc<str>> {
 fn agent_label(headers: &HeaderMap) -> Option<Arc<str>> {
     let agent = headers.get(header::USER_AGENT)?.to_str().ok()?;
     let (_, label) = agent.rsplit_once(" larder/")?;
-    gate::label_of(label).map(Arc::from)
+    label_of(label).map(Arc::from)
 }
 
 fn split_mount(path: &str) -> (&str, &str) {

@@ -19,7 +19,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use subtle::ConstantTimeEq;
 
-use super::credential::{Credential, credential, label_of};
+use super::credential::{Credential, credential};
 pub use super::token::Right;
 use super::token::{Line, Salt, Token, TokenError, TokenFile};
 use crate::model::hex;
@@ -32,6 +32,7 @@ use crate::runtime::clock::Clock;
 pub const TOKEN_FILE: &str = "tokens.toml";
 /// The label of callers that give none.
 pub const NO_LABEL: &str = "default";
+const LABEL_MAX_BYTES: usize = 64;
 /// How long a token that was taken back may still be honoured.
 const REREAD_MS: u64 = 1_000;
 
@@ -426,6 +427,13 @@ impl Known {
             scope: line.scope.as_deref().map_or_else(Scope::shared, Scope::named),
         })
     }
+}
+
+/// A label that may stand in a log, a metric's page and a path. None: it may not.
+pub fn label_of(text: &str) -> Option<&str> {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.:/+@#=".contains(&byte);
+    let fits = !text.is_empty() && text.len() <= LABEL_MAX_BYTES && text.bytes().all(plain);
+    (fits && !Token::is_ours(text)).then_some(text)
 }
 
 fn is_loopback(ip: IpAddr) -> bool {

@@ -5,6 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use parking_lot::RwLock;
 use serde::{Deserialize, Serialize};
 
+use crate::model::lookup::Trust;
+
 /// How hosts that clients name are taken up.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -38,6 +40,8 @@ struct State {
     learn: Learn,
     listed: BTreeSet<String>,
     allowed: BTreeSet<String>,
+    /// Hosts of configured and adopted upstreams.
+    adopted: BTreeSet<String>,
     pending: BTreeMap<String, u64>,
 }
 
@@ -56,6 +60,7 @@ impl Hosts {
             learn: settings.learn,
             listed: settings.allow.iter().map(|host| host.to_ascii_lowercase()).collect(),
             allowed: allowed.into_iter().collect(),
+            adopted: BTreeSet::new(),
             pending: BTreeMap::new(),
         };
         Hosts { state: RwLock::new(state) }
@@ -70,7 +75,7 @@ impl Hosts {
                 Learn::Auto => nearness == Nearness::Loopback,
                 Learn::Listed | Learn::Ask => false,
             };
-            if public || state.listed.contains(host) || state.allowed.contains(host) {
+            if public || state.listed.contains(host) || state.allowed.contains(host) || state.adopted.contains(host) {
                 return true;
             }
             if state.learn == Learn::Listed {
@@ -84,6 +89,18 @@ impl Hosts {
             state.pending.insert(host.to_owned(), 1);
         }
         false
+    }
+
+    /// How far a host that a client named is trusted: as if configured, once an operator listed, allowed or adopted it.
+    pub(super) fn trust(&self, host: &str) -> Trust {
+        let state = self.state.read();
+        let known = state.listed.contains(host) || state.allowed.contains(host) || state.adopted.contains(host);
+        if known { Trust::Configured } else { Trust::Client }
+    }
+
+    /// Takes up the hosts of configured and adopted upstreams.
+    pub fn adopt(&self, hosts: impl IntoIterator<Item = String>) {
+        self.state.write().adopted = hosts.into_iter().collect();
     }
 
     /// Allows a host from now on. Returns all that were allowed this way, to be kept.

@@ -2,6 +2,7 @@
 
 pub mod api;
 mod connect;
+mod credential;
 mod forward;
 pub mod front;
 pub mod gate;

@@ -45,6 +45,11 @@ impl Upstreams {
         self.ecosystems.is_empty()
     }
 
+    /// The hosts of all upstreams.
+    pub fn hosts(&self) -> Vec<String> {
+        self.configured.values().flatten().filter_map(|upstream| host_of(&upstream.url)).collect()
+    }
+
     pub fn of(&self, name: &str) -> &[Upstream] {
         self.configured.get(name).map_or(&[], |upstreams| upstreams.as_slice())
     }
@@ -85,7 +90,8 @@ impl Front {
         answer.unwrap_or_else(|error| failed(ecosystem, &error, at))
     }
 
-    async fn cached(&self, visit: &Visit<'_>, lookup: Lookup, at: usize) -> Result<Answered, CacheError> {
+    async fn cached(&self, visit: &Visit<'_>, mut lookup: Lookup, at: usize) -> Result<Answered, CacheError> {
+        self.settle_trust(&mut lookup);
         if let Some(host) = self.unknown_host(visit, &lookup) {
             return Ok(self.host_must_wait(&host, at));
         }
@@ -126,6 +132,31 @@ impl Front {
             freshness: Freshness::Immutable,
         };
         Ok(Answered::of_served(self.cache.exchange(exchange).await?, &visit.method, at))
+    }
+
+    /// Trusts hosts that a client named like configured ones where an operator vouched for them.
+    pub(super) fn settle_trust(&self, lookup: &mut Lookup) {
+        if let Expect::InDocument { document, .. } = &mut lookup.expect {
+            self.settle_trust(document);
+        }
+        match &mut lookup.origins {
+            Origins::Listed(origins) => {
+                for origin in origins.iter_mut().filter(|origin| origin.trust == Trust::Client) {
+                    if let Some(host) = host_of(&origin.url) {
+                        origin.trust = self.hosts.trust(&host);
+                    }
+                }
+            }
+            Origins::InDocument { document, derive } => {
+                self.settle_trust(document);
+                // Whoever may name the document may name what it names.
+                if let Origins::Listed(origins) = &document.origins
+                    && origins.iter().all(|origin| origin.trust == Trust::Configured)
+                {
+                    derive.trust = Trust::Configured;
+                }
+            }
+        }
     }
 
     /// The first host in a lookup that the client named and that policy does not let it name.
