@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::catalog::{PrefixAsk, Put};
 use super::error::IndexError;
-use super::record::{Forget, Record};
+use super::record::{Forget, NewBlob, Record};
 use super::testing::{Fate, blob, clock, entry, key, open, open_with, place, put, sha256, stored};
 use super::{Ack, Index, Presence, Settings};
 use crate::model::checksum::Checksum;
@@ -52,6 +52,7 @@ async fn a_restart_finds_what_was_durable() {
     let last = last.expect("records");
     index.close().await;
     assert!(matches!(index.record(stored("x", b"x", 99), Ack::Visible).await, Err(IndexError::Closed)));
+    assert!(matches!(index.places_after(None, 1).await, Err(IndexError::Closed)));
     drop(index);
     let index = open(dir.path());
     index.loaded().await;
@@ -245,8 +246,19 @@ async fn other_sums_and_references_are_found() {
     assert!(index.missing(&PUBLIC(), &[md5]).await.expect("answers").is_empty());
     assert_eq!(index.missing(&[Realm::named("x")], &[md5]).await.expect("answers"), [md5]);
     assert_eq!(index.referrers(&Digest::of(b"a"), 9).await.expect("reads"), [referring.hash]);
+    // A SHA-256 that is learned later counts like one that came with the blob.
+    let bare = Record { blob: Some(NewBlob { sums: Vec::new(), ..blob(b"z", 2, Fate::Kept) }), ..stored("z", b"z", 2) };
+    index.record(bare, Ack::Visible).await.expect("records");
+    assert_eq!(index.missing(&PUBLIC(), &[sha256(b"z")]).await.expect("answers").len(), 1);
+    let learned = Record { sums: vec![(sha256(b"z"), Digest::of(b"z"))], ..Record::default() };
+    index.record(learned, Ack::Visible).await.expect("records");
+    assert!(index.missing(&PUBLIC(), &[sha256(b"z")]).await.expect("answers").is_empty());
     index.forget(&referring.hash).await.expect("forgets");
     assert!(index.referrers(&Digest::of(b"a"), 9).await.expect("reads").is_empty());
+    drop(index);
+    let index = open(dir.path());
+    index.loaded().await;
+    assert!(index.missing(&PUBLIC(), &[sha256(b"z"), md5]).await.expect("answers").is_empty());
 }
 
 #[tokio::test]

@@ -1,10 +1,10 @@
 //! The table against a plain map: whatever is done in whatever order, both say the same.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use proptest::prelude::*;
 
-use super::{Blob, Known, Minutes, Seated, Table, Use, rank};
+use super::{Blob, ColdAsk, Known, Minutes, Seated, Table, Use, rank};
 use crate::model::checksum::{Algorithm, Checksum};
 use crate::model::digest::{Digest, Prefix};
 use crate::model::place::{Class, Place, TierName};
@@ -245,12 +245,17 @@ fn the_coldest_and_largest_come_first_and_leases_hold() {
         let used = Use { last: Minutes::from_number(i64::from(n)), hits: 0 };
         table.put(&Blob { digest: digest(n), sha256: None, place, class: Class::Trusted, used });
     }
+    let ask = |class| ColdAsk { class, want_bytes: 5 << 20, now, period };
     assert!(table.lease(&digest(0), now));
     assert_eq!(table.leased_bytes(Class::Trusted), 1 << 20);
-    let cold = table.cold(Class::Trusted, 5 << 20, now, period);
+    let cold = table.cold(&ask(Class::Trusted), &HashSet::new());
     let objects: Vec<u32> = cold.files.iter().map(|(_, place)| place.object).collect();
     assert_eq!(objects, [1, 2, 3, 4, 5]);
-    assert!(table.cold(Class::Document, 5 << 20, now, period).files.is_empty());
+    let skip = HashSet::from([digest(1), digest(3)]);
+    let objects: Vec<u32> =
+        table.cold(&ask(Class::Trusted), &skip).files.iter().map(|(_, place)| place.object).collect();
+    assert_eq!(objects, [2, 4, 5, 6, 7]);
+    assert!(table.cold(&ask(Class::Document), &HashSet::new()).files.is_empty());
     let later = now.plus(period);
     table.end_leases(later, period);
     assert_eq!(table.leased_bytes(Class::Trusted), 0);
