@@ -96,6 +96,18 @@ pub fn format_bytes(bytes: u64) -> String {
     }
 }
 
+/// Writes a size for people: two or three digits and a unit.
+pub fn rounded_bytes(bytes: u64) -> String {
+    let units = [("TiB", 1_u64 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
+    match units.iter().find(|(_, scale)| bytes >= *scale) {
+        Some((unit, scale)) => {
+            let value = bytes as f64 / *scale as f64;
+            format!("{value:.*} {unit}", if value < 10.0 { 1 } else { 0 })
+        }
+        None => format!("{bytes} B"),
+    }
+}
+
 fn split_number(text: &str) -> (&str, &str) {
     let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     text.split_at(end)
