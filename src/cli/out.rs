@@ -1,6 +1,5 @@
 //! Text for people and for scripts. A reader who closes the pipe ends the output, not with a panic.
 
-use crate::model::units::rounded_bytes;
 use std::io::Write;
 
 /// Writes a line to standard output.

@@ -1,5 +1,6 @@
 //! `larder gc` and `larder verify`.
 
+use crate::model::units::rounded_bytes;
 use http::Method;
 use serde::Deserialize;
 use serde_json::{Value, json};
