@@ -19,9 +19,9 @@ use self::control::{Adopted, ProcessControl};
 use crate::cache::{Cache, Parts};
 use crate::config::{Config, Variables};
 use crate::ecosystem;
+use crate::index::Index;
 use crate::index::error::IndexError;
 use crate::index::open::OnPlace;
-use crate::index::Index;
 use crate::model::lookup::{Fallback, Trust, Upstream};
 use crate::model::outcome::Outcome;
 use crate::model::units::format_bytes;
@@ -155,7 +155,11 @@ pub async fn start(config: Config, options: StartOptions) -> Result<Running, Sta
     let store = Store::open(&dir, &config.store, SystemFiles::shared(), clock.clone()).map_err(StartError::failed)?;
     let index = open_index(&dir, &config, &clock, &store, !inherited.is_empty()).await?;
     let client = Client::new(config.upstream.clone(), clock.clone(), tasks.clone()).map_err(|error| {
-        StartError::new(StartErrorKind::Config, format!("[upstream] {error}"), "larder config show prints what is in force")
+        StartError::new(
+            StartErrorKind::Config,
+            format!("[upstream] {error}"),
+            "larder config show prints what is in force",
+        )
     })?;
     client.set_offline(options.offline || config.upstream.offline);
     let cache = Cache::new(Parts {
@@ -236,13 +240,10 @@ pub fn certificate_authority(dir: &Path) -> Result<(), StartError> {
     ca::Ca::open_or_create(&dir.join("ca"), SystemClock::new()).map(drop).map_err(StartError::failed)
 }
 
-fn certificates(
-    config: &Config,
-    dir: &Path,
-    clock: &Arc<dyn Clock>,
-) -> Result<Option<Arc<Certificates>>, StartError> {
+fn certificates(config: &Config, dir: &Path, clock: &Arc<dyn Clock>) -> Result<Option<Arc<Certificates>>, StartError> {
     let wrong = |error: crate::server::error::ServerError| {
-        let help = "server.tls.certificate and server.tls.key name PEM files; or set server.tls.names for larder's own CA";
+        let help =
+            "server.tls.certificate and server.tls.key name PEM files; or set server.tls.names for larder's own CA";
         StartError::new(StartErrorKind::Config, format!("server.tls: {error}"), help)
     };
     if let Some(from_files) = front::certificates_from(&config.server).map_err(wrong)? {
@@ -268,13 +269,8 @@ impl RunningParts {
         let upstreams = self.upstreams(&config)?;
         let hosts = Hosts::new(&config.upstreams, allowed);
         hosts.adopt(upstreams.hosts());
-        let observers = Observers::new(
-            self.metrics.clone(),
-            labels,
-            self.log.clone(),
-            self.clock.clone(),
-            self.cache.clone(),
-        );
+        let observers =
+            Observers::new(self.metrics.clone(), labels, self.log.clone(), self.clock.clone(), self.cache.clone());
         let root = Arc::new(Front {
             cache: self.cache.clone(),
             gate: self.gate.clone(),
@@ -288,9 +284,14 @@ impl RunningParts {
         });
         *self.front.lock() = Some(root.clone());
         let doors = Doors { inherited, certificates: self.certificates.clone() };
-        let server = Server::bind(&config.server, doors, self.tasks.clone(), root as Arc<dyn Mount>).map_err(|error| {
-            StartError::new(StartErrorKind::Failed, error.to_string(), "choose another address with --listen ADDR:PORT")
-        })?;
+        let server =
+            Server::bind(&config.server, doors, self.tasks.clone(), root as Arc<dyn Mount>).map_err(|error| {
+                StartError::new(
+                    StartErrorKind::Failed,
+                    error.to_string(),
+                    "choose another address with --listen ADDR:PORT",
+                )
+            })?;
         let addr = server.addresses()[0];
         let mut upstream = config.upstream.clone();
         upstream.own_addresses.extend_from_slice(server.addresses());

@@ -62,9 +62,13 @@ pub(super) enum Stage {
     /// No head yet.
     Asking,
     /// So many bytes can be read.
-    Streaming { written: u64 },
+    Streaming {
+        written: u64,
+    },
     /// Storage is full: so many bytes stay readable, no more will come.
-    Overflowed { stored: u64 },
+    Overflowed {
+        stored: u64,
+    },
     /// All there, verified and recorded.
     Sealed(Arc<Entry>),
     /// What was stored before may be used.

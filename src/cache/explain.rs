@@ -54,7 +54,11 @@ impl Cache {
                 blake3: entry.body.map(|digest| digest.to_string()),
                 bytes: entry.len,
                 place: place.map(|place| format!("{} {} at {}", place.tier.name(), place.object, place.offset)),
-                vary: entry.vary.iter().map(|(name, value)| format!("{name}: {}", value.as_deref().unwrap_or("-"))).collect(),
+                vary: entry
+                    .vary
+                    .iter()
+                    .map(|(name, value)| format!("{name}: {}", value.as_deref().unwrap_or("-")))
+                    .collect(),
                 writer: entry.writer.to_string(),
                 realm: entry.realm.as_str().to_owned(),
                 freshness: freshness::explain(entry, &lookup.freshness, now),

@@ -17,8 +17,8 @@ use super::policy::{fields, validate};
 use super::relay;
 use super::served::Served;
 use super::source::Sources;
-use crate::index::catalog::Put;
 use crate::index::Ack;
+use crate::index::catalog::Put;
 use crate::index::record::{NewBlob, Record};
 use crate::model::entry::{Candidates, Entry};
 use crate::model::key::Key;
@@ -186,12 +186,7 @@ struct Body {
     draft: Entry,
 }
 
-async fn store_body(
-    cache: &Arc<Inner>,
-    plan: &FillPlan,
-    ending: &Ending,
-    mut body: Body,
-) -> Result<Stage, CacheError> {
+async fn store_body(cache: &Arc<Inner>, plan: &FillPlan, ending: &Ending, mut body: Body) -> Result<Stage, CacheError> {
     let mut written = 0_u64;
     while let Some(chunk) = body.fetched.body.chunk().await {
         let chunk = chunk.map_err(CacheError::Upstream)?;

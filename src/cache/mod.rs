@@ -290,15 +290,11 @@ impl Inner {
             Stage::Asking | Stage::Failed(CacheError::Abandoned) => Err(CacheError::Abandoned),
             Stage::Failed(error) => Err(error),
             Stage::HandedOff => self.take_off(ask, &seat).await,
-            Stage::Kept(entry, kept) if fits(ask, &entry) => {
-                match self.from_store(ask, &entry, Some(kept)).await? {
-                    Some(served) => Ok(served),
-                    None if confirming => {
-                        Box::pin(self.through_flight(ask, keyed(ask), hash, Arc::from([]), None)).await
-                    }
-                    None => Err(CacheError::Abandoned),
-                }
-            }
+            Stage::Kept(entry, kept) if fits(ask, &entry) => match self.from_store(ask, &entry, Some(kept)).await? {
+                Some(served) => Ok(served),
+                None if confirming => Box::pin(self.through_flight(ask, keyed(ask), hash, Arc::from([]), None)).await,
+                None => Err(CacheError::Abandoned),
+            },
             Stage::Kept(..) => self.relay(ask, Reason::NoStore).await,
             Stage::Streaming { .. } | Stage::Sealed(_) | Stage::Overflowed { .. } => {
                 self.along(ask, seat, outcome).await
@@ -307,12 +303,7 @@ impl Inner {
     }
 
     /// Follows a fill whose head is there.
-    async fn along(
-        self: &Arc<Inner>,
-        ask: &Ask<'_>,
-        seat: Seat,
-        outcome: Outcome,
-    ) -> Result<Served, CacheError> {
+    async fn along(self: &Arc<Inner>, ask: &Ask<'_>, seat: Seat, outcome: Outcome) -> Result<Served, CacheError> {
         let flight = seat.flight.clone();
         let head = flight.head.get().ok_or(CacheError::Abandoned)?;
         if outcome == Outcome::Coalesced && !fits(ask, &head.entry) {

@@ -9,9 +9,9 @@ use http::{HeaderMap, Method};
 use url::Url;
 
 use super::error::CacheError;
+use super::policy::invalidate;
 use super::served::{Ask, Part, Served, ServedBody};
 use super::source::Addresses;
-use super::policy::invalidate;
 use super::{Cache, Inner, redirects};
 use crate::index::record::Record;
 use crate::model::key::KeyHash;
