@@ -176,7 +176,9 @@ impl Follower {
     /// Hashes what was stored, so that the whole can still be held against its checksum.
     async fn check_so_far(&self, expect: Checksum) -> Result<Check, CacheError> {
         if expect.algorithm() != Algorithm::Sha256 {
-            return Err(CacheError::Mismatch { why: "storage is full and the sum cannot be checked on the way".into() });
+            return Err(CacheError::Mismatch {
+                why: "storage is full and the sum cannot be checked on the way".into(),
+            });
         }
         let mut hasher = sha2::Sha256::new();
         let mut at = 0;

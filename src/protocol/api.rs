@@ -12,8 +12,8 @@ use serde_json::{Value, json};
 use url::Url;
 
 use super::forward;
-use super::observe::Totals;
 use super::front::{Answered, Front, Visit, json};
+use super::observe::Totals;
 use super::reply;
 use crate::cache::error::CacheError;
 use crate::model::lookup::{Lookup, Request, Route};
@@ -269,7 +269,8 @@ impl Front {
     }
 
     fn page(&self) -> http::Response<reply::ReplyBody> {
-        let mut text = String::from("larder: one warm cache for everything a build fetches, makes and ships\n\nmounts:\n");
+        let mut text =
+            String::from("larder: one warm cache for everything a build fetches, makes and ships\n\nmounts:\n");
         let upstreams = self.upstreams.load();
         for (ecosystem, _) in upstreams.iter() {
             let about = ecosystem.about();
