@@ -124,12 +124,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sizes_and_times_read_well() {
-        for (size, text) in
-            [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (182 << 20, "182 MiB"), (5 << 40, "5.0 TiB")]
-        {
-            assert_eq!(rounded_bytes(size), text);
-        }
+    fn times_read_well() {
         for (time, text) in [(0.0, "0 s"), (0.25, "250 ms"), (2.5, "2.5 s"), (41.2, "41 s"), (600.0, "10 min")] {
             assert_eq!(seconds(time), text);
         }

@@ -267,6 +267,15 @@ mod tests {
     }
 
     #[test]
+    fn sizes_for_people_have_two_or_three_digits() {
+        for (size, text) in
+            [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (182 << 20, "182 MiB"), (5 << 40, "5.0 TiB")]
+        {
+            assert_eq!(rounded_bytes(size), text);
+        }
+    }
+
+    #[test]
     fn serde_takes_text_and_numbers() {
         #[derive(serde::Deserialize, serde::Serialize, PartialEq, Debug)]
         #[serde(default)]
