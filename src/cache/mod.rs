@@ -4,6 +4,7 @@
 //! A request's walk: `serve` asks the index for the key's entries, `decide` (pure) says what may be done with them,
 //! and then either the store answers, or a flight does: one fill task that every asker follows.
 
+mod blob;
 pub mod coalesce;
 pub mod counters;
 pub mod decide;
