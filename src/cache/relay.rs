@@ -165,3 +165,33 @@ fn stream(mut body: FetchedBody) -> super::served::ServedStream {
     })
     .boxed()
 }
+
+#[cfg(test)]
+mod tests {
+    use http::{StatusCode, Version};
+
+    use super::super::policy::fixture::{NOW, headers, http};
+    use super::*;
+
+    #[test]
+    fn the_empty_body_behind_a_head_is_not_the_length_of_the_answer() {
+        let fetched = || Fetched {
+            status: StatusCode::OK,
+            version: Version::HTTP_11,
+            headers: headers(&[("content-length", "9000")]),
+            len: Some(0),
+            body: FetchedBody::empty(),
+            url: Url::parse("http://origin.test/a").expect("an address"),
+            requested_at: NOW,
+            received_at: NOW,
+        };
+        assert_eq!(served(fetched(), &Method::HEAD, Reason::Method).len, None);
+        assert_eq!(served(fetched(), &Method::POST, Reason::Method).len, Some(0));
+    }
+
+    #[test]
+    fn a_write_leaves_the_validators_to_ask_with() {
+        let put = doubtful(&Arc::new(http(&[("etag", "\"a\"")])));
+        assert!(!put.entry.valid && put.entry.headers.contains_key("etag") && put.expected.is_none());
+    }
+}

@@ -122,6 +122,7 @@ pub(crate) fn plain(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::units::rounded_bytes;
 
     #[test]
     fn times_read_well() {
