@@ -18,6 +18,7 @@ pub mod policy;
 pub mod relay;
 pub mod served;
 mod source;
+mod stand_in;
 mod terms;
 pub mod upkeep;
 
@@ -118,7 +119,10 @@ impl Inner {
         let key = keyed(&ask);
         let hash = key.hash();
         let stored = self.stored(&hash).await?;
-        self.answer(&ask, key, hash, stored).await
+        match self.answer(&ask, key, hash, stored).await {
+            Err(CacheError::Upstream(error)) => self.stand_in(&ask, error).await,
+            answered => answered,
+        }
     }
 
     async fn stored(&self, hash: &KeyHash) -> Result<Candidates, CacheError> {
