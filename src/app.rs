@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -24,7 +25,7 @@ use crate::index::error::IndexError;
 use crate::index::open::OnPlace;
 use crate::model::lookup::{Fallback, Trust, Upstream};
 use crate::model::outcome::Outcome;
-use crate::model::units::format_bytes;
+use crate::model::units::rounded_bytes;
 use crate::protocol::Mount;
 use crate::protocol::front::Front;
 use crate::protocol::gate::{Gate, GateError};
@@ -98,7 +99,7 @@ pub(crate) struct RunningParts {
     pub clock: Arc<dyn Clock>,
     pub config: Mutex<Config>,
     pub adopted: Mutex<Vec<Adopted>>,
-    pub offline: std::sync::atomic::AtomicBool,
+    pub offline: AtomicBool,
 }
 
 /// It could not start.
@@ -295,7 +296,7 @@ impl RunningParts {
         let addr = server.addresses()[0];
         let mut upstream = config.upstream.clone();
         upstream.own_addresses.extend_from_slice(server.addresses());
-        upstream.offline = self.offline.load(std::sync::atomic::Ordering::Relaxed);
+        upstream.offline = self.offline.load(Ordering::Relaxed);
         self.client.reload(upstream).map_err(StartError::failed)?;
         *self.server.lock() = Some(server.clone());
         metrics::register(&self);
@@ -331,15 +332,24 @@ impl RunningParts {
     /// Ends this process's part once a successor has the sockets and the directory.
     fn await_successor(self: &Arc<RunningParts>, control: HandoverControl, server: Server) {
         let (parts, tasks) = (self.clone(), self.tasks.clone());
+        let releasing = Arc::new(AtomicBool::new(false));
         self.tasks.spawn("handover", async move {
             let release = || async {
+                releasing.store(true, Ordering::Release);
                 parts.tasks.stop();
                 parts.cache.drain(HANDOVER_PATIENCE).await;
                 parts.index.close().await;
             };
+            // A stop that the release itself began must not cut the release short.
+            let stopped = async {
+                tasks.stopping().await;
+                if releasing.load(Ordering::Acquire) {
+                    std::future::pending::<()>().await;
+                }
+            };
             tokio::select! {
                 () = control.hand_over(&server, release) => tracing::info!("a successor took over"),
-                () = tasks.stopping() => {}
+                () = stopped => {}
             }
         });
     }
@@ -373,8 +383,8 @@ impl RunningParts {
         let mut banner = vec![format!(
             "data in {}, budget {}, {} always left free",
             self.dir.display(),
-            format_bytes(usage.budget_bytes),
-            format_bytes(usage.min_free_bytes),
+            rounded_bytes(usage.budget_bytes),
+            rounded_bytes(usage.min_free_bytes),
         )];
         for (name, settings) in &config.ecosystem {
             banner.extend(settings.upstreams.iter().map(|url| format!("{name} from {url} (configuration)")));

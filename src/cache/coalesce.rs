@@ -2,11 +2,10 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry as Slot;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use http::HeaderMap;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
@@ -26,19 +25,21 @@ pub(super) struct FlightId {
 
 /// A fill under way.
 pub(super) struct Flight {
-    /// What was sent upstream, to tell whose answer it may be where the answer varies.
-    pub request: HeaderMap,
     pub head: OnceLock<Head>,
     /// An answer that cannot be shared: one asker gets it as it is.
     pub handoff: Mutex<Option<Served>>,
     stage: watch::Sender<Stage>,
     followers: AtomicUsize,
+    /// Its answer may be from before a write to the same address.
+    doubtful: AtomicBool,
 }
 
 /// The head of an answer that is being stored.
 pub(super) struct Head {
     /// As it will be recorded, but for what only the end tells.
     pub entry: Entry,
+    /// Whether others than the first asker may have it while it comes.
+    pub is_shared: bool,
     pub len: Option<u64>,
     pub partial: Partial,
     /// Where the rest can be had when storing stops half-way.
@@ -50,7 +51,7 @@ pub(super) struct Head {
 pub(super) struct Resumption {
     pub url: url::Url,
     pub trust: crate::model::lookup::Trust,
-    pub headers: HeaderMap,
+    pub headers: http::HeaderMap,
     /// A strong validator for `If-Range`; without one a body cannot be taken up.
     pub validator: Option<http::HeaderValue>,
     pub expect: Option<crate::model::checksum::Checksum>,
@@ -79,13 +80,13 @@ pub(super) enum Stage {
 }
 
 impl Flight {
-    pub fn new(request: HeaderMap) -> Arc<Flight> {
+    pub fn new() -> Arc<Flight> {
         Arc::new(Flight {
-            request,
             head: OnceLock::new(),
             handoff: Mutex::new(None),
             stage: watch::Sender::new(Stage::Asking),
             followers: AtomicUsize::new(0),
+            doubtful: AtomicBool::new(false),
         })
     }
 
@@ -99,6 +100,10 @@ impl Flight {
 
     pub fn watch(&self) -> watch::Receiver<Stage> {
         self.stage.subscribe()
+    }
+
+    pub fn is_doubtful(&self) -> bool {
+        self.doubtful.load(Ordering::Acquire)
     }
 
     pub fn followers(&self) -> usize {
@@ -144,13 +149,13 @@ impl Flights {
     const SOLO_FOR: Duration = Duration::from_secs(10);
 
     /// Joins the fill under way, or opens a flight.
-    pub fn board(&self, id: &FlightId, request: &HeaderMap, now: Duration) -> Boarded {
+    pub fn board(&self, id: &FlightId, now: Duration) -> Boarded {
         if self.is_solo(id, now) {
-            return Boarded::First(Seat::take(&Flight::new(request.clone())));
+            return Boarded::First(Seat::take(&Flight::new()));
         }
         match self.under_way.lock().entry(id.clone()) {
             Slot::Occupied(slot) => Boarded::Joined(Seat::take(slot.get())),
-            Slot::Vacant(slot) => Boarded::First(Seat::take(slot.insert(Flight::new(request.clone())))),
+            Slot::Vacant(slot) => Boarded::First(Seat::take(slot.insert(Flight::new()))),
         }
     }
 
@@ -160,6 +165,17 @@ impl Flights {
         if under_way.get(id).is_some_and(|found| Arc::ptr_eq(found, flight)) {
             under_way.remove(id);
         }
+    }
+
+    /// Closes the fills of a key to later askers: what they bring may be out of date when it is stored.
+    pub fn doubt(&self, key: &KeyHash) {
+        self.under_way.lock().retain(|id, flight| {
+            let is_it = id.key == *key;
+            if is_it {
+                flight.doubtful.store(true, Ordering::Release);
+            }
+            !is_it
+        });
     }
 
     /// Remembers for a moment that answers to this are not shared, so that askers do not queue for each other.
@@ -187,5 +203,26 @@ impl Flights {
 
     pub fn under_way(&self) -> usize {
         self.under_way.lock().len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::policy::fixture::http;
+    use super::*;
+
+    #[test]
+    fn a_write_closes_the_fills_of_its_key_to_later_askers() {
+        let flights = Flights::default();
+        let id = |identity: Option<&str>| FlightId { key: http(&[]).hash, identity: identity.map(Into::into) };
+        let board = |id: &FlightId| flights.board(id, Duration::ZERO);
+        let Boarded::First(before) = board(&id(None)) else { panic!("nobody was there") };
+        let Boarded::First(_other) = board(&id(Some("x"))) else { panic!("another credential") };
+        assert!(matches!(board(&id(None)), Boarded::Joined(_)));
+        flights.doubt(&http(&[]).hash);
+        assert!(before.flight.is_doubtful());
+        let Boarded::First(after) = board(&id(None)) else { panic!("what comes now is from before the write") };
+        assert!(!after.flight.is_doubtful());
+        assert!(matches!(board(&id(Some("x"))), Boarded::First(_)));
     }
 }

@@ -133,9 +133,10 @@ async fn fill(cache: &Arc<Inner>, plan: &FillPlan, ending: &Ending) -> Result<St
             return Ok(hand_off_solo(cache, plan, ending, fetched, reason));
         }
     };
-    let shareable = store::shareable(fetched.status.as_u16(), &fetched.headers, &plan.ask_head());
-    if plan.lookup.freshness == Freshness::Http && !shareable {
-        return Ok(hand_off_solo(cache, plan, ending, fetched, Reason::NoStore));
+    let is_shared = plan.lookup.freshness != Freshness::Http
+        || store::shareable(fetched.status.as_u16(), &fetched.headers, &plan.ask_head());
+    if !is_shared {
+        cache.flights.mark_solo(&plan.id, cache.clock.elapsed());
     }
     if fetched.len.is_some_and(|len| len > plan.lookup.max_bytes) {
         return Err(CacheError::TooLarge { limit: plan.lookup.max_bytes });
@@ -146,12 +147,13 @@ async fn fill(cache: &Arc<Inner>, plan: &FillPlan, ending: &Ending) -> Result<St
         Ok(writer) => writer,
         Err(error) => {
             tracing::warn!(%error, "nothing can be stored, passing answers on");
-            return Ok(hand_off(ending, relay::served(fetched, Reason::Full)));
+            return Ok(hand_off(ending, relay::served(fetched, &plan.method, Reason::Full)));
         }
     };
     let entry = draft(plan, &fetched, vary);
     let partial = writer.partial();
     let head = Head {
+        is_shared,
         len: fetched.len,
         partial: partial.clone(),
         resume: Resumption {
@@ -213,6 +215,7 @@ async fn store_body(cache: &Arc<Inner>, plan: &FillPlan, ending: &Ending, mut bo
     };
     let spent = cache.clock.now().since(body.draft.requested_at);
     body.draft.fetch_ms = u32::try_from(spent.as_millis()).unwrap_or(u32::MAX);
+    body.draft.valid = !ending.flight.is_doubtful();
     record(cache, plan, body.draft, sealed).await.map(Stage::Sealed)
 }
 
@@ -351,7 +354,7 @@ fn hand_off(ending: &Ending, served: Served) -> Stage {
 
 fn hand_off_solo(cache: &Inner, plan: &FillPlan, ending: &Ending, fetched: Fetched, reason: Reason) -> Stage {
     cache.flights.mark_solo(&plan.id, cache.clock.elapsed());
-    hand_off(ending, relay::served(fetched, reason))
+    hand_off(ending, relay::served(fetched, &plan.method, reason))
 }
 
 /// A fill that nobody waits for goes on when it is small or past half.
