@@ -4,6 +4,7 @@
 //! A request's walk: `serve` asks the index for the key's entries, `decide` (pure) says what may be done with them,
 //! and then either the store answers, or a flight does: one fill task that every asker follows.
 
+mod body;
 pub mod coalesce;
 pub mod counters;
 pub mod decide;
@@ -12,6 +13,8 @@ mod explain;
 mod fill;
 mod follow;
 pub mod ledger;
+mod origins;
+mod park;
 pub mod policy;
 pub mod relay;
 pub mod served;
@@ -28,10 +31,11 @@ use self::counters::Counters;
 use self::decide::{Decision, Refresh};
 use self::error::CacheError;
 use self::fill::FillPlan;
+use self::park::Parked;
 use self::policy::ask::{AskHead, Authorized, Forward};
 use self::policy::validate::{self, HeadSays, Precondition};
 use self::policy::{fields, freshness, vary};
-use self::served::{Ask, Part, Partiality, Served, ServedBody};
+use self::served::{Ask, Part, Partiality, Served, ServedBody, StoredBlob};
 use crate::index::catalog::Put;
 use crate::index::record::Record;
 use crate::index::{Ack, Index, Presence};
@@ -76,6 +80,7 @@ pub(crate) struct Inner {
     pub tasks: Tasks,
     pub counters: Counters,
     flights: Flights,
+    parked: Parked,
     notes: mpsc::Sender<ledger::Note>,
     /// Held by the eviction under way.
     evicting: tokio::sync::Mutex<()>,
@@ -97,7 +102,8 @@ impl Cache {
         let (notes, to_keep) = mpsc::channel(ledger::QUEUE);
         tasks.spawn("build records", Inner::keep_notes(index.clone(), tasks.clone(), to_keep));
         let evicting = tokio::sync::Mutex::new(());
-        let inner = Inner { store, index, fetch, clock, tasks, counters, flights, notes, evicting };
+        let parked = Parked::default();
+        let inner = Inner { store, index, fetch, clock, tasks, counters, flights, parked, notes, evicting };
         Cache { inner: Arc::new(inner) }
     }
 
@@ -127,7 +133,14 @@ impl Inner {
         let key = keyed(&ask);
         let hash = key.hash();
         let stored = self.stored(&hash).await?;
-        self.answer(&ask, key, hash, stored).await
+        match self.answer(&ask, key, hash, stored).await {
+            // What cannot be read here is still to be had there.
+            Err(CacheError::Store(error)) if !only_if_cached(&ask) => {
+                tracing::error!(%error, "storage failed, passing the request on");
+                self.relay(&ask, Reason::Full).await
+            }
+            answered => answered,
+        }
     }
 
     async fn stored(&self, hash: &KeyHash) -> Result<Candidates, CacheError> {
@@ -232,6 +245,7 @@ impl Inner {
             }
         }
         // A place may move between the look-up and the open: ask once more, then it is absent.
+        let mut gone = None;
         for _ in 0..2 {
             let place = match self.index.place(digest) {
                 Presence::Present(place) => place,
@@ -247,11 +261,16 @@ impl Inner {
                     let tier = reader.tier();
                     let body = match reader.into_bytes() {
                         Ok(bytes) => ServedBody::Bytes(bytes),
-                        Err(reader) => ServedBody::Blob(reader),
+                        Err(reader) => ServedBody::Blob(StoredBlob::new(reader, self.clone(), *digest, place)),
                     };
                     return Ok(Some((body, tier)));
                 }
-                Err(StoreError::Gone) => {}
+                Err(StoreError::Gone) if gone == Some(place) => {
+                    tracing::error!(%digest, "a stored blob's bytes are gone, it is fetched anew");
+                    self.index.drop_place(digest, &place).await?;
+                    return Ok(None);
+                }
+                Err(StoreError::Gone) => gone = Some(place),
                 Err(error @ StoreError::Corrupt { .. }) => {
                     tracing::error!(%digest, %error, "a stored blob is damaged, it is set aside and fetched anew");
                     self.set_aside(digest, &place).await?;
@@ -293,7 +312,8 @@ impl Inner {
             Stage::Kept(entry, kept) if fits(ask, &entry) => {
                 match self.from_store(ask, &entry, Some(kept)).await? {
                     Some(served) => Ok(served),
-                    None if confirming => {
+                    // The body went meanwhile.
+                    None if confirming || outcome == Outcome::Coalesced => {
                         Box::pin(self.through_flight(ask, keyed(ask), hash, Arc::from([]), None)).await
                     }
                     None => Err(CacheError::Abandoned),
@@ -389,6 +409,9 @@ impl Inner {
         confirm: (Arc<Entry>, HeaderMap),
     ) {
         let plan = self.plan(ask, key, hash, stored, Some(confirm));
+        if self.flights.is_solo(&plan.id, self.clock.elapsed()) {
+            return;
+        }
         match self.flights.board(&plan.id.clone(), &plan.request, self.clock.elapsed()) {
             Boarded::First(seat) => self.start(plan, &seat),
             Boarded::Joined(_) => {}
@@ -484,6 +507,10 @@ pub(super) fn ask_head<'a>(method: &'a Method, headers: &'a HeaderMap, lookup: &
             AskHead { method, headers, forward: Forward::Only(&lookup.forward), authorized: Authorized::No }
         }
     }
+}
+
+fn only_if_cached(ask: &Ask<'_>) -> bool {
+    ask_head(ask.method, ask.headers, &ask.lookup).wishes().only_if_cached
 }
 
 /// Whether a stored answer was made for requests like this one.

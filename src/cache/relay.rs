@@ -88,39 +88,24 @@ impl Inner {
             Addresses::Origins(origins) => origins,
             Addresses::Answer(answer) => return Ok(*answer),
         };
-        let mut last = Err(CacheError::Abandoned);
-        for origin in origins {
-            let mut headers = match ask.lookup.freshness {
-                Freshness::Http => ask.headers.clone(),
-                Freshness::Immutable | Freshness::Revalidate { .. } => super::upstream_fields(ask),
-            };
-            if let Some(range) = ask.headers.get(http::header::RANGE).filter(|_| reason == Reason::Range) {
-                headers.insert(http::header::RANGE, range.clone());
-            }
-            let fetched = self
-                .fetch
-                .fetch(FetchAsk {
-                    method: ask.method.clone(),
-                    url: origin.url,
-                    headers,
-                    body: FetchBody::Empty,
-                    trust: origin.trust,
-                    resume: Resume::ByRange,
-                    redirects: redirects(&ask.lookup.freshness),
-                })
-                .await;
-            match fetched {
-                Ok(fetched) if super::fill::is_absence(fetched.status) => last = Ok(served(fetched, reason)),
-                Ok(fetched) => return Ok(served(fetched, reason)),
-                Err(error) => {
-                    last = Err(error.into());
-                    if origin.next == crate::model::lookup::Fallback::OnAbsence {
-                        break;
-                    }
-                }
-            }
+        let mut headers = match ask.lookup.freshness {
+            Freshness::Http => ask.headers.clone(),
+            Freshness::Immutable | Freshness::Revalidate { .. } => super::upstream_fields(ask),
+        };
+        if let Some(range) = ask.headers.get(http::header::RANGE).filter(|_| reason == Reason::Range) {
+            headers.insert(http::header::RANGE, range.clone());
         }
-        last
+        let question = |origin: &Origin| FetchAsk {
+            method: ask.method.clone(),
+            url: origin.url.clone(),
+            headers: headers.clone(),
+            body: FetchBody::Empty,
+            trust: origin.trust,
+            resume: Resume::ByRange,
+            redirects: redirects(&ask.lookup.freshness),
+        };
+        let (fetched, _) = self.ask_in_turn(&origins, question).await?;
+        Ok(served(fetched, reason))
     }
 }
 
