@@ -35,7 +35,6 @@ pub struct Config {
     pub ecosystem: BTreeMap<String, sections::Ecosystem>,
     pub gate: gate::Settings,
     pub log: sections::Log,
-    pub ledger: sections::Ledger,
 }
 
 impl Config {

@@ -192,8 +192,12 @@ fn clocks(here: i64, there: std::time::SystemTime) -> Check {
 
 fn upstreams(listed: &Upstreams) -> Check {
     let all = listed.upstreams.len() as u64;
-    let open: Vec<String> =
-        listed.upstreams.iter().filter(|one| one.breaker.starts_with("resting")).map(|one| out::plain(&one.url)).collect();
+    let open: Vec<String> = listed
+        .upstreams
+        .iter()
+        .filter(|one| one.breaker.starts_with("resting"))
+        .map(|one| out::plain(&one.url))
+        .collect();
     let pending = listed.upstreams.iter().filter(|one| one.state == "pending").count();
     if !open.is_empty() {
         let what = format!("left alone after failures: {}", open.join(", "));

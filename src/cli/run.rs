@@ -19,7 +19,7 @@ use super::point::{self, Target};
 use super::progress::waiting;
 use super::run_child::run_child;
 use super::stats::{encoded, of_build};
-use super::where_at::{ConfigArgs, Here, block_on_all_cores, is_alive, local_url, make_dir};
+use super::where_at::{ConfigArgs, Here, block_on_all_cores, is_alive, local_url, log, make_dir};
 use crate::app::{self, Running, StartErrorKind, StartOptions};
 use crate::config::Config;
 use crate::model::hex;
@@ -156,10 +156,13 @@ async fn place(args: &Args, here: &Here, found: &[Found], label: &str) -> Result
     }
     make_dir(&dir)?;
     config.server.listen = vec![SocketAddr::from((Ipv4Addr::LOCALHOST, last_port(&dir)))];
+    // Its clients are this build's, on this machine.
+    config.server.tls = Default::default();
     if config.log.level == Config::default().log.level {
         // The build's own lines matter here.
         config.log.level = "warn".to_owned();
     }
+    log(&config.log)?;
     let options = StartOptions {
         offline: args.offline,
         embedded: true,

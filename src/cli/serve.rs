@@ -7,8 +7,9 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use super::beacon::Beacon;
 use super::failure::Failure;
 use super::out;
-use super::where_at::{ConfigArgs, block_on_all_cores, local_url, make_dir};
+use super::where_at::{ConfigArgs, block_on_all_cores, local_url, log, make_dir};
 use crate::app::{self, Running, StartOptions};
+use crate::telemetry::log::LogLevel;
 
 /// Serve build containers and CI runners until told to stop
 ///
@@ -41,6 +42,7 @@ pub(crate) fn serve(args: Args) -> Result<(), Failure> {
     }
     let (config, dir) = here.settled()?;
     make_dir(&dir)?;
+    let level = log(&config.log)?;
     block_on_all_cores(async move {
         let mut signals = Signals::new()?;
         let options = StartOptions { offline: args.offline, ..StartOptions::default() };
@@ -49,8 +51,15 @@ pub(crate) fn serve(args: Args) -> Result<(), Failure> {
         // Without it `larder run` starts a server of its own, which then finds the directory taken.
         let beacon = Beacon::light(&dir, &url).ok();
         announce(&running, &url);
-        while let Asked::Reload = signals.next().await {
-            reload(&args, &running).await;
+        loop {
+            let asked = tokio::select! {
+                asked = signals.next() => asked,
+                () = running.taken_over() => Asked::Stop,
+            };
+            match asked {
+                Asked::Reload => reload(&args, &running, &level).await,
+                Asked::Stop => break,
+            }
         }
         drop(beacon);
         tokio::select! {
@@ -70,9 +79,12 @@ fn announce(running: &Running, url: &str) {
 }
 
 /// Reads the configuration again. What is wrong with it is told and changes nothing.
-async fn reload(args: &Args, running: &Running) {
+async fn reload(args: &Args, running: &Running, level: &LogLevel) {
     let reloaded = async {
         let (config, _) = args.at.here(args.listen.clone())?.settled()?;
+        level
+            .set(&config.log.level)
+            .map_err(|error| Failure::usage(format!("log.level: {error}"), "write for example info or debug"))?;
         running.reload(config).await.map_err(Failure::from)
     };
     match reloaded.await {

@@ -9,7 +9,9 @@ use serde::Deserialize;
 use super::beacon::Beacon;
 use super::client::Client;
 use super::failure::Failure;
+use crate::config::sections::{Log, LogFormat};
 use crate::config::{Config, Flags, Loaded, Variables, load};
+use crate::telemetry::log::{self, LogLevel};
 
 /// Options for commands that read the configuration.
 #[derive(clap::Args, Clone, Debug, Default)]
@@ -141,6 +143,19 @@ pub(crate) fn block_on_all_cores<T>(work: impl Future<Output = Result<T, Failure
     // What still blocks, such as a look-up of a name, must not hold the exit up.
     runtime.shutdown_timeout(Duration::from_secs(1));
     done
+}
+
+/// Sets the process's own log up.
+///
+/// *Errors*: a level that is none.
+pub(crate) fn log(settings: &Log) -> Result<LogLevel, Failure> {
+    let format = match settings.format {
+        LogFormat::Text => log::Format::Text,
+        LogFormat::Json => log::Format::Json,
+    };
+    let settings = log::Settings { level: settings.level.clone(), format };
+    log::init(&settings)
+        .map_err(|error| Failure::usage(format!("log.level: {error}"), "write for example info or debug"))
 }
 
 /// Makes the data directory, for its owner's eyes alone.

@@ -1,7 +1,7 @@
 //! What the loader accepts, and the one line it says when it does not.
 
 use super::*;
-use crate::config::sections::Learn;
+use crate::protocol::hosts::Learn;
 
 fn refused(text: &str) -> String {
     let error = parse("larder.toml", text).expect_err(text).to_string();
@@ -12,7 +12,7 @@ fn refused(text: &str) -> String {
 fn with(variables: impl Into<Variables>) -> Result<Loaded, ConfigError> {
     let none = tempfile::tempdir().expect("a directory");
     let file = none.path().join("larder.toml");
-    std::fs::write(&file, "[server]\nlisten = \"127.0.0.1:1\"\n[ledger]\nmax_builds = 1\n").expect("writes");
+    std::fs::write(&file, "[server]\nlisten = \"127.0.0.1:1\"\n[index]\nbuilds_max = 1\n").expect("writes");
     load(&Flags { config: Some(file), ..Flags::default() }, &variables.into())
 }
 
@@ -36,19 +36,19 @@ fn an_unknown_key_is_refused_with_the_nearest() {
 #[test]
 fn a_wrong_value_names_line_key_and_default() {
     assert_eq!(
-        refused("[ledger]\nmax_builds = \"many\"\n"),
-        "larder.toml:2: ledger.max_builds: found the text \"many\", expected a whole number, not below zero; \
+        refused("[index]\nbuilds_max = \"many\"\n"),
+        "larder.toml:2: index.builds_max: found the text \"many\", expected a whole number, not below zero; \
          the default is 1000"
     );
     assert_eq!(
-        refused("[ledger]\n\nkeep = \"soon\"\n"),
-        "larder.toml:3: ledger.keep: `soon` is not a duration; write for example 500ms, 10s, 5m, 1h30m or 7d; \
-         the default is \"30d\""
+        refused("[upstream]\n\nqueue_deadline = \"soon\"\n"),
+        "larder.toml:3: upstream.queue_deadline: `soon` is not a duration; write for example 500ms, 10s, 5m, 1h30m or 7d; \
+         the default is \"15s\""
     );
     assert_eq!(
         refused("[upstreams]\nlearn = \"all\"\n"),
-        "larder.toml:2: upstreams.learn: found \"all\", expected \"public\" or \"ask\" or \"listed\"; \
-         see `larder config default`"
+        "larder.toml:2: upstreams.learn: found \"all\", expected \"auto\" or \"listed\" or \"ask\" or \
+         \"public\"; the default is \"auto\""
     );
     assert!(refused("server = 3\n").starts_with("larder.toml:1: server: found the number 3, expected a table"));
     assert!(
@@ -83,8 +83,8 @@ fn an_unknown_ecosystem_or_a_wrong_upstream_is_refused() {
 fn variables_win_over_the_file_and_flags_over_both() {
     let loaded = with([("LARDER_SERVER_LISTEN", "127.0.0.1:2")]).expect("loads");
     assert_eq!(loaded.config.listen()[0].port(), 2);
-    assert_eq!(loaded.config.ledger.max_builds, 1, "the file's stays");
-    assert_eq!(loaded.config.ledger.max_lines, 100_000, "the default stays");
+    assert_eq!(loaded.config.index.builds_max, 1, "the file's stays");
+    assert_eq!(loaded.config.index.lines_max, 100_000, "the default stays");
     let flags = Flags { config: loaded.file, listen: Some("127.0.0.1:3".into()), data: Some("/srv/larder".into()) };
     std::fs::write(flags.config.as_ref().expect("set"), "").ok();
     let none = Flags { config: None, ..flags };
@@ -96,8 +96,8 @@ fn variables_win_over_the_file_and_flags_over_both() {
 #[test]
 fn a_variable_has_the_type_of_its_setting() {
     let loaded = with([
-        ("LARDER_LEDGER_MAX_BUILDS", "7"),
-        ("LARDER_LEDGER_KEEP", "1h"),
+        ("LARDER_INDEX_BUILDS_MAX", "7"),
+        ("LARDER_UPSTREAM_QUEUE_DEADLINE", "1h"),
         ("LARDER_UPSTREAMS_LEARN", "listed"),
         ("LARDER_GATE_ANONYMOUS_READ", "10.0.0.0/8, fd00::/8"),
         ("LARDER_ECOSYSTEM_GO_UPSTREAMS", "https://a.example/,https://b.example/"),
@@ -105,14 +105,22 @@ fn a_variable_has_the_type_of_its_setting() {
         ("LARDER_TOKEN", "lrd_not_a_setting"),
     ])
     .expect("loads");
-    assert_eq!(loaded.config.ledger.max_builds, 7);
-    assert_eq!(loaded.config.ledger.keep.as_secs(), 3600);
-    assert_eq!(loaded.config.upstreams.learn, Some(Learn::Listed));
+    assert_eq!(loaded.config.index.builds_max, 7);
+    assert_eq!(loaded.config.upstream.queue_deadline.as_secs(), 3600);
+    assert_eq!(loaded.config.upstreams.learn, Learn::Listed);
     assert_eq!(loaded.config.gate.anonymous_read.len(), 2);
     assert_eq!(loaded.config.ecosystem["go"].upstreams.len(), 2);
     assert!(loaded.notes.is_empty());
-    let line = with([("LARDER_LEDGER_MAX_BUILDS", "many")]).expect_err("not a number").to_string();
-    assert!(line.starts_with("LARDER_LEDGER_MAX_BUILDS: ledger.max_builds: found the text \"many\""), "{line}");
+    let line = with([("LARDER_INDEX_BUILDS_MAX", "many")]).expect_err("not a number").to_string();
+    assert!(line.starts_with("LARDER_INDEX_BUILDS_MAX: index.builds_max: found the text \"many\""), "{line}");
+}
+
+#[test]
+fn a_secret_is_named_by_where_it_is() {
+    let text = "[[upstream.credentials]]\norigin = \"https://a.example\"\nbearer = { env = \"TOKEN\" }\n";
+    assert_eq!(parse("larder.toml", text).expect("reads").upstream.credentials.len(), 1);
+    let line = refused("[[upstream.credentials]]\norigin = \"https://a.example\"\nbearer = \"hush\"\n");
+    assert!(line.contains("larder.toml:3: upstream.credentials"), "{line}");
 }
 
 #[test]

@@ -339,7 +339,12 @@ impl<'de> de::Deserializer<'de> for Node {
     ) -> Result<V::Value, Problem> {
         match self.value {
             Value::Text(word) | Value::Word(word) => visitor.visit_enum(word.into_deserializer()),
-            _ => self.deserialize_any(visitor),
+            // `{ env = "NAME" }`
+            Value::Table(entries) => {
+                let entries = Entries { entries: entries.into_iter(), next: None };
+                visitor.visit_enum(de::value::MapAccessDeserializer::new(entries))
+            }
+            Value::Integer(_) | Value::Float(_) | Value::Bool(_) | Value::List(_) => self.deserialize_any(visitor),
         }
     }
 

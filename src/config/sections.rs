@@ -1,69 +1,17 @@
 //! The sections that belong to no single folder.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use url::Url;
 
 use crate::model::lookup::{Fallback, Trust, Upstream};
-use crate::model::units;
 use crate::telemetry::access_log;
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Data {
     pub dir: Option<PathBuf>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Server {
-    pub listen: Vec<SocketAddr>,
-}
-
-impl Default for Server {
-    fn default() -> Server {
-        Server { listen: vec![SocketAddr::from(([127, 0, 0, 1], 7070))] }
-    }
-}
-
-/// A section without keys as yet.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Reserved {}
-
-/// Which upstreams that a client names are accepted.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Upstreams {
-    /// None: public for callers on loopback, ask for others.
-    pub learn: Option<Learn>,
-    /// Hosts that clients may name whatever `learn` says.
-    pub allow: Vec<String>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Learn {
-    /// Any host with a public address.
-    Public,
-    /// Refused until an operator allows it.
-    Ask,
-    /// Those that the configuration lists.
-    Listed,
-}
-
-impl Upstreams {
-    /// The policy for a caller.
-    pub fn learn(&self, from_loopback: bool) -> Learn {
-        match (self.learn, from_loopback) {
-            (Some(learn), _) => learn,
-            (None, true) => Learn::Public,
-            (None, false) => Learn::Ask,
-        }
-    }
 }
 
 /// One ecosystem's sources.
@@ -147,22 +95,6 @@ impl Default for Log {
 pub enum LogFormat {
     Text,
     Json,
-}
-
-/// How long the records of builds are kept.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Ledger {
-    #[serde(with = "units::duration")]
-    pub keep: Duration,
-    pub max_builds: u64,
-    pub max_lines: u64,
-}
-
-impl Default for Ledger {
-    fn default() -> Ledger {
-        Ledger { keep: Duration::from_secs(30 * 24 * 3600), max_builds: 1_000, max_lines: 100_000 }
-    }
 }
 
 #[cfg(test)]

@@ -211,7 +211,8 @@ impl Index {
     /// Promises not to evict a blob until `until`, which is at most one lease period ahead. False when it is not here
     /// or not known to be: then nothing is promised.
     pub fn lease(&self, digest: &Digest, until: Timestamp) -> bool {
-        let from = super::table::Minutes::of(until).minus(self.core.settings.lease_period());
+        let left = until.since(self.core.clock.now());
+        let from = self.core.minutes().plus(left).minus(self.core.settings.lease_period());
         self.core.table.lease(&digest.prefix(), from)
     }
 

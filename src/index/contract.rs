@@ -1,1 +1,164 @@
-//! (to be filled)
+//! What every engine of the catalog must do. Generic, so that each engine runs the same suite.
+
+use std::sync::Arc;
+
+use super::catalog::{Batch, Catalog, PrefixAsk, Put};
+use super::error::IndexError;
+use super::sqlite::catalog::SqliteCatalog;
+use super::sqlite::write::Keep;
+use super::testing::{entry, put, sha256};
+use crate::model::digest::Digest;
+use crate::model::entry::Entry;
+use crate::model::key::KeyHash;
+use crate::model::realm::{Realm, Scope};
+
+/// Variants and commits that the engine under test must keep: it is opened with these bounds.
+const VARIANTS: usize = 4;
+const FEED: u64 = 64;
+
+/// Runs every contract, each on a fresh catalog. The guard lives as long as its catalog.
+async fn every_contract<C: Catalog, G>(fresh: impl Fn() -> (C, G)) {
+    let (catalog, _guard) = fresh();
+    entries_come_back_whole(&catalog).await;
+    let (catalog, _guard) = fresh();
+    equal_vary_replaces_and_others_stay(&catalog).await;
+    let (catalog, _guard) = fresh();
+    variants_are_bounded(&catalog).await;
+    let (catalog, _guard) = fresh();
+    a_conflict_leaves_everything_as_it_was(&catalog).await;
+    let (catalog, _guard) = fresh();
+    forgotten_keys_are_gone(&catalog).await;
+    let (catalog, _guard) = fresh();
+    a_sum_without_an_edge_is_absent(&catalog).await;
+    let (catalog, _guard) = fresh();
+    prefixes_end_where_they_end(&catalog).await;
+    let (catalog, _guard) = fresh();
+    the_feed_follows_commits(&catalog).await;
+}
+
+fn puts(entries: impl IntoIterator<Item = Entry>) -> Batch {
+    Batch { puts: entries.into_iter().map(put).collect(), ..Batch::default() }
+}
+
+fn varied(path: &str, value: &str, body: &[u8]) -> Entry {
+    Entry { vary: vec![("accept".into(), Some(value.into()))], ..entry(path, Some(body)) }
+}
+
+async fn one(catalog: &impl Catalog, key: KeyHash) -> Vec<Entry> {
+    catalog.lookup(&[key]).await.expect("reads").pop().expect("one answer for one key")
+}
+
+async fn entries_come_back_whole(catalog: &impl Catalog) {
+    let mut stored = entry("a", Some(b"a"));
+    stored.headers.append("x-one", http::HeaderValue::from_static("1"));
+    stored.headers.append("x-one", http::HeaderValue::from_static("2"));
+    stored.refs = vec![Digest::of(b"r"), Digest::of(b"s")];
+    stored.writer = Arc::from("build 7");
+    stored.valid = false;
+    let bodiless = entry("b", None);
+    let seq = catalog.commit(puts([stored.clone(), bodiless.clone()])).await.expect("commits");
+    let found = catalog.lookup(&[bodiless.hash, KeyHash([9; 16]), stored.hash]).await.expect("reads");
+    assert_eq!(found.iter().map(Vec::len).collect::<Vec<_>>(), [1, 0, 1]);
+    let back = &found[2][0];
+    assert_eq!((&*back.key, back.hash, back.status, back.seq), (&*stored.key, stored.hash, 200, seq));
+    assert_eq!((&back.headers, &back.refs, &back.writer), (&stored.headers, &stored.refs, &stored.writer));
+    assert_eq!((back.body, back.len, back.valid, &back.realm), (stored.body, stored.len, false, &stored.realm));
+    assert_eq!(found[0][0].body, None);
+}
+
+async fn equal_vary_replaces_and_others_stay(catalog: &impl Catalog) {
+    let key = entry("a", None).hash;
+    catalog.commit(puts([varied("a", "gzip", b"1")])).await.expect("commits");
+    catalog.commit(puts([varied("a", "br", b"2")])).await.expect("commits");
+    let last = catalog.commit(puts([varied("a", "gzip", b"3")])).await.expect("commits");
+    let found = one(catalog, key).await;
+    let bodies: Vec<_> = found.iter().map(|entry| entry.body).collect();
+    assert_eq!(bodies, [Some(Digest::of(b"3")), Some(Digest::of(b"2"))], "newest first");
+    assert_eq!(found[0].seq, last);
+}
+
+async fn variants_are_bounded(catalog: &impl Catalog) {
+    for n in 0..VARIANTS + 3 {
+        catalog.commit(puts([varied("a", &n.to_string(), b"x")])).await.expect("commits");
+    }
+    let found = one(catalog, entry("a", None).hash).await;
+    assert_eq!(found.len(), VARIANTS);
+    assert!(found.iter().all(|entry| entry.seq > 3), "the oldest went");
+}
+
+async fn a_conflict_leaves_everything_as_it_was(catalog: &impl Catalog) {
+    let first = catalog.commit(puts([entry("a", Some(b"1"))])).await.expect("commits");
+    let expecting = |expected| Put { entry: Arc::new(entry("a", Some(b"2"))), expected: Some(expected) };
+    let batch = Batch { puts: vec![put(entry("b", Some(b"b"))), expecting(first + 7)], ..Batch::default() };
+    let error = catalog.commit(batch).await.expect_err("is refused");
+    assert!(matches!(error, IndexError::Conflict), "{error}");
+    assert!(one(catalog, entry("b", None).hash).await.is_empty(), "the batch is whole or not at all");
+    catalog.commit(Batch { puts: vec![expecting(first)], ..Batch::default() }).await.expect("the version is right");
+    assert_eq!(one(catalog, entry("a", None).hash).await[0].body, Some(Digest::of(b"2")));
+    let new = Put { entry: Arc::new(entry("new", None)), expected: Some(0) };
+    catalog.commit(Batch { puts: vec![new], ..Batch::default() }).await.expect("0: nothing stands there");
+}
+
+async fn forgotten_keys_are_gone(catalog: &impl Catalog) {
+    let key = entry("a", None).hash;
+    catalog.commit(puts([varied("a", "1", b"1"), varied("a", "2", b"2")])).await.expect("commits");
+    catalog.commit(Batch { forgets: vec![key, KeyHash([7; 16])], ..Batch::default() }).await.expect("commits");
+    assert!(one(catalog, key).await.is_empty());
+    // Forgets come before puts.
+    let batch = Batch { forgets: vec![key], ..puts([entry("a", None)]) };
+    catalog.commit(batch).await.expect("commits");
+    assert_eq!(one(catalog, key).await.len(), 1);
+}
+
+async fn a_sum_without_an_edge_is_absent(catalog: &impl Catalog) {
+    let (sum, digest) = (sha256(b"a"), Digest::of(b"a"));
+    let (mine, theirs) = (Realm::named("mine"), Realm::named("theirs"));
+    catalog.commit(Batch { sums: vec![(sum, digest)], ..Batch::default() }).await.expect("commits");
+    let ask = [sha256(b"b"), sum];
+    assert_eq!(catalog.resolve(std::slice::from_ref(&mine), &ask).await.expect("reads"), [None, None]);
+    catalog.commit(Batch { edges: vec![(theirs.clone(), digest)], ..Batch::default() }).await.expect("commits");
+    assert_eq!(catalog.resolve(std::slice::from_ref(&mine), &ask).await.expect("reads"), [None, None]);
+    assert_eq!(catalog.resolve(&[mine, theirs], &ask).await.expect("reads"), [None, Some(digest)]);
+}
+
+async fn prefixes_end_where_they_end(catalog: &impl Catalog) {
+    let paths = ["a/1", "a/2", "a/\u{10FFFE}", "a", "b/1", "A/1"];
+    catalog.commit(puts(paths.map(|path| entry(path, None)))).await.expect("commits");
+    let scope = Scope::shared();
+    let ask = PrefixAsk { scope: &scope, ecosystem: "go", upstream: "https://upstream.test", prefix: "a/", limit: 10 };
+    let found = catalog.by_prefix(ask).await.expect("reads");
+    let found: Vec<_> = found.iter().map(|entry| entry.key.path.as_str()).collect();
+    assert_eq!(found, ["a/1", "a/2", "a/\u{10FFFE}"]);
+    assert_eq!(catalog.by_prefix(PrefixAsk { limit: 1, ..ask }).await.expect("reads").len(), 1);
+    assert!(catalog.by_prefix(PrefixAsk { upstream: "other", ..ask }).await.expect("reads").is_empty());
+    assert_eq!(catalog.by_prefix(PrefixAsk { prefix: "", ..ask }).await.expect("reads").len(), 6);
+}
+
+async fn the_feed_follows_commits(catalog: &impl Catalog) {
+    let first = catalog.commit(puts((0..5).map(|n| entry(&format!("a{n}"), None)))).await.expect("commits");
+    let second = catalog.commit(puts([entry("b", None)])).await.expect("commits");
+    assert!(second > first);
+    let all = catalog.changes(0, 100).await.expect("reads");
+    assert_eq!(all.len(), 6);
+    assert_eq!(all[5], (second, entry("b", None).hash));
+    let page = catalog.changes(0, 2).await.expect("reads");
+    assert_eq!(page.len(), 5, "a commit is never split");
+    assert_eq!(catalog.changes(first, 2).await.expect("reads").len(), 1);
+    for n in 0..FEED * 2 {
+        catalog.commit(puts([entry(&n.to_string(), None)])).await.expect("commits");
+    }
+    let error = catalog.changes(first, 100).await.expect_err("is too long ago");
+    let IndexError::Behind { floor, .. } = error else { panic!("{error}") };
+    let rest = catalog.changes(floor, 1000).await.expect("reads");
+    assert!(rest.len() as u64 >= FEED && rest.len() as u64 <= FEED + FEED / 4, "{}", rest.len());
+}
+
+#[tokio::test]
+async fn sqlite_keeps_the_contract() {
+    every_contract(|| {
+        let dir = tempfile::tempdir().expect("a directory");
+        let keep = Keep { variants: VARIANTS, feed: FEED };
+        (SqliteCatalog::open(&dir.path().join("catalog.sqlite"), 2, keep).expect("opens"), dir)
+    })
+    .await;
+}

@@ -23,6 +23,7 @@ use crate::model::digest::{Digest, Prefix};
 use crate::model::key::KeyHash;
 use crate::model::place::Place;
 use crate::model::realm::Realm;
+use crate::model::time::Timestamp;
 use crate::runtime::clock::Clock;
 
 /// Changes remembered while the table loads; more make it partial.
@@ -32,8 +33,9 @@ const LATE_MAX: usize = 1 << 20;
 pub(super) struct Core {
     pub(super) settings: Settings,
     pub(super) clock: Arc<dyn Clock>,
-    /// When it opened, by the clock that never goes back.
+    /// When it opened, by the clock that never goes back, and by the wall.
     pub(super) started: Duration,
+    pub(super) opened: Timestamp,
     pub(super) table: Table,
     pub(super) recent: Recent,
     pub(super) queue: Queue,
@@ -82,11 +84,15 @@ pub(super) struct Late {
     pub(super) dropped: HashSet<(Prefix, Place)>,
     pub(super) keys: HashSet<KeyHash>,
     pub(super) edges: Vec<(Prefix, Realm)>,
+    /// SHA-256 sums by digest.
+    pub(super) sums: Vec<(Prefix, Prefix)>,
 }
 
 impl Core {
+    /// Now, as use and leases count it: the wall clock when the index opened and the steady clock since, so that a
+    /// wall clock that jumps ends no lease.
     pub(super) fn minutes(&self) -> Minutes {
-        Minutes::of(self.clock.now())
+        Minutes::of(self.opened.plus(self.clock.elapsed().saturating_sub(self.started)))
     }
 
     /// True when what the table does not find is not there.
@@ -114,8 +120,8 @@ impl Core {
 
     /// Closes what holds the data directory.
     pub(super) fn release(&self) {
-        self.places.readers.clear();
-        self.catalog.readers.clear();
+        self.places.readers.close();
+        self.catalog.readers.close();
         self.lock.lock().take();
     }
 
@@ -169,12 +175,20 @@ impl Order {
         }
     }
 
+    /// Remembers a SHA-256 learned of a blob that the loader may bring only later.
+    pub(super) fn note_sum(&mut self, table: &Table, digest: &Digest, sum: &Checksum) {
+        if let Some(late) = self.late(table) {
+            late.sums.push((digest.prefix(), sum.prefix()));
+        }
+    }
+
     fn late(&mut self, table: &Table) -> Option<&mut Late> {
         let late = self.loading.as_mut()?;
-        if late.dropped.len() + late.keys.len() + late.edges.len() >= LATE_MAX {
-            table.set_partial();
+        if late.dropped.len() + late.keys.len() + late.edges.len() + late.sums.len() < LATE_MAX {
+            return Some(late);
         }
-        Some(late)
+        table.set_partial();
+        None
     }
 }
 

@@ -1,15 +1,18 @@
 //! What eviction, compaction and scrubbing ask and change: cold blobs, warm segments, dropped and moved places.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::Index;
 use super::error::IndexError;
 use super::sqlite::places::{self, Located};
-use super::table::Warmth;
+use super::table::{ColdAsk, ColdScan, Warmth};
 use super::writer::queue::Work;
-use crate::model::digest::Digest;
+use crate::model::digest::{Digest, Prefix};
 use crate::model::place::{Class, Place, TierName};
 use crate::runtime::durable::Dirty;
+
+/// Scans for one ask, when pinned files stand in the way.
+const SCANS_MAX: usize = 16;
 
 /// What could be evicted of one class.
 #[derive(Debug, Default)]
@@ -33,30 +36,50 @@ pub struct Move {
 impl Index {
     /// Finds what to evict so that about `want_bytes` of a class become free. Segments are listed whatever is wanted.
     ///
-    /// *Shape*: at most 4096 files; ask again after dropping them. For one lease period after a start there are none.
+    /// *Shape*: at most 4096 files from one scan; ask again after dropping them. For one lease period after a start
+    /// there are none. Segments with only pinned or leased blobs are listed too.
     pub async fn coldest(&self, class: Class, want_bytes: u64) -> Result<Coldest, IndexError> {
-        let core = self.core.clone();
-        let now = core.minutes();
-        let period = core.settings.lease_period();
-        let scan = tokio::task::spawn_blocking(move || core.table.cold(class, want_bytes, now, period)).await;
-        let scan = scan.map_err(|_panicked_or_stopped| IndexError::Closed)?;
+        let mut skip = HashSet::new();
+        let scan = self.scan(class, want_bytes, &skip).await?;
         let mut coldest = Coldest { files: Vec::new(), segments: scan.segments };
-        if self.core.all_leased() || scan.files.is_empty() {
+        if self.core.all_leased() {
             return Ok(coldest);
         }
-        let order: Vec<_> = scan.files.iter().map(|(prefix, _)| *prefix).collect();
-        let located = self.locate_prefixes(order).await?;
-        let by_prefix: HashMap<_, _> = located.into_iter().map(|found| (found.digest.prefix(), found)).collect();
-        let files: Vec<&Located> = scan
-            .files
+        let (mut candidates, mut left) = (scan.files, want_bytes);
+        for _ in 0..SCANS_MAX {
+            if candidates.is_empty() || left == 0 {
+                break;
+            }
+            let free = self.not_pinned(&candidates).await?;
+            // Those found are not to be found again, those pinned are not to stand in the way of others.
+            skip.extend(candidates.iter().map(|(prefix, _)| *prefix));
+            left = left.saturating_sub(free.iter().map(|(_, place, _)| place.len).sum());
+            coldest.files.extend(free);
+            candidates = if left == 0 { Vec::new() } else { self.scan(class, left, &skip).await?.files };
+        }
+        Ok(coldest)
+    }
+
+    async fn scan(&self, class: Class, want_bytes: u64, skip: &HashSet<Prefix>) -> Result<ColdScan, IndexError> {
+        let (core, skip) = (self.core.clone(), skip.clone());
+        let ask = ColdAsk { class, want_bytes, now: core.minutes(), period: core.settings.lease_period() };
+        let scan = tokio::task::spawn_blocking(move || core.table.cold(&ask, &skip)).await;
+        scan.map_err(|_panicked_or_stopped| IndexError::Closed)
+    }
+
+    /// Those that are committed at the same place and that no kept record of a build names.
+    async fn not_pinned(&self, files: &[(Prefix, Place)]) -> Result<Vec<(Digest, Place, Class)>, IndexError> {
+        let located = self.locate_prefixes(files.iter().map(|(prefix, _)| *prefix).collect()).await?;
+        let by_prefix: HashMap<Prefix, Located> =
+            located.into_iter().map(|found| (found.digest.prefix(), found)).collect();
+        let standing: Vec<&Located> = files
             .iter()
             .filter_map(|(prefix, place)| by_prefix.get(prefix).filter(|found| found.place == *place))
             .collect();
-        let digests: Vec<Digest> = files.iter().map(|found| found.digest).collect();
+        let digests: Vec<Digest> = standing.iter().map(|found| found.digest).collect();
         let pinned = self.pinned(&digests).await?;
-        let free = files.into_iter().zip(pinned).filter(|(_, pinned)| !pinned);
-        coldest.files = free.map(|(found, _)| (found.digest, found.place, found.class)).collect();
-        Ok(coldest)
+        let free = standing.into_iter().zip(pinned).filter(|(_, pinned)| !pinned);
+        Ok(free.map(|(found, _)| (found.digest, found.place, found.class)).collect())
     }
 
     /// Every committed blob of a segment, by offset.
@@ -95,6 +118,8 @@ impl Index {
     }
 
     /// Drops many places in one commit; returns how many still stood.
+    ///
+    /// *Errors*: the bytes must stay, since the places may come back at the next start.
     pub async fn drop_places(&self, places: Vec<(Digest, Place)>) -> Result<u64, IndexError> {
         let room = self.core.queue.room(places.len() * 64).await?;
         let (ack, acked) = tokio::sync::oneshot::channel();

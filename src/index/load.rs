@@ -39,8 +39,11 @@ struct Group {
 struct Cursor<'a, T> {
     rows: Rows<'a>,
     next: Option<(Digest, T)>,
-    read: fn(&Row<'_>) -> rusqlite::Result<Option<(Digest, T)>>,
+    read: Read<T>,
 }
+
+/// Reads a row; None when it holds what this version does not know.
+type Read<T> = fn(&Row<'_>) -> rusqlite::Result<Option<(Digest, T)>>;
 
 impl Snapshot {
     /// Takes the snapshot. None when there is nothing to load.
@@ -70,6 +73,9 @@ pub(super) fn load(core: &Arc<Core>, snapshot: &Snapshot, on_place: &mut OnPlace
     if let Some(late) = order.loading.take() {
         for (digest, realm) in late.edges {
             core.table.add_realm(&digest, &realm);
+        }
+        for (digest, sum) in late.sums {
+            core.table.add_sum(&digest, sum);
         }
     }
     core.loaded.send_replace(true);
@@ -133,10 +139,7 @@ impl Group {
 }
 
 impl<'a, T: Copy> Cursor<'a, T> {
-    fn new(
-        rows: Rows<'a>,
-        read: fn(&Row<'_>) -> rusqlite::Result<Option<(Digest, T)>>,
-    ) -> Result<Cursor<'a, T>, IndexError> {
+    fn new(rows: Rows<'a>, read: Read<T>) -> Result<Cursor<'a, T>, IndexError> {
         let mut cursor = Cursor { rows, next: None, read };
         cursor.advance()?;
         Ok(cursor)

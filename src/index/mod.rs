@@ -26,7 +26,11 @@ mod writer;
 #[cfg(test)]
 mod contract;
 #[cfg(test)]
+mod evict_test;
+#[cfg(test)]
 mod index_test;
+#[cfg(test)]
+mod load_test;
 #[cfg(test)]
 mod testing;
 

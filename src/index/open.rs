@@ -116,6 +116,7 @@ fn assemble(
     let facts = catalog.readers.read_now(write::facts)?;
     Ok(Core {
         started: clock.elapsed(),
+        opened: clock.now(),
         clock,
         table: Table::new(settings.table_max_bytes),
         recent: Recent::new(settings.entry_cache_bytes),

@@ -45,7 +45,7 @@ struct Weigh;
 
 impl Weighter<KeyHash, Candidates> for Weigh {
     fn weight(&self, _key: &KeyHash, candidates: &Candidates) -> u64 {
-        candidates.iter().map(|entry| entry_bytes(entry)).sum::<usize>() as u64 + 64
+        candidates.iter().map(entry_bytes).sum::<usize>() as u64 + 64
     }
 }
 

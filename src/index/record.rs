@@ -78,6 +78,13 @@ struct Before {
     located: Option<Located>,
 }
 
+/// New entries, whether their keys were known, and what each key answers from now on.
+struct Merged {
+    entries: Vec<Arc<Entry>>,
+    known: Vec<bool>,
+    answers: HashMap<KeyHash, Vec<Arc<Entry>>>,
+}
+
 enum Step {
     Done(u64, Option<oneshot::Receiver<Acked>>),
     /// Another change came between; nothing was made.
@@ -172,12 +179,16 @@ impl Core {
         }
         let seq = order.seq + 1;
         let puts = std::mem::take(&mut record.entries);
-        let (entries, known, answers) = self.merge(puts, &record.forgets, before.keys, seq)?;
+        let Merged { entries, known, answers } = self.merge(puts, &record.forgets, before.keys, seq)?;
         order.seq = seq;
         let seated = record.blob.as_ref().map_or(Seated::Here, |blob| self.seat(&order, blob, before.located));
         for (realm, digest) in &record.edges {
             self.table.add_realm(&digest.prefix(), realm);
             order.note_edge(&self.table, digest, realm);
+        }
+        for (sum, digest) in record.sums.iter().filter(|(sum, _)| sum.algorithm() == Algorithm::Sha256) {
+            self.table.add_sum(&digest.prefix(), sum.prefix());
+            order.note_sum(&self.table, digest, sum);
         }
         for key in &record.forgets {
             self.table.unname(&key.0);
@@ -220,14 +231,13 @@ impl Core {
     }
 
     /// The answers of each key with the new entries in them, newest first.
-    #[allow(clippy::type_complexity, reason = "three lists that one caller takes apart at once")]
     fn merge(
         &self,
         puts: Vec<Put>,
         forgets: &[KeyHash],
         before: Vec<(KeyHash, u64, Option<Candidates>)>,
         seq: u64,
-    ) -> Result<(Vec<Arc<Entry>>, Vec<bool>, Vec<(KeyHash, Vec<Arc<Entry>>)>), IndexError> {
+    ) -> Result<Merged, IndexError> {
         let mut answers: HashMap<KeyHash, Vec<Arc<Entry>>> = HashMap::with_capacity(before.len());
         for (key, _, standing) in before {
             let standing = standing.filter(|_| !forgets.contains(&key));
@@ -252,7 +262,8 @@ impl Core {
             list.truncate(self.settings.variants_max.max(1));
             entries.push(entry);
         }
-        Ok((entries, known, answers.into_iter().filter(|(_, list)| !list.is_empty()).collect()))
+        answers.retain(|_, list| !list.is_empty());
+        Ok(Merged { entries, known, answers })
     }
 }
 

@@ -1,7 +1,6 @@
 //! One connection from accept to close: told apart by its first bytes, then driven by hyper under the watch's orders.
 
 use std::future::Future;
-use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -80,24 +79,22 @@ struct Opened<T> {
     http2: bool,
 }
 
+/// Boxed, so that each connection is as large as what it does, not as the largest thing one could do.
+type Serving = Pin<Box<dyn Future<Output = ()> + Send>>;
+
 /// Serves a connection that was just accepted.
 pub(crate) async fn serve_socket(shared: Arc<Shared>, socket: TcpStream, ends: Ends, admitted: Admitted) {
     let mut place = Place { admitted, registered: shared.watch.register(), tls: None, http2: None };
     let pulse = place.registered.pulse.clone();
-    let is_tls = async {
-        let mut first = [0];
-        let tls = shared.acceptor.is_some() && socket.peek(&mut first).await? == 1 && first == [0x16];
-        Ok::<_, io::Error>(tls)
-    };
-    match obeying(&pulse, is_tls).await {
-        Some(Ok(true)) => {
-            pulse.set_stage(Stage::Opening);
-            let Some(opened) = obeying(&pulse, open_tls(&shared, socket, &pulse)).await.flatten() else { return };
-            place.tls = Some(Tally::new(&shared.counters, |counters| &counters.open_tls));
-            serve(shared, opened, ends, place).await;
-        }
-        Some(Ok(false)) => serve_stream(shared, socket, ends, place).await,
-        Some(Err(_)) | None => {}
+    if !shows_tls(&shared, &socket, &pulse).await {
+        return serve_stream(shared, socket, ends, place).await;
+    }
+    pulse.set_stage(Stage::Opening);
+    let opening = Box::pin(open_tls(shared.clone(), socket, pulse.clone()));
+    if let Some(opened) = obeying(&pulse, opening).await.flatten() {
+        place.tls = Some(Tally::new(&shared.counters, |counters| &counters.open_tls));
+        drop(pulse);
+        serve(shared, opened, ends, place).await;
     }
 }
 
@@ -107,22 +104,32 @@ pub(crate) async fn serve_memory(shared: Arc<Shared>, io: tokio::io::DuplexStrea
     serve_stream(shared, io, ends, place).await;
 }
 
+/// Whether the first byte begins a TLS handshake. It stays to be read.
+async fn shows_tls(shared: &Shared, socket: &TcpStream, pulse: &Pulse) -> bool {
+    let mut first = [0];
+    shared.acceptor.is_some() && matches!(obeying(pulse, socket.peek(&mut first)).await, Some(Ok(1))) && first == [0x16]
+}
+
 /// Serves a stream on which no byte was read yet.
 async fn serve_stream<T>(shared: Arc<Shared>, mut io: T, ends: Ends, place: Place)
 where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let pulse = place.registered.pulse.clone();
-    if let Some(Ok(Some(first))) = obeying(&pulse, Prefix::read(&mut io, &pulse)).await {
+    let pulse = &place.registered.pulse;
+    if let Some(Ok(Some(first))) = obeying(pulse, Prefix::read(&mut io, pulse)).await {
         serve(shared, Opened { io, http2: first.is_http2(), first }, ends, place).await;
     }
 }
 
 /// *Shape*: None when the handshake failed or the peer left.
-async fn open_tls(shared: &Shared, socket: TcpStream, pulse: &Pulse) -> Option<Opened<TlsStream<TcpStream>>> {
+async fn open_tls(
+    shared: Arc<Shared>,
+    socket: TcpStream,
+    pulse: Arc<Pulse>,
+) -> Option<Opened<Box<TlsStream<TcpStream>>>> {
     let acceptor = shared.acceptor.as_ref()?;
     let mut io = match acceptor.accept(socket).await {
-        Ok(io) => io,
+        Ok(io) => Box::new(io),
         Err(error) => {
             Counters::up(&shared.counters.refused_tls);
             tracing::debug!(%error, "tls handshake failed");
@@ -134,13 +141,13 @@ async fn open_tls(shared: &Shared, socket: TcpStream, pulse: &Pulse) -> Option<O
         Some(b"h2") => Some(Opened { io, first: Prefix::default(), http2: true }),
         Some(_) => Some(Opened { io, first: Prefix::default(), http2: false }),
         None => {
-            let first = Prefix::read(&mut io, pulse).await.ok()??;
+            let first = Prefix::read(&mut io, &pulse).await.ok()??;
             Some(Opened { io, http2: first.is_http2(), first })
         }
     }
 }
 
-async fn serve<T>(shared: Arc<Shared>, opened: Opened<T>, ends: Ends, mut place: Place)
+fn serve<T>(shared: Arc<Shared>, opened: Opened<T>, ends: Ends, mut place: Place) -> Serving
 where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -159,33 +166,39 @@ where
         place.http2 = Some(Tally::new(&shared.counters, |counters| &counters.open_http2));
         pulse.set_http2();
         pulse.set_stage(Stage::Frames);
-        let guarded = Guarded::new(io, pulse, None, first, place);
-        // Boxed, so that the many idle HTTP/1 connections are not as large as the few of HTTP/2.
-        Box::pin(serve_http2(shared, guarded, session)).await;
+        Box::pin(serve_http2(shared, Guarded::new(io, pulse, None, first, place), session))
     } else {
         pulse.set_stage(Stage::Between);
         let header_bytes = usize::try_from(shared.limits.header_bytes).unwrap_or(usize::MAX);
         let guarded = Guarded::new(io, pulse, Some(Framing::new(header_bytes)), first, place);
-        serve_http1(&shared, guarded, session).await;
+        Box::pin(serve_http1(shared, guarded, session))
     }
 }
 
-async fn serve_http1<T>(shared: &Shared, io: Guarded<T, Place>, session: Arc<Session>)
+async fn serve_http1<T>(shared: Arc<Shared>, mut io: Guarded<T, Place>, session: Arc<Session>)
 where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let pulse = session.pulse.clone();
-    let service = service_fn(move |request| answer(session.clone(), request));
-    let connection = http1_builder(&shared.limits).serve_connection(TokioIo::new(io), service).with_upgrades();
-    let mut driven = Driven { connection, pulse, told: false };
-    let end = (&mut driven).await;
-    if let End::Failed(error) = &end {
-        note_failure(&shared.counters, error);
-    }
-    if matches!(&end, End::Closed) || matches!(&end, End::Failed(error) if error.is_parse()) {
+    loop {
+        let per_request = session.clone();
+        let service = service_fn(move |request| answer(per_request.clone(), request));
+        let connection = http1_builder(&shared.limits).serve_connection(TokioIo::new(io), service).with_upgrades();
+        let mut driven = Driven { connection, pulse: session.pulse.clone(), told: false };
+        let end = (&mut driven).await;
+        if let End::Failed(error) = &end {
+            note_failure(&shared.counters, error);
+        }
         // None: the stream was upgraded and is no longer ours.
-        if let Some(parts) = driven.connection.into_parts() {
-            parts.io.into_inner().linger().await;
+        let Some(rest) = driven.connection.into_parts().map(|parts| parts.io.into_inner()) else { return };
+        io = rest;
+        match end {
+            End::Dozes => {}
+            End::Closed => return io.linger().await,
+            End::Failed(error) if error.is_parse() => return io.linger().await,
+            End::Failed(_) | End::Cut => return,
+        }
+        if !matches!(dozing(&session.pulse, io.wake()).await, Some(Ok(true))) {
+            return;
         }
     }
 }
@@ -266,10 +279,25 @@ async fn obeying<F: Future>(pulse: &Pulse, future: F) -> Option<F::Output> {
     .await
 }
 
+/// Waits for the next request until the connection is told anything. A request that is there already comes first.
+async fn dozing<F: Future>(pulse: &Pulse, wake: F) -> Option<F::Output> {
+    let mut wake = std::pin::pin!(wake);
+    std::future::poll_fn(|cx| {
+        pulse.register(cx.waker());
+        match wake.as_mut().poll(cx) {
+            Poll::Pending if pulse.order() != Order::Live => Poll::Ready(None),
+            poll => poll.map(Some),
+        }
+    })
+    .await
+}
+
 /// A hyper connection that can be told to finish.
 trait Finish: Future<Output = hyper::Result<()>> + Unpin {
-    /// Whether now is the time to tell it.
+    /// Whether it may be told now.
     fn may_finish(&self, pulse: &Pulse) -> bool;
+    /// Whether it can be taken apart between requests.
+    fn may_doze(&self, pulse: &Pulse) -> bool;
     fn finish(&mut self);
 }
 
@@ -285,8 +313,11 @@ where
     /// has nothing for us, and one that never asked is given the time to (the watch ends it soon after). The answers
     /// meanwhile say `Connection: close`.
     fn may_finish(&self, pulse: &Pulse) -> bool {
-        let beat = pulse.beat();
-        beat.stage == Stage::Between && beat.in_flight == 0 && beat.requests > 0 && beat.waits_to_read
+        pulse.rests() && pulse.beat().requests > 0
+    }
+
+    fn may_doze(&self, pulse: &Pulse) -> bool {
+        pulse.rests()
     }
 
     fn finish(&mut self) {
@@ -307,6 +338,10 @@ where
         true
     }
 
+    fn may_doze(&self, _pulse: &Pulse) -> bool {
+        false
+    }
+
     fn finish(&mut self) {
         Pin::new(self).graceful_shutdown();
     }
@@ -317,6 +352,8 @@ enum End {
     Closed,
     Failed(hyper::Error),
     Cut,
+    /// It rests, and is only waited for: hyper's buffers (24 KiB) need not be kept for that.
+    Dozes,
 }
 
 struct Driven<C> {
@@ -339,6 +376,9 @@ impl<C: Finish> Future for &mut Driven<C> {
             this.pulse.clear_waits();
             if let Poll::Ready(end) = Pin::new(&mut this.connection).poll(cx) {
                 return Poll::Ready(end.map_or_else(End::Failed, |()| End::Closed));
+            }
+            if this.pulse.may_doze() && order == Order::Live && this.connection.may_doze(&this.pulse) {
+                return Poll::Ready(End::Dozes);
             }
             if order == Order::Live || this.told || !this.connection.may_finish(&this.pulse) {
                 return Poll::Pending;

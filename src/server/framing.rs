@@ -283,6 +283,8 @@ fn is_folded(line: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn framing() -> Framing {
@@ -368,6 +370,54 @@ mod tests {
             "5;\0\r\n",
         ] {
             assert!(refused_at(format!("{head}{chunks}").as_bytes()).is_some(), "{chunks:?}");
+        }
+    }
+
+    /// Pieces of requests, right and wrong, in any order.
+    fn pieces() -> impl Strategy<Value = Vec<u8>> {
+        let piece = prop::sample::select(vec![
+            "GET / HTTP/1.1\r\n",
+            "POST /a HTTP/1.1\r\n",
+            "CONNECT a:1 HTTP/1.1\r\n",
+            "Host: a\r\n",
+            "\r\n",
+            "\n",
+            "\r",
+            "Content-Length: 3\r\n",
+            "Transfer-Encoding: chunked\r\n",
+            "abc",
+            "3\r\n",
+            "0\r\n",
+            " ",
+            "X: y\r\n",
+            "\0",
+        ]);
+        prop::collection::vec(piece, 0..12).prop_map(|pieces| pieces.concat().into_bytes())
+    }
+
+    proptest! {
+        #[test]
+        fn how_the_bytes_are_cut_changes_nothing(bytes in pieces(), cuts in prop::collection::vec(1_usize..9, 1..50)) {
+            let mut whole = framing();
+            let judged = whole.scan(&bytes).is_ok();
+            let (mut cut, mut rest) = (framing(), bytes.as_slice());
+            let mut judged_cut = true;
+            for len in cuts.iter().cycle() {
+                if rest.is_empty() || !judged_cut {
+                    break;
+                }
+                let (now, later) = rest.split_at((*len).min(rest.len()));
+                judged_cut = cut.scan(now).is_ok();
+                rest = later;
+            }
+            prop_assert_eq!(judged, judged_cut);
+            prop_assert_eq!(whole.state, cut.state);
+        }
+
+        #[test]
+        fn any_bytes_end_in_a_judgement(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+            let passed = framing().scan(&bytes).err().unwrap_or(bytes.len());
+            prop_assert!(passed <= bytes.len());
         }
     }
 }

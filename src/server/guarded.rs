@@ -82,6 +82,16 @@ impl<T: AsyncRead + AsyncWrite + Unpin, P> Guarded<T, P> {
         Guarded { inner, pulse, framing, first, refused: None, ended: false, _place: place }
     }
 
+    /// Waits for the first bytes of the next request and keeps them to be read.
+    ///
+    /// *Shape*: false when the peer closed.
+    pub async fn wake(&mut self) -> io::Result<bool> {
+        self.first = Prefix::default();
+        let more = self.inner.read(&mut self.first.bytes).await?;
+        self.first.len = u8::try_from(more).unwrap_or_default();
+        Ok(more > 0)
+    }
+
     /// Reads and drops what the peer still sends of a request that was answered early: closing at once would reset
     /// the connection and take the answer with it. Bounded in bytes and time.
     pub async fn linger(mut self) {
@@ -131,7 +141,10 @@ impl<T: AsyncRead + AsyncWrite + Unpin, P: Unpin> AsyncRead for Guarded<T, P> {
             return Poll::Ready(Ok(()));
         }
         let before = buf.filled().len();
-        if !this.first.give(buf) && Pin::new(&mut this.inner).poll_read(cx, buf)?.is_pending() {
+        // What was read ahead goes together with what follows: in two parts, hyper would double its buffer for it.
+        let ahead = this.first.give(buf);
+        let read = Pin::new(&mut this.inner).poll_read(cx, buf);
+        if !ahead && read?.is_pending() {
             this.pulse.wait_to_read();
             if this.pulse.stage() == Stage::Tunnel {
                 // Nobody drives a tunnel's connection: an order has to reach its reader.

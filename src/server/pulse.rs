@@ -46,6 +46,7 @@ pub(crate) struct Pulse {
     stage: AtomicU8,
     order: AtomicU8,
     waits: AtomicU8,
+    doze: AtomicBool,
     http2: AtomicBool,
     requests: AtomicU32,
     in_flight: AtomicU32,
@@ -78,6 +79,7 @@ impl Pulse {
             stage: AtomicU8::new(Stage::Waiting as u8),
             order: AtomicU8::new(Order::Live as u8),
             waits: AtomicU8::new(0),
+            doze: AtomicBool::new(false),
             http2: AtomicBool::new(false),
             requests: AtomicU32::new(0),
             in_flight: AtomicU32::new(0),
@@ -130,6 +132,23 @@ impl Pulse {
         if self.order.fetch_max(order as u8, Relaxed) < order as u8 {
             self.waker.wake();
         }
+    }
+
+    /// Lets a connection that rests give up what it needs only at work.
+    pub fn let_doze(&self) {
+        self.doze.store(true, Relaxed);
+        self.waker.wake();
+    }
+
+    /// Whether it was let doze since the last time this was asked.
+    pub fn may_doze(&self) -> bool {
+        self.doze.load(Relaxed) && self.doze.swap(false, Relaxed)
+    }
+
+    /// Whether an HTTP/1 connection is between requests and the peer has sent nothing more.
+    pub fn rests(&self) -> bool {
+        let beat = self.beat();
+        beat.stage == Stage::Between && beat.in_flight == 0 && beat.waits_to_read && !beat.waits_to_write
     }
 
     pub fn register(&self, waker: &Waker) {

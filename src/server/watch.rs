@@ -20,6 +20,9 @@ pub(crate) const TICK: Duration = Duration::from_secs(1);
 /// How long a connection may take to go once it was told to finish and has nothing under way.
 const FINISH_TICKS: u32 = 5;
 
+/// After how many quiet looks a connection is let doze.
+const DOZE_TICKS: u32 = 2;
+
 /// All open connections.
 pub(crate) struct Watch {
     limits: Ticks,
@@ -176,6 +179,9 @@ impl Watch {
                 continue;
             }
             let verdict = watched.history.judge(watched.pulse.beat(), order, &self.limits);
+            if watched.history.quiet == DOZE_TICKS {
+                watched.pulse.let_doze();
+            }
             let (order, count) = match verdict {
                 Verdict::Live => continue,
                 Verdict::Idle => (Order::Finish, Some(&self.counters.closed_idle)),

@@ -169,4 +169,14 @@ mod tests {
             assert!(page.contains(row.name), "{}", row.name);
         }
     }
+
+    #[test]
+    fn the_page_in_docs_is_current() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/metrics.md");
+        if std::env::var_os("UPDATE_DOCS").is_some() {
+            std::fs::write(path, markdown()).expect("writes the page");
+        }
+        let page = std::fs::read_to_string(path).expect("the page is there");
+        assert_eq!(page, markdown(), "run the tests once with UPDATE_DOCS=1");
+    }
 }

@@ -20,5 +20,4 @@ mod life;
 mod names;
 mod power;
 mod refusals;
-mod rfc9111;
 mod upstream_faults;

@@ -11,6 +11,14 @@ use crate::model::key::KeyHash;
 use crate::model::outcome::Outcome;
 use crate::model::time::Timestamp;
 
+/// Which builds keep their record.
+pub(in crate::index) struct KeptBuilds {
+    /// Those heard of since.
+    pub(in crate::index) oldest: Timestamp,
+    /// The latest of them.
+    pub(in crate::index) builds_max: u64,
+}
+
 impl Changing<'_> {
     /// Appends a line to a build's record, or counts it as dropped when the record is full. A new build's first line
     /// pushes out the oldest builds over the bound.
@@ -19,7 +27,7 @@ impl Changing<'_> {
         label: &str,
         line: &RecordLine,
         lines_max: u64,
-        (oldest, builds_max): (Timestamp, u64),
+        kept: &KeptBuilds,
     ) -> Result<(), IndexError> {
         let (build, lines, new) = self.build(label, line.time)?;
         if lines >= lines_max {
@@ -42,7 +50,7 @@ impl Changing<'_> {
         let counted = params![build, line.time.0, line.bytes as i64];
         self.transaction.prepare_cached(sql::BUILD_COUNT)?.execute(counted)?;
         if new {
-            self.expire_builds(oldest, builds_max)?;
+            self.expire_builds(kept)?;
         }
         Ok(())
     }
@@ -58,12 +66,12 @@ impl Changing<'_> {
         Ok((self.transaction.last_insert_rowid(), 0, true))
     }
 
-    /// Drops the records of builds not heard of since `oldest`, and the oldest over `builds_max`. Returns how many.
-    pub(in crate::index) fn expire_builds(&self, oldest: Timestamp, builds_max: u64) -> Result<usize, IndexError> {
+    /// Drops the records of all builds but those `kept`. Returns how many.
+    pub(in crate::index) fn expire_builds(&self, kept: &KeptBuilds) -> Result<usize, IndexError> {
         let surplus: Vec<i64> = self
             .transaction
             .prepare_cached(sql::BUILDS_SURPLUS)?
-            .query_map(params![oldest.0, builds_max as i64], |row| row.get(0))?
+            .query_map(params![kept.oldest.0, kept.builds_max as i64], |row| row.get(0))?
             .collect::<Result<_, _>>()?;
         for build in &surplus {
             self.drop_build(*build)?;

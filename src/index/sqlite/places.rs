@@ -93,6 +93,16 @@ pub(in crate::index) fn put(connection: &Connection, new: &Located) -> Result<Wr
     Ok(if standing.place == new.place { Written::Here } else { Written::Kept(standing.place) })
 }
 
+/// Adds sums to a row, so that they go when it goes; nothing where there is no row.
+pub(in crate::index) fn add_sum(connection: &Connection, digest: &Digest, sum: &Checksum) -> Result<(), IndexError> {
+    let Some(standing) = find(connection, digest)? else { return Ok(()) };
+    if !standing.sums.contains(sum) {
+        let sums = codec::encode_sums(standing.sums.iter().chain([sum]));
+        connection.prepare_cached(sql::PLACE_SUMS)?.execute(params![digest.as_bytes(), sums])?;
+    }
+    Ok(())
+}
+
 fn write(connection: &Connection, new: &Located, sums: &[u8]) -> Result<(), IndexError> {
     let Place { tier, object, offset, len } = new.place;
     connection.prepare_cached(sql::PLACE_PUT)?.execute(params![

@@ -87,12 +87,15 @@ impl Readers {
         let transaction = connection.unchecked_transaction()?;
         let result = work(&connection);
         transaction.finish()?;
-        self.idle.lock().push(connection);
+        if !self.turns.is_closed() {
+            self.idle.lock().push(connection);
+        }
         result
     }
 
-    /// Closes the connections that nobody uses.
-    pub(in crate::index) fn clear(&self) {
+    /// Closes the connections that nobody uses, and answers `Closed` from now on.
+    pub(in crate::index) fn close(&self) {
+        self.turns.close();
         self.idle.lock().clear();
     }
 }

@@ -34,6 +34,7 @@ use crate::runtime::clock::random_bytes;
 pub use self::batch::Known;
 pub use self::slot::{Minutes, Use};
 pub use self::usage::Warmth;
+pub(in crate::index) use self::usage::{ColdAsk, ColdScan};
 
 /// Shards of each kind.
 const SHARDS: usize = 32;
@@ -212,6 +213,16 @@ impl Table {
         let more = self.realms.write().with(set, realm);
         if more != set {
             self.regions[region_of(id)].write().slot_mut(local_of(id)).realms = more;
+        }
+        true
+    }
+
+    /// Learns the SHA-256 of a blob; false when the blob is not here.
+    pub fn add_sum(&self, digest: &Prefix, sum: Prefix) -> bool {
+        let _alone = self.mutating.lock();
+        let Some(id) = self.find_blob(digest) else { return false };
+        if sum != NO_PREFIX {
+            self.set_sum(id, sum);
         }
         true
     }

@@ -3,8 +3,9 @@
 use super::slot::Slot;
 use super::tags::Tags;
 
-/// Slots in a chunk. Small, so that the last chunk of every region wastes little.
-const CHUNK_SLOTS: usize = 256;
+/// Slots in a chunk: small, so that the last chunk of every region wastes little, and just under 16 KiB, a size that
+/// allocators have: 256 slots took a fifth more than they need.
+const CHUNK_SLOTS: usize = 240;
 const CHUNK_BYTES: u64 = (CHUNK_SLOTS * size_of::<Slot>()) as u64;
 /// The end of the free list.
 const NONE: u32 = u32::MAX;

@@ -179,19 +179,8 @@ impl Tags {
 
     /// Appends pages up to this shard's next size and files every id anew under `hash_of` it.
     pub(super) fn grow(&mut self, hash_of: impl Fn(u32) -> u64) {
-        let pages = self.next_pages();
+        let pages = self.pages_after(self.pages.len());
         self.resize(pages, hash_of);
-    }
-
-    /// Makes room for `len` ids at once.
-    pub(super) fn reserve(&mut self, len: usize, hash_of: impl Fn(u32) -> u64) {
-        let mut pages = self.pages.len();
-        while pages * PAGE_BUCKETS * WAYS * FULL_PERCENT / 100 <= len {
-            pages = self.pages_after(pages);
-        }
-        if pages > self.pages.len() {
-            self.resize(pages, hash_of);
-        }
     }
 
     fn resize(&mut self, pages: usize, hash_of: impl Fn(u32) -> u64) {
@@ -208,10 +197,6 @@ impl Tags {
         for id in ids {
             self.insert(hash_of(id), id);
         }
-    }
-
-    fn next_pages(&self) -> usize {
-        self.pages_after(self.pages.len())
     }
 
     /// Sizes are `GROWTH` to the power of k + phase, so that shards of equal load grow one after the other.
@@ -291,7 +276,7 @@ mod tests {
     #[test]
     fn one_hash_for_all_still_works() {
         let mut tags = Tags::new(0.0);
-        tags.reserve(700, |_| 7 << 33);
+        tags.grow(|_| 7 << 33);
         for id in 0..300 {
             tags.insert(7 << 33, id);
         }

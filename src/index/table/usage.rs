@@ -1,6 +1,6 @@
 //! Use and leases in the table: what eviction, the flush of use times and the lease rule read.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -25,6 +25,16 @@ pub struct Warmth {
     pub last: Minutes,
     /// Sum of bytes times minutes of their last use, for an average weighted by size.
     pub byte_minutes: u128,
+}
+
+/// What a scan for cold things looks for.
+#[derive(Clone, Copy)]
+pub(in crate::index) struct ColdAsk {
+    pub(in crate::index) class: Class,
+    pub(in crate::index) want_bytes: u64,
+    pub(in crate::index) now: Minutes,
+    /// How long a lease holds.
+    pub(in crate::index) period: Duration,
 }
 
 /// What a scan for cold things found.
@@ -114,7 +124,9 @@ impl Table {
     /// Finds files of `class` that together free `want_bytes`, coldest and largest first, and how warm its segments are.
     ///
     /// Two passes: a histogram of coldness finds the border, the second collects what lies beyond it.
-    pub(in crate::index) fn cold(&self, class: Class, want_bytes: u64, now: Minutes, period: Duration) -> ColdScan {
+    /// `skip` are files that must stay for reasons that the table does not know.
+    pub(in crate::index) fn cold(&self, ask: &ColdAsk, skip: &HashSet<Prefix>) -> ColdScan {
+        let ColdAsk { class, want_bytes, now, period } = *ask;
         let mut scan = ColdScan::default();
         let mut histogram = [0_u64; DEGREES];
         self.each_slot(|slot| {
@@ -124,7 +136,9 @@ impl Table {
             let (place, leased) = (slot.place(), holds(slot, now, period));
             match place.tier {
                 TierName::Segment => scan.segments.entry(place.object).or_default().add(slot, leased),
-                TierName::File if !leased => histogram[degree(coldness(slot, now))] += place.len,
+                TierName::File if !leased && !skip.contains(&slot.digest) => {
+                    histogram[degree(coldness(slot, now))] += place.len;
+                }
                 TierName::File | TierName::Memory => {}
             }
         });
@@ -133,7 +147,7 @@ impl Table {
         self.each_slot(|slot| {
             let wanted = slot.class() == class && slot.place().tier == TierName::File && !holds(slot, now, period);
             let cold = coldness(slot, now);
-            if wanted && degree(cold) >= border && files.len() < FILES_MAX {
+            if wanted && degree(cold) >= border && files.len() < FILES_MAX && !skip.contains(&slot.digest) {
                 files.push((cold, slot.digest, slot.place()));
             }
         });

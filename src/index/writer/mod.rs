@@ -13,6 +13,7 @@ use self::sync::{Condemned, Failed};
 use super::core::Core;
 use super::error::IndexError;
 use super::record::Visible;
+use super::sqlite::ledger::KeptBuilds;
 use super::sqlite::places::{self, Located, Written};
 use super::sqlite::sql;
 use super::sqlite::write::Changing;
@@ -150,8 +151,11 @@ impl Writer {
         }
         if let Err(error) = self.write_places(&mut due) {
             tracing::error!(%error, jobs = due.len(), "places could not be committed");
-            let failure = Failure::Commit(error.to_string());
-            due.into_iter().for_each(|staged| staged.failure = Some(failure.clone()));
+            for staged in due {
+                // What was noted on the way was rolled back.
+                (staged.written, staged.dropped, staged.done) = (None, Vec::new(), Done::default());
+                staged.failure = Some(Failure::Commit(error.to_string()));
+            }
         }
     }
 
@@ -162,6 +166,9 @@ impl Writer {
         for staged in due {
             match &staged.job.work {
                 Work::Record(record) => {
+                    for (sum, digest) in &record.sums {
+                        places::add_sum(&transaction, digest, sum)?;
+                    }
                     let Some(blob) = &record.blob else { continue };
                     let (digest, place, class, sums) = (blob.digest, blob.place, blob.class, blob.sums.clone());
                     let row = Located { digest, place, class, used, sums };
@@ -193,19 +200,35 @@ impl Writer {
         if due.is_empty() {
             return;
         }
-        let done = self
-            .core
-            .catalog
-            .transact(|changing| due.iter_mut().try_for_each(|staged| self.write_keys(changing, staged)));
-        if let Err(error) = done {
-            tracing::error!(%error, jobs = due.len(), "keys could not be committed");
-            let failure = Failure::Commit(error.to_string());
-            due.into_iter().for_each(|staged| staged.failure = Some(failure.clone()));
+        let all = due.len();
+        let Err(error) = self.transact_keys(&mut due) else { return };
+        if all > 1 && !is_the_disk(&error) {
+            // One that cannot be committed must not take the others with it.
+            due.into_iter().for_each(|staged| self.transact_alone(staged));
+            return;
+        }
+        tracing::error!(%error, jobs = all, "keys could not be committed");
+        due.into_iter().for_each(|staged| staged.failure = Some(Failure::Commit(error.to_string())));
+    }
+
+    fn transact_alone(&self, staged: &mut Staged) {
+        if let Err(error) = self.transact_keys(&mut [&mut *staged]) {
+            tracing::error!(%error, "keys could not be committed");
+            staged.failure = Some(Failure::Commit(error.to_string()));
         }
     }
 
+    fn transact_keys(&self, due: &mut [&mut Staged]) -> Result<(), IndexError> {
+        self.core.catalog.transact(|changing| {
+            due.iter_mut().try_for_each(|staged| {
+                staged.keys.clear();
+                self.write_keys(changing, staged)
+            })
+        })
+    }
+
     fn write_keys(&self, changing: &mut Changing<'_>, staged: &mut Staged) -> Result<(), IndexError> {
-        let settings = &self.core.settings;
+        let lines_max = self.core.settings.lines_max;
         match &staged.job.work {
             Work::Record(record) => write_record(changing, record)?,
             Work::Drop { seq, .. } => {
@@ -215,8 +238,7 @@ impl Writer {
                 }
             }
             Work::Line { label, line } => {
-                let oldest = self.core.clock.now().minus(Duration::from_secs(settings.keep_records_s));
-                changing.append_line(label, line, settings.lines_max, (oldest, settings.builds_max))?;
+                changing.append_line(label, line, lines_max, &self.kept_builds())?;
             }
             Work::ForgetBuild { label } => {
                 staged.done.changed = u64::from(changing.forget_build(label)?);
@@ -232,9 +254,8 @@ impl Writer {
         if now >= self.next_tidy {
             self.next_tidy = now + TIDY;
             self.core.table.end_leases(self.core.minutes(), self.core.settings.lease_period());
-            let oldest = self.core.clock.now().minus(Duration::from_secs(self.core.settings.keep_records_s));
-            let builds_max = self.core.settings.builds_max;
-            if let Err(error) = self.core.catalog.transact(|changing| changing.expire_builds(oldest, builds_max)) {
+            let kept = self.kept_builds();
+            if let Err(error) = self.core.catalog.transact(|changing| changing.expire_builds(&kept)) {
                 tracing::warn!(%error, "old records of builds could not be dropped");
             }
         }
@@ -242,6 +263,12 @@ impl Writer {
             self.next_uses = now + Duration::from_secs(self.core.settings.use_flush_s);
             self.save_uses();
         }
+    }
+
+    fn kept_builds(&self) -> KeptBuilds {
+        let settings = &self.core.settings;
+        let oldest = self.core.clock.now().minus(Duration::from_secs(settings.keep_records_s));
+        KeptBuilds { oldest, builds_max: settings.builds_max }
     }
 
     fn save_uses(&self) {
@@ -267,6 +294,14 @@ impl Writer {
             tracing::debug!(%error, "the log was not moved into the database; the next start does it");
         }
     }
+}
+
+/// Whether another try with fewer rows would fail the same way.
+fn is_the_disk(error: &IndexError) -> bool {
+    use rusqlite::ErrorCode::{CannotOpen, DatabaseCorrupt, DiskFull, NotADatabase, ReadOnly, SystemIoFailure};
+    let IndexError::Database(error) = error else { return false };
+    let code = error.sqlite_error_code();
+    matches!(code, Some(CannotOpen | DatabaseCorrupt | DiskFull | NotADatabase | ReadOnly | SystemIoFailure))
 }
 
 fn write_record(changing: &mut Changing<'_>, record: &Visible) -> Result<(), IndexError> {
@@ -304,7 +339,7 @@ impl Staged {
 impl Work {
     fn has_places(&self) -> bool {
         match self {
-            Work::Record(record) => record.blob.is_some(),
+            Work::Record(record) => record.blob.is_some() || !record.sums.is_empty(),
             Work::Drop { .. } | Work::Move(_) => true,
             Work::Line { .. } | Work::ForgetBuild { .. } | Work::Fact { .. } | Work::Barrier => false,
         }

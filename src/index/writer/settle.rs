@@ -114,7 +114,7 @@ fn take_back_blob(core: &Core, blob: &NewBlob, seated: Seated) {
 
 fn settle_drop(core: &Core, staged: &Staged) {
     if let Some(failure) = &staged.failure {
-        tracing::error!(error = %failure.error(), "a place could not be dropped: it comes back at the next start");
+        tracing::error!(error = %failure.error(), "a drop was not committed whole: what is left of it is a miss, and the place may come back at a start");
         return;
     }
     let _order = core.order.lock();

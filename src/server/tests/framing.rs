@@ -260,3 +260,18 @@ async fn an_early_answer_arrives_though_the_body_was_not_read() {
     assert!(got.ends_with(b"no"));
     assert_eq!(running.recorder.seen(), ["PUT /early"]);
 }
+
+#[tokio::test]
+async fn a_client_that_expects_100_gets_it_before_the_body() {
+    let running = start(Limits::default());
+    let mut stream = connect(running.addr()).await;
+    let head = "PUT /x HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\nExpect: 100-continue\r\nConnection: close\r\n\r\n";
+    stream.write_all(head.as_bytes()).await.expect("sends");
+    let mut go_on = [0; 25];
+    soon(stream.read_exact(&mut go_on)).await.expect("reads");
+    assert_eq!(&go_on, b"HTTP/1.1 100 Continue\r\n\r\n");
+    stream.write_all(b"hi").await.expect("sends");
+    let mut got = Vec::new();
+    soon(stream.read_to_end(&mut got)).await.expect("reads to the end");
+    assert_eq!(statuses(&got), [200]);
+}

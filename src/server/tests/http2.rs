@@ -11,7 +11,7 @@ use hyper::rt::Executor;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::{Running, connect, soon, start};
+use super::{BIG, Running, connect, soon, start};
 use crate::runtime::tasks::Tasks;
 use crate::server::guarded::PREFACE;
 use crate::server::settings::Limits;
@@ -92,7 +92,7 @@ async fn prior_knowledge_is_understood() {
     let response = soon(send.send_request(request("/big", b""))).await.expect("answers");
     assert_eq!(response.status(), StatusCode::OK);
     let body = soon(response.into_body().collect()).await.expect("whole").to_bytes();
-    assert_eq!(body.len(), 32 << 20);
+    assert_eq!(body.len(), BIG);
     let uploaded = soon(send.send_request(request("/put", &[b'x'; 3 << 20]))).await.expect("answers");
     assert_eq!(uploaded.status(), StatusCode::OK);
     assert_eq!(running.server.counters().open_http2.load(Relaxed), 1);

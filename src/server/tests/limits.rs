@@ -101,6 +101,19 @@ async fn an_old_connection_takes_no_further_request() {
     assert_eq!(running.server.counters().closed_old.load(Relaxed), 1);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_dozes_wakes_for_a_request_and_ends_at_once_in_a_drain() {
+    let running = start(Limits::default());
+    let mut client = dial(&running, 1024);
+    for _ in 0..3 {
+        client.write_all(GET).await.expect("sends");
+        assert!(!closes_within(&mut client, 10).await);
+    }
+    assert_eq!(running.recorder.seen().len(), 3);
+    running.server.finish();
+    assert!(closes_within(&mut client, 1).await);
+}
+
 #[tokio::test]
 async fn a_header_of_a_mebibyte_is_431_and_the_end() {
     let running = start(Limits::default());

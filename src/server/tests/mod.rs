@@ -8,14 +8,11 @@ mod limits;
 mod tls;
 
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
-use http_body::{Body, Frame};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
@@ -26,7 +23,7 @@ use tokio::sync::{Notify, watch};
 
 use super::front::{Doors, Server};
 use super::settings::{Limits, Settings};
-use crate::protocol::reply::{BodyError, ReplyBody};
+use crate::protocol::reply::ReplyBody;
 use crate::protocol::{BoxFuture, Mount, Peer};
 use crate::runtime::tasks::Tasks;
 
@@ -73,8 +70,7 @@ impl Recorder {
                 reply(StatusCode::OK, "slow")
             }
             "/early" => reply(StatusCode::FORBIDDEN, "no"),
-            "/big" => Response::new(ReplyBody::new(Chunks { left: 1024 })),
-            "/kib" => Response::new(ReplyBody::full(Bytes::from_static(&[b'x'; 1024]))),
+            "/big" => Response::new(ReplyBody::full(Bytes::from(vec![b'x'; BIG]))),
             _ => match request.into_body().collect().await {
                 Ok(_) => reply(StatusCode::OK, "ok"),
                 Err(_) => reply(StatusCode::BAD_REQUEST, "body"),
@@ -103,25 +99,8 @@ impl Mount for Recorder {
     }
 }
 
-/// So many chunks of 32 KiB.
-struct Chunks {
-    left: u32,
-}
-
-const CHUNK: &[u8; 32 << 10] = &[b'x'; 32 << 10];
-
-impl Body for Chunks {
-    type Data = Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        if self.left == 0 {
-            return Poll::Ready(None);
-        }
-        self.left -= 1;
-        Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(CHUNK)))))
-    }
-}
+/// The length of `/big`: more than sockets hold.
+pub const BIG: usize = 32 << 20;
 
 fn reply(status: StatusCode, text: &'static str) -> Response<ReplyBody> {
     let mut response = Response::new(ReplyBody::full(Bytes::from_static(text.as_bytes())));

@@ -55,6 +55,7 @@ async fn one_port_speaks_tls_and_cleartext_of_both_versions() {
     let ca = Arc::new(Ca::open_or_create(dir.path(), SystemClock::new()).expect("an authority"));
     let certificates = Certificates::from_ca(ca.clone(), names(), SystemClock::new()).expect("a certificate");
     let running = start_tls(Arc::new(certificates));
+    let ca = Ca::open_or_create(dir.path(), SystemClock::new()).expect("the same authority");
 
     for (name, alpn) in [("localhost", &[][..]), ("127.0.0.1", &[b"http/1.1".as_slice()][..])] {
         let mut stream = shake_hands(&running, &connector(&ca, alpn), name).await.expect("shakes hands");
@@ -131,6 +132,20 @@ async fn our_own_certificate_is_renewed_before_it_ends() {
     clock.advance(LEAF_LIFE / 2);
     tokio::time::sleep(hour).await;
     assert_ne!(certificates.current_chain(), first);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_handshake_that_stalls_is_cut() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let ca = Arc::new(Ca::open_or_create(dir.path(), SystemClock::new()).expect("an authority"));
+    let certificates = Certificates::from_ca(ca, names(), SystemClock::new()).expect("a certificate");
+    let running = start_tls(Arc::new(certificates));
+    let mut stream = connect(running.addr()).await;
+    stream.write_all(b"\x16\x03\x01\x02\x00\x01\x00").await.expect("sends");
+    let mut got = Vec::new();
+    let _ = soon(stream.read_to_end(&mut got)).await;
+    assert!(got.is_empty());
+    assert_eq!(running.server.counters().cut_handshake.load(Relaxed), 1);
 }
 
 #[tokio::test]
