@@ -26,8 +26,6 @@ pub(super) struct FlightId {
 
 /// A fill under way.
 pub(super) struct Flight {
-    /// What was sent upstream, to tell whose answer it may be where the answer varies.
-    pub request: HeaderMap,
     pub head: OnceLock<Head>,
     /// An answer that cannot be shared: one asker gets it as it is.
     pub handoff: Mutex<Option<Served>>,
@@ -76,9 +74,8 @@ pub(super) enum Stage {
 }
 
 impl Flight {
-    pub fn new(request: HeaderMap) -> Arc<Flight> {
+    pub fn new() -> Arc<Flight> {
         Arc::new(Flight {
-            request,
             head: OnceLock::new(),
             handoff: Mutex::new(None),
             stage: watch::Sender::new(Stage::Asking),
@@ -141,13 +138,13 @@ impl Flights {
     const SOLO_FOR: Duration = Duration::from_secs(10);
 
     /// Joins the fill under way, or opens a flight.
-    pub fn board(&self, id: &FlightId, request: &HeaderMap, now: Duration) -> Boarded {
+    pub fn board(&self, id: &FlightId, now: Duration) -> Boarded {
         if self.is_solo(id, now) {
-            return Boarded::First(Seat::take(&Flight::new(request.clone())));
+            return Boarded::First(Seat::take(&Flight::new()));
         }
         match self.under_way.lock().entry(id.clone()) {
             Slot::Occupied(slot) => Boarded::Joined(Seat::take(slot.get())),
-            Slot::Vacant(slot) => Boarded::First(Seat::take(slot.insert(Flight::new(request.clone())))),
+            Slot::Vacant(slot) => Boarded::First(Seat::take(slot.insert(Flight::new()))),
         }
     }
 

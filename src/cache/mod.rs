@@ -293,7 +293,7 @@ impl Inner {
     ) -> Result<Served, CacheError> {
         let plan = self.plan(ask, key, hash, stored, confirm);
         let (id, confirming) = (plan.id.clone(), plan.confirm.is_some());
-        let (seat, outcome) = match self.flights.board(&id, &plan.request, self.clock.elapsed()) {
+        let (seat, outcome) = match self.flights.board(&id, self.clock.elapsed()) {
             Boarded::First(seat) => {
                 self.start(plan, &seat);
                 (seat, Outcome::Miss)
@@ -412,7 +412,7 @@ impl Inner {
         if self.flights.is_solo(&plan.id, self.clock.elapsed()) {
             return;
         }
-        match self.flights.board(&plan.id.clone(), &plan.request, self.clock.elapsed()) {
+        match self.flights.board(&plan.id.clone(), self.clock.elapsed()) {
             Boarded::First(seat) => self.start(plan, &seat),
             Boarded::Joined(_) => {}
         }

@@ -93,7 +93,7 @@ impl Inner {
                     if reading == Reading::Confirmed && outcome == Outcome::Stale {
                         return Err(CacheError::Unconfirmed { what: extract.what.clone() });
                     }
-                    if outcome == Outcome::Miss || outcome == Outcome::Coalesced {
+                    if matches!(outcome, Outcome::Miss | Outcome::Coalesced | Outcome::Revalidated) {
                         break;
                     }
                 }
