@@ -9,6 +9,7 @@ pub mod coalesce;
 pub mod counters;
 pub mod decide;
 pub mod error;
+pub mod evict;
 mod explain;
 mod fill;
 mod follow;
@@ -17,8 +18,11 @@ mod origins;
 mod park;
 pub mod policy;
 pub mod relay;
+pub mod scrub;
 pub mod served;
 mod source;
+#[cfg(test)]
+mod tests;
 pub mod upkeep;
 
 use std::sync::Arc;
