@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -19,12 +20,12 @@ use self::control::{Adopted, ProcessControl};
 use crate::cache::{Cache, Parts};
 use crate::config::{Config, Variables};
 use crate::ecosystem;
+use crate::index::Index;
 use crate::index::error::IndexError;
 use crate::index::open::OnPlace;
-use crate::index::Index;
 use crate::model::lookup::{Fallback, Trust, Upstream};
 use crate::model::outcome::Outcome;
-use crate::model::units::format_bytes;
+use crate::model::units::rounded_bytes;
 use crate::protocol::Mount;
 use crate::protocol::front::Front;
 use crate::protocol::gate::{Gate, GateError};
@@ -98,7 +99,7 @@ pub(crate) struct RunningParts {
     pub clock: Arc<dyn Clock>,
     pub config: Mutex<Config>,
     pub adopted: Mutex<Vec<Adopted>>,
-    pub offline: std::sync::atomic::AtomicBool,
+    pub offline: AtomicBool,
 }
 
 /// It could not start.
@@ -155,7 +156,11 @@ pub async fn start(config: Config, options: StartOptions) -> Result<Running, Sta
     let store = Store::open(&dir, &config.store, SystemFiles::shared(), clock.clone()).map_err(StartError::failed)?;
     let index = open_index(&dir, &config, &clock, &store, !inherited.is_empty()).await?;
     let client = Client::new(config.upstream.clone(), clock.clone(), tasks.clone()).map_err(|error| {
-        StartError::new(StartErrorKind::Config, format!("[upstream] {error}"), "larder config show prints what is in force")
+        StartError::new(
+            StartErrorKind::Config,
+            format!("[upstream] {error}"),
+            "larder config show prints what is in force",
+        )
     })?;
     client.set_offline(options.offline || config.upstream.offline);
     let cache = Cache::new(Parts {
@@ -236,13 +241,10 @@ pub fn certificate_authority(dir: &Path) -> Result<(), StartError> {
     ca::Ca::open_or_create(&dir.join("ca"), SystemClock::new()).map(drop).map_err(StartError::failed)
 }
 
-fn certificates(
-    config: &Config,
-    dir: &Path,
-    clock: &Arc<dyn Clock>,
-) -> Result<Option<Arc<Certificates>>, StartError> {
+fn certificates(config: &Config, dir: &Path, clock: &Arc<dyn Clock>) -> Result<Option<Arc<Certificates>>, StartError> {
     let wrong = |error: crate::server::error::ServerError| {
-        let help = "server.tls.certificate and server.tls.key name PEM files; or set server.tls.names for larder's own CA";
+        let help =
+            "server.tls.certificate and server.tls.key name PEM files; or set server.tls.names for larder's own CA";
         StartError::new(StartErrorKind::Config, format!("server.tls: {error}"), help)
     };
     if let Some(from_files) = front::certificates_from(&config.server).map_err(wrong)? {
@@ -268,13 +270,8 @@ impl RunningParts {
         let upstreams = self.upstreams(&config)?;
         let hosts = Hosts::new(&config.upstreams, allowed);
         hosts.adopt(upstreams.hosts());
-        let observers = Observers::new(
-            self.metrics.clone(),
-            labels,
-            self.log.clone(),
-            self.clock.clone(),
-            self.cache.clone(),
-        );
+        let observers =
+            Observers::new(self.metrics.clone(), labels, self.log.clone(), self.clock.clone(), self.cache.clone());
         let root = Arc::new(Front {
             cache: self.cache.clone(),
             gate: self.gate.clone(),
@@ -288,13 +285,18 @@ impl RunningParts {
         });
         *self.front.lock() = Some(root.clone());
         let doors = Doors { inherited, certificates: self.certificates.clone() };
-        let server = Server::bind(&config.server, doors, self.tasks.clone(), root as Arc<dyn Mount>).map_err(|error| {
-            StartError::new(StartErrorKind::Failed, error.to_string(), "choose another address with --listen ADDR:PORT")
-        })?;
+        let server =
+            Server::bind(&config.server, doors, self.tasks.clone(), root as Arc<dyn Mount>).map_err(|error| {
+                StartError::new(
+                    StartErrorKind::Failed,
+                    error.to_string(),
+                    "choose another address with --listen ADDR:PORT",
+                )
+            })?;
         let addr = server.addresses()[0];
         let mut upstream = config.upstream.clone();
         upstream.own_addresses.extend_from_slice(server.addresses());
-        upstream.offline = self.offline.load(std::sync::atomic::Ordering::Relaxed);
+        upstream.offline = self.offline.load(Ordering::Relaxed);
         self.client.reload(upstream).map_err(StartError::failed)?;
         *self.server.lock() = Some(server.clone());
         metrics::register(&self);
@@ -330,15 +332,24 @@ impl RunningParts {
     /// Ends this process's part once a successor has the sockets and the directory.
     fn await_successor(self: &Arc<RunningParts>, control: HandoverControl, server: Server) {
         let (parts, tasks) = (self.clone(), self.tasks.clone());
+        let releasing = Arc::new(AtomicBool::new(false));
         self.tasks.spawn("handover", async move {
             let release = || async {
+                releasing.store(true, Ordering::Release);
                 parts.tasks.stop();
                 parts.cache.drain(HANDOVER_PATIENCE).await;
                 parts.index.close().await;
             };
+            // A stop that the release itself began must not cut the release short.
+            let stopped = async {
+                tasks.stopping().await;
+                if releasing.load(Ordering::Acquire) {
+                    std::future::pending::<()>().await;
+                }
+            };
             tokio::select! {
                 () = control.hand_over(&server, release) => tracing::info!("a successor took over"),
-                () = tasks.stopping() => {}
+                () = stopped => {}
             }
         });
     }
@@ -372,8 +383,8 @@ impl RunningParts {
         let mut banner = vec![format!(
             "data in {}, budget {}, {} always left free",
             self.dir.display(),
-            format_bytes(usage.budget_bytes),
-            format_bytes(usage.min_free_bytes),
+            rounded_bytes(usage.budget_bytes),
+            rounded_bytes(usage.min_free_bytes),
         )];
         for (name, settings) in &config.ecosystem {
             banner.extend(settings.upstreams.iter().map(|url| format!("{name} from {url} (configuration)")));

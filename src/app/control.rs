@@ -163,8 +163,8 @@ impl Control for ProcessControl {
     fn adopt(&self, found: Value) -> BoxFuture<'_, Result<Vec<String>, String>> {
         Box::pin(async move {
             let found = found.get("upstreams").cloned().unwrap_or(found);
-            let found: Vec<Adopted> =
-                serde_json::from_value(found).map_err(|error| format!("not the JSON of larder init --json: {error}"))?;
+            let found: Vec<Adopted> = serde_json::from_value(found)
+                .map_err(|error| format!("not the JSON of larder init --json: {error}"))?;
             for one in &found {
                 url::Url::parse(&one.url).map_err(|_| format!("{:?} is no address", one.url))?;
             }

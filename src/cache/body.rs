@@ -33,6 +33,8 @@ pub(super) struct Beginning {
     pub writer: BlobWriter,
     pub expect: Vec<Checksum>,
     pub draft: Entry,
+    /// Whether others than the first asker may have it while it comes.
+    pub is_shared: bool,
 }
 
 /// What became of a part that was parked.
@@ -52,6 +54,7 @@ struct Body {
     expect: Vec<Checksum>,
     draft: Entry,
     resume: Resumption,
+    is_shared: bool,
     /// Of the whole, where it is known.
     len: Option<u64>,
     started: Timestamp,
@@ -66,7 +69,7 @@ pub(super) async fn begin(
     ending: &Ending,
     beginning: Beginning,
 ) -> Result<Stage, CacheError> {
-    let Beginning { fetched, origin, writer, expect, draft } = beginning;
+    let Beginning { fetched, origin, writer, expect, draft, is_shared } = beginning;
     let resume = Resumption {
         url: origin.url,
         trust: origin.trust,
@@ -78,7 +81,8 @@ pub(super) async fn begin(
     let partial = writer.partial();
     let from = fetched.body;
     let spent = Duration::ZERO;
-    store(cache, plan, ending, Body { from, writer, partial, expect, draft, resume, len, started, spent }).await
+    let body = Body { from, writer, partial, expect, draft, resume, is_shared, len, started, spent };
+    store(cache, plan, ending, body).await
 }
 
 /// Goes on with what an earlier fill began.
@@ -94,7 +98,10 @@ pub(super) async fn go_on(
     let partial = writer.partial();
     tracing::debug!(key = %plan.key, at = partial.written(), "taking up a parked part");
     let from = fetched.body;
-    store(cache, plan, ending, Body { from, writer, partial, expect, draft, resume, len, started, spent }).await
+    // Only what may be shared is parked.
+    let is_shared = true;
+    let body = Body { from, writer, partial, expect, draft, resume, is_shared, len, started, spent };
+    store(cache, plan, ending, body).await
 }
 
 /// Asks upstream for the rest of a part that was parked.
@@ -124,6 +131,7 @@ pub(super) async fn take_up(cache: &Arc<Inner>, plan: &FillPlan, expect: &[Check
 async fn store(cache: &Arc<Inner>, plan: &FillPlan, ending: &Ending, mut body: Body) -> Result<Stage, CacheError> {
     let head = Head {
         entry: body.draft.clone(),
+        is_shared: body.is_shared,
         len: body.len,
         partial: body.partial.clone(),
         resume: body.resume.clone(),
@@ -147,10 +155,11 @@ async fn store(cache: &Arc<Inner>, plan: &FillPlan, ending: &Ending, mut body: B
         ending.publish(Stage::Streaming { written: body.partial.written() });
         if is_forsaken(&ending.flight, body.len, written) && cache.flights.forsake(&plan.id, &ending.flight) {
             tracing::debug!(key = %plan.key, written, "nobody waits for this fill any more");
-            park(cache, plan, body);
+            park(cache, plan, &ending.flight, body);
             return Err(CacheError::Abandoned);
         }
     }
+    body.draft.valid = !ending.flight.is_doubtful();
     finish(cache, plan, body).await
 }
 
@@ -208,7 +217,7 @@ async fn record(
     Ok(())
 }
 
-fn park(cache: &Inner, plan: &FillPlan, body: Body) {
+fn park(cache: &Inner, plan: &FillPlan, flight: &Flight, body: Body) {
     let now = cache.clock.now();
     let part = Part {
         writer: body.writer,
@@ -219,7 +228,12 @@ fn park(cache: &Inner, plan: &FillPlan, body: Body) {
         len: body.len,
         spent: body.spent + now.since(body.started),
     };
-    cache.parked.park(plan.id.clone(), part, cache.clock.elapsed()).drop_on_a_pool();
+    let parked = if body.is_shared && !flight.is_doubtful() {
+        cache.parked.park(plan.id.clone(), part, cache.clock.elapsed())
+    } else {
+        GivenUp::of(part)
+    };
+    parked.drop_on_a_pool();
 }
 
 /// A fill that nobody waits for goes on when it is small or past half.

@@ -2,11 +2,10 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry as Slot;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use http::HeaderMap;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
@@ -31,12 +30,16 @@ pub(super) struct Flight {
     pub handoff: Mutex<Option<Served>>,
     stage: watch::Sender<Stage>,
     followers: AtomicUsize,
+    /// Its answer may be from before a write to the same address.
+    doubtful: AtomicBool,
 }
 
 /// The head of an answer that is being stored.
 pub(super) struct Head {
     /// As it will be recorded, but for what only the end tells.
     pub entry: Entry,
+    /// Whether others than the first asker may have it while it comes.
+    pub is_shared: bool,
     pub len: Option<u64>,
     pub partial: Partial,
     /// Where the rest can be had when storing stops half-way.
@@ -49,7 +52,7 @@ pub(super) struct Resumption {
     pub url: url::Url,
     pub trust: crate::model::lookup::Trust,
     /// As they went upstream.
-    pub headers: HeaderMap,
+    pub headers: http::HeaderMap,
     /// None: nothing proves that the rest would belong to the same body.
     pub plan: Option<crate::upstream::resume::Plan>,
     pub expect: Vec<crate::model::checksum::Checksum>,
@@ -61,9 +64,13 @@ pub(super) enum Stage {
     /// No head yet.
     Asking,
     /// So many bytes can be read.
-    Streaming { written: u64 },
+    Streaming {
+        written: u64,
+    },
     /// Storage is full: so many bytes stay readable, no more will come.
-    Overflowed { stored: u64 },
+    Overflowed {
+        stored: u64,
+    },
     /// All there and verified; recorded, unless storage failed at the very end.
     Sealed(Arc<Entry>),
     /// What was stored before may be used.
@@ -80,6 +87,7 @@ impl Flight {
             handoff: Mutex::new(None),
             stage: watch::Sender::new(Stage::Asking),
             followers: AtomicUsize::new(0),
+            doubtful: AtomicBool::new(false),
         })
     }
 
@@ -93,6 +101,10 @@ impl Flight {
 
     pub fn watch(&self) -> watch::Receiver<Stage> {
         self.stage.subscribe()
+    }
+
+    pub fn is_doubtful(&self) -> bool {
+        self.doubtful.load(Ordering::Acquire)
     }
 
     pub fn followers(&self) -> usize {
@@ -168,6 +180,17 @@ impl Flights {
         true
     }
 
+    /// Closes the fills of a key to later askers: what they bring may be out of date when it is stored.
+    pub fn doubt(&self, key: &KeyHash) {
+        self.under_way.lock().retain(|id, flight| {
+            let is_it = id.key == *key;
+            if is_it {
+                flight.doubtful.store(true, Ordering::Release);
+            }
+            !is_it
+        });
+    }
+
     /// Remembers for a moment that answers to this are not shared, so that askers do not queue for each other.
     pub fn mark_solo(&self, id: &FlightId, now: Duration) {
         let mut solo = self.solo.lock();
@@ -193,5 +216,26 @@ impl Flights {
 
     pub fn under_way(&self) -> usize {
         self.under_way.lock().len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::policy::fixture::http;
+    use super::*;
+
+    #[test]
+    fn a_write_closes_the_fills_of_its_key_to_later_askers() {
+        let flights = Flights::default();
+        let id = |identity: Option<&str>| FlightId { key: http(&[]).hash, identity: identity.map(Into::into) };
+        let board = |id: &FlightId| flights.board(id, Duration::ZERO);
+        let Boarded::First(before) = board(&id(None)) else { panic!("nobody was there") };
+        let Boarded::First(_other) = board(&id(Some("x"))) else { panic!("another credential") };
+        assert!(matches!(board(&id(None)), Boarded::Joined(_)));
+        flights.doubt(&http(&[]).hash);
+        assert!(before.flight.is_doubtful());
+        let Boarded::First(after) = board(&id(None)) else { panic!("what comes now is from before the write") };
+        assert!(!after.flight.is_doubtful());
+        assert!(matches!(board(&id(Some("x"))), Boarded::First(_)));
     }
 }

@@ -2,10 +2,13 @@
 
 use serde::Serialize;
 
+use super::decide::{Decision, Refresh};
 use super::error::CacheError;
 use super::policy::freshness;
 use super::{Cache, ask_head, decide};
 use crate::model::lookup::{Freshness, Lookup, Origins};
+use crate::model::outcome::Outcome;
+use crate::model::units::format_duration;
 
 /// What is known of an address.
 #[derive(Serialize)]
@@ -54,7 +57,11 @@ impl Cache {
                 blake3: entry.body.map(|digest| digest.to_string()),
                 bytes: entry.len,
                 place: place.map(|place| format!("{} {} at {}", place.tier.name(), place.object, place.offset)),
-                vary: entry.vary.iter().map(|(name, value)| format!("{name}: {}", value.as_deref().unwrap_or("-"))).collect(),
+                vary: entry
+                    .vary
+                    .iter()
+                    .map(|(name, value)| format!("{name}: {}", value.as_deref().unwrap_or("-")))
+                    .collect(),
                 writer: entry.writer.to_string(),
                 realm: entry.realm.as_str().to_owned(),
                 freshness: freshness::explain(entry, &lookup.freshness, now),
@@ -70,9 +77,25 @@ impl Cache {
             class: class(&lookup.freshness),
             origins: origins(&lookup.origins),
             entries,
-            decision: format!("{decision:?}"),
+            decision: worded(&decision),
             notes: Vec::new(),
         })
+    }
+}
+
+fn worded(decision: &Decision) -> String {
+    match decision {
+        Decision::Serve { age, .. } => format!("served from the store, {age} s old"),
+        Decision::ServeStale { age, refresh: Refresh::InBackground, .. } => {
+            format!("served from the store though stale ({age} s old), and refreshed behind it")
+        }
+        Decision::ServeStale { age, refresh: Refresh::No, .. } => {
+            format!("served from the store though stale ({age} s old)")
+        }
+        Decision::Revalidate { .. } => "upstream is asked whether the stored answer still holds".to_owned(),
+        Decision::Fetch => "fetched from upstream and stored".to_owned(),
+        Decision::Unsatisfiable => "answered 504: nothing usable is stored and upstream may not be asked".to_owned(),
+        Decision::Relay(reason) => format!("passed on around the cache ({})", Outcome::Bypass(*reason).label()),
     }
 }
 
@@ -80,7 +103,8 @@ fn class(freshness: &Freshness) -> String {
     match freshness {
         Freshness::Immutable => "immutable: kept and never asked for again".to_owned(),
         Freshness::Revalidate { fresh_for, stale_if_error } => {
-            format!("mutable: used for {fresh_for:?}, then confirmed; kept {stale_if_error:?} for outages")
+            let (fresh_for, kept) = (format_duration(*fresh_for), format_duration(*stale_if_error));
+            format!("mutable: used for {fresh_for}, then confirmed; may stand in for {kept} during an outage")
         }
         Freshness::Http => "as the answer's own headers say (RFC 9111)".to_owned(),
     }

@@ -130,6 +130,11 @@ async fn fill(cache: &Arc<Inner>, plan: &FillPlan, ending: &Ending) -> Result<St
         Ok(vary) => vary,
         Err(reason) => return Ok(hand_off_solo(cache, plan, ending, fetched, reason)),
     };
+    let is_shared = plan.lookup.freshness != Freshness::Http
+        || store::shareable(fetched.status.as_u16(), &fetched.headers, &plan.ask_head());
+    if !is_shared {
+        cache.flights.mark_solo(&plan.id, cache.clock.elapsed());
+    }
     if fetched.len.is_some_and(|len| len > plan.lookup.max_bytes) {
         return Err(CacheError::TooLarge { limit: plan.lookup.max_bytes });
     }
@@ -139,14 +144,14 @@ async fn fill(cache: &Arc<Inner>, plan: &FillPlan, ending: &Ending) -> Result<St
         Ok(writer) => writer,
         Err(error) => {
             tracing::warn!(%error, "nothing can be stored, passing answers on");
-            return Ok(hand_off(ending, relay::served(fetched, Reason::Full)));
+            return Ok(hand_off(ending, relay::served(fetched, &plan.method, Reason::Full)));
         }
     };
     let draft = draft(plan, &fetched, vary);
-    body::begin(cache, plan, ending, Beginning { fetched, origin, writer, expect, draft }).await
+    body::begin(cache, plan, ending, Beginning { fetched, origin, writer, expect, draft, is_shared }).await
 }
 
-/// Under which variant the answer is kept and shared, or why it is neither.
+/// Under which variant the answer is kept, or why it is not.
 fn judge(
     cache: &Inner,
     plan: &FillPlan,
@@ -163,9 +168,6 @@ fn judge(
         Storable::Yes { vary } => vary,
         Storable::No(reason, why) => return Err(refused(reason, why)),
     };
-    if *freshness == Freshness::Http && !store::shareable(status, &fetched.headers, &plan.ask_head()) {
-        return Err(refused(Reason::NoStore, "it may not be shared"));
-    }
     // RFC 9112 §8 lets a body that only closing ends count as whole. A cache would serve it cut for ever.
     if fetched.len.is_none() && fetched.body.ends() == Ends::OnClose && expect.is_empty() {
         return Err(refused(Reason::NoStore, "only the closing of the connection marked its end, and no sum proves it"));
@@ -264,5 +266,5 @@ fn hand_off(ending: &Ending, served: Served) -> Stage {
 
 fn hand_off_solo(cache: &Inner, plan: &FillPlan, ending: &Ending, fetched: Fetched, reason: Reason) -> Stage {
     cache.flights.mark_solo(&plan.id, cache.clock.elapsed());
-    hand_off(ending, relay::served(fetched, reason))
+    hand_off(ending, relay::served(fetched, &plan.method, reason))
 }

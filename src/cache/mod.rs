@@ -4,6 +4,7 @@
 //! A request's walk: `serve` asks the index for the key's entries, `decide` (pure) says what may be done with them,
 //! and then either the store answers, or a flight does: one fill task that every asker follows.
 
+mod blob;
 mod body;
 pub mod coalesce;
 pub mod counters;
@@ -13,6 +14,7 @@ pub mod evict;
 mod explain;
 mod fill;
 mod follow;
+mod head;
 pub mod ledger;
 mod origins;
 mod park;
@@ -21,13 +23,14 @@ pub mod relay;
 pub mod scrub;
 pub mod served;
 mod source;
+mod terms;
 #[cfg(test)]
 mod tests;
 pub mod upkeep;
 
 use std::sync::Arc;
 
-use http::{HeaderMap, Method, StatusCode};
+use http::{HeaderMap, Method};
 use tokio::sync::mpsc;
 
 use self::coalesce::{Boarded, FlightId, Flights, Seat, Stage};
@@ -36,39 +39,27 @@ use self::decide::{Decision, Refresh};
 use self::error::CacheError;
 use self::fill::FillPlan;
 use self::park::Parked;
-use self::policy::ask::{AskHead, Authorized, Forward};
-use self::policy::validate::{self, HeadSays, Precondition};
-use self::policy::{fields, freshness, vary};
-use self::served::{Ask, Part, Partiality, Served, ServedBody, StoredBlob};
-use crate::index::catalog::Put;
-use crate::index::record::Record;
-use crate::index::{Ack, Index, Presence};
+use self::policy::freshness;
+use self::policy::validate;
+use self::served::{Ask, Part, Served, ServedBody, StoredBlob};
+use self::terms::{ask_head, fits, judged, keyed, only_if_cached, part_of, redirects, upstream_fields};
+use crate::index::{Index, Presence};
 use crate::model::entry::{Candidates, Entry};
 use crate::model::key::{Key, KeyHash};
-use crate::model::lookup::{Freshness, Lookup};
+use crate::model::lookup::Freshness;
 use crate::model::outcome::{Outcome, Reason};
 use crate::model::place::TierName;
-use crate::model::range::{Asked, ByteRange, RangeSpec, Resolved};
+use crate::model::range::ByteRange;
 use crate::model::realm::Realm;
 use crate::runtime::clock::Clock;
 use crate::runtime::tasks::Tasks;
 use crate::store::Store;
 use crate::store::StoreError;
-use crate::upstream::fetch::{Fetch, Redirects};
+use crate::upstream::fetch::Fetch;
 
 /// A range that starts so far past what a fill has is relayed, when it is also small.
 const RANGE_AHEAD_BYTES: u64 = 8 << 20;
 const RANGE_SMALL_BYTES: u64 = 4 << 20;
-
-/// Fields that ask for less than the whole: a shared fill asks for all of it.
-const PARTIAL: [http::HeaderName; 6] = [
-    http::header::RANGE,
-    http::header::IF_RANGE,
-    http::header::IF_MATCH,
-    http::header::IF_NONE_MATCH,
-    http::header::IF_MODIFIED_SINCE,
-    http::header::IF_UNMODIFIED_SINCE,
-];
 
 /// The engine. Clones share everything.
 #[derive(Clone)]
@@ -182,6 +173,10 @@ impl Inner {
                     self.refresh(ask, key, hash, stored, (entry, conditions));
                 }
                 Ok(served)
+            }
+            // A HEAD is not worth a body: it goes through as it is.
+            Decision::Revalidate { .. } if *ask.method == Method::HEAD && ask.lookup.freshness == Freshness::Http => {
+                self.relay_head(ask, &stored).await
             }
             Decision::Revalidate { at, conditions } => {
                 let entry = stored[at].clone();
@@ -313,16 +308,14 @@ impl Inner {
             Stage::Asking | Stage::Failed(CacheError::Abandoned) => Err(CacheError::Abandoned),
             Stage::Failed(error) => Err(error),
             Stage::HandedOff => self.take_off(ask, &seat).await,
-            Stage::Kept(entry, kept) if fits(ask, &entry) => {
-                match self.from_store(ask, &entry, Some(kept)).await? {
-                    Some(served) => Ok(served),
-                    // The body went meanwhile.
-                    None if confirming || outcome == Outcome::Coalesced => {
-                        Box::pin(self.through_flight(ask, keyed(ask), hash, Arc::from([]), None)).await
-                    }
-                    None => Err(CacheError::Abandoned),
+            Stage::Kept(entry, kept) if fits(ask, &entry) => match self.from_store(ask, &entry, Some(kept)).await? {
+                Some(served) => Ok(served),
+                // The body went meanwhile.
+                None if confirming || outcome == Outcome::Coalesced => {
+                    Box::pin(self.through_flight(ask, keyed(ask), hash, Arc::from([]), None)).await
                 }
-            }
+                None => Err(CacheError::Abandoned),
+            },
             Stage::Kept(..) => self.relay(ask, Reason::NoStore).await,
             Stage::Streaming { .. } | Stage::Sealed(_) | Stage::Overflowed { .. } => {
                 self.along(ask, seat, outcome).await
@@ -331,16 +324,11 @@ impl Inner {
     }
 
     /// Follows a fill whose head is there.
-    async fn along(
-        self: &Arc<Inner>,
-        ask: &Ask<'_>,
-        seat: Seat,
-        outcome: Outcome,
-    ) -> Result<Served, CacheError> {
+    async fn along(self: &Arc<Inner>, ask: &Ask<'_>, seat: Seat, outcome: Outcome) -> Result<Served, CacheError> {
         let flight = seat.flight.clone();
         let head = flight.head.get().ok_or(CacheError::Abandoned)?;
-        if outcome == Outcome::Coalesced && !fits(ask, &head.entry) {
-            // Another variant than ours: an exchange of our own.
+        if outcome == Outcome::Coalesced && !(head.is_shared && fits(ask, &head.entry)) {
+            // Another variant than ours, or meant for the first asker: an exchange of our own.
             return self.relay(ask, Reason::NoStore).await;
         }
         let part = part_of(ask, head.entry.status, &head.entry.headers, head.len);
@@ -380,27 +368,9 @@ impl Inner {
     async fn take_off(self: &Arc<Inner>, ask: &Ask<'_>, seat: &Seat) -> Result<Served, CacheError> {
         let handoff = seat.flight.handoff.lock().take();
         match handoff {
-            Some(served) => Ok(served),
+            Some(served) => Ok(judged(ask, served)),
             None => self.relay(ask, Reason::NoStore).await,
         }
-    }
-
-    /// Passes a HEAD on, and lets its answer speak about what is stored (RFC 9111 §4.3.5).
-    async fn relay_head(self: &Arc<Inner>, ask: &Ask<'_>, stored: &Candidates) -> Result<Served, CacheError> {
-        let requested_at = self.clock.now();
-        let served = self.relay(ask, Reason::Method).await?;
-        let head = ask_head(ask.method, ask.headers, &ask.lookup);
-        let Some(at) = decide::selected(&head, stored, &ask.lookup.freshness) else { return Ok(served) };
-        let received_at = self.clock.now();
-        let says = validate::head_says(&stored[at], &head, served.status, &served.headers, requested_at, received_at);
-        let entry = match says {
-            HeadSays::Nothing => return Ok(served),
-            HeadSays::Fresh(entry) => *entry,
-            HeadSays::Outdated => Entry { valid: false, ..(*stored[at]).clone() },
-        };
-        let put = Put { entry: Arc::new(entry), expected: None };
-        self.index.record(Record { entries: vec![put], ..Record::default() }, Ack::Visible).await?;
-        Ok(served)
     }
 
     /// Refreshes behind a stale answer.
@@ -451,98 +421,6 @@ impl Inner {
             writer: ask.label.clone(),
             redirects: redirects(&ask.lookup.freshness),
         }
-    }
-}
-
-/// A forward proxy passes redirects on, since the client acts on them; a mirror follows them.
-pub(super) fn redirects(freshness: &Freshness) -> Redirects {
-    match freshness {
-        Freshness::Http => Redirects::PassOn,
-        Freshness::Immutable | Freshness::Revalidate { .. } => Redirects::Follow,
-    }
-}
-
-/// The lookup's key, with the credential's identity where the answer may depend on it. Under RFC 9111 the response
-/// itself says whether answers to credentials may be shared (§3.5), so its key carries none.
-fn keyed(ask: &Ask<'_>) -> Key {
-    let mut key = ask.lookup.key.clone();
-    match (&ask.lookup.freshness, &ask.identity) {
-        (Freshness::Http, _) | (_, None) => {}
-        (Freshness::Immutable | Freshness::Revalidate { .. }, Some(identity)) => {
-            key.variant.push_str("identity=");
-            key.variant.push_str(identity);
-        }
-    }
-    key
-}
-
-/// What of the client's request a shared fill sends upstream.
-pub(super) fn upstream_fields(ask: &Ask<'_>) -> HeaderMap {
-    let mut sent = match ask.lookup.freshness {
-        // Selected by `Vary`: all end-to-end fields, but for those that ask for less than the whole.
-        Freshness::Http => ask.headers.clone(),
-        Freshness::Immutable | Freshness::Revalidate { .. } => {
-            let names = ask.lookup.forward.iter();
-            names.filter_map(|name| Some((name.clone(), ask.headers.get(name)?.clone()))).collect()
-        }
-    };
-    if ask.identity.is_some()
-        && let Some(credential) = ask.headers.get(http::header::AUTHORIZATION)
-    {
-        sent.insert(http::header::AUTHORIZATION, credential.clone());
-    }
-    for name in PARTIAL {
-        sent.remove(name);
-    }
-    fields::strip_hop_by_hop(&mut sent);
-    sent
-}
-
-/// A request as decisions look at it.
-pub(super) fn ask_head<'a>(method: &'a Method, headers: &'a HeaderMap, lookup: &'a Lookup) -> AskHead<'a> {
-    match lookup.freshness {
-        Freshness::Http => {
-            let credential = headers.contains_key(http::header::AUTHORIZATION);
-            let authorized = if credential { Authorized::Yes } else { Authorized::No };
-            AskHead { method, headers, forward: Forward::All, authorized }
-        }
-        // The key carries the identity, so that nobody else finds the answer.
-        Freshness::Immutable | Freshness::Revalidate { .. } => {
-            AskHead { method, headers, forward: Forward::Only(&lookup.forward), authorized: Authorized::No }
-        }
-    }
-}
-
-fn only_if_cached(ask: &Ask<'_>) -> bool {
-    ask_head(ask.method, ask.headers, &ask.lookup).wishes().only_if_cached
-}
-
-/// Whether a stored answer was made for requests like this one.
-fn fits(ask: &Ask<'_>, entry: &Entry) -> bool {
-    vary::fits(&ask_head(ask.method, ask.headers, &ask.lookup), &entry.vary)
-}
-
-fn part_of(ask: &Ask<'_>, status: u16, headers: &HeaderMap, len: Option<u64>) -> Part {
-    if ask.partial == Partiality::Whole {
-        return Part::Whole;
-    }
-    match validate::precondition(ask.headers, status, headers) {
-        Precondition::NotModified => return Part::NotModified,
-        Precondition::Failed => return Part::PreconditionFailed,
-        Precondition::Proceed => {}
-    }
-    let asked = ask.range();
-    if asked == Asked::Whole || status != StatusCode::OK.as_u16() || !validate::if_range_holds(ask.headers, headers) {
-        return Part::Whole;
-    }
-    match (len, asked) {
-        (Some(len), asked) => match asked.resolve(len) {
-            Resolved::Whole => Part::Whole,
-            Resolved::Part(range) => Part::Range(range),
-            Resolved::Unsatisfiable => Part::Unsatisfiable,
-        },
-        // The length is not known yet: the whole is a right answer to any range.
-        (None, Asked::Whole | Asked::One(RangeSpec::From { .. } | RangeSpec::Suffix(_))) => Part::Whole,
     }
 }
 

@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use super::coalesce::{FlightId, Resumption};
 use crate::model::checksum::Checksum;
 use crate::model::entry::Entry;
+use crate::model::key::KeyHash;
 use crate::model::place::Class;
 use crate::store::BlobWriter;
 use crate::upstream::fetch::{FetchAsk, FetchBody, Redirects, Resume};
@@ -104,6 +105,12 @@ impl Parked {
     pub fn give_up(&self, class: Class) -> GivenUp {
         let mut parts = self.parts.lock();
         GivenUp(parts.extract_if(|_, (_, part)| part.class == class).map(|(_, (_, part))| part).collect())
+    }
+
+    /// Gives up what a write to the same address may have made untrue.
+    pub fn doubt(&self, key: &KeyHash) -> GivenUp {
+        let mut parts = self.parts.lock();
+        GivenUp(parts.extract_if(|id, _| id.key == *key).map(|(_, (_, part))| part).collect())
     }
 
     pub fn len(&self) -> usize {

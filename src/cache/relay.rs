@@ -9,11 +9,13 @@ use http::{HeaderMap, Method};
 use url::Url;
 
 use super::error::CacheError;
+use super::policy::invalidate;
 use super::served::{Ask, Part, Served, ServedBody};
 use super::source::Addresses;
-use super::policy::invalidate;
 use super::{Cache, Inner, redirects};
+use crate::index::catalog::Put;
 use crate::index::record::Record;
+use crate::model::entry::Entry;
 use crate::model::key::KeyHash;
 use crate::model::lookup::{Freshness, Origin, Trust};
 use crate::model::outcome::{Outcome, Reason};
@@ -49,7 +51,7 @@ impl Cache {
             }
         };
         let ask = FetchAsk {
-            method: exchange.method,
+            method: exchange.method.clone(),
             url: exchange.origin.url,
             headers: exchange.headers,
             body,
@@ -58,7 +60,7 @@ impl Cache {
             redirects: redirects(&exchange.freshness),
         };
         let fetched = self.inner.fetch.fetch(ask).await?;
-        Ok(served(fetched, exchange.reason))
+        Ok(served(fetched, &exchange.method, exchange.reason))
     }
 
     /// Opens a way to a host for CONNECT, through the egress gate.
@@ -70,10 +72,24 @@ impl Cache {
 
     /// Marks the stored answers of keys as out of date after an unsafe request went through (RFC 9111 §4.4).
     pub async fn invalidate(&self, keys: &[KeyHash]) -> Result<(), CacheError> {
-        let record = Record { forgets: keys.to_vec(), ..Record::default() };
-        self.inner.index.record(record, crate::index::Ack::Visible).await?;
+        for key in keys {
+            self.inner.flights.doubt(key);
+            self.inner.parked.doubt(key).drop_on_a_pool();
+            let stored = self.inner.stored(key).await?;
+            // The last that is put comes first.
+            let entries: Vec<Put> = stored.iter().rev().filter(|entry| entry.valid).map(doubtful).collect();
+            if !entries.is_empty() {
+                let record = Record { entries, ..Record::default() };
+                self.inner.index.record(record, crate::index::Ack::Visible).await?;
+            }
+        }
         Ok(())
     }
+}
+
+/// The entry as one that is validated before its next use.
+fn doubtful(entry: &Arc<Entry>) -> Put {
+    Put { entry: Arc::new(Entry { valid: false, ..(**entry).clone() }), expected: None }
 }
 
 /// What an unsafe request with this answer makes out of date.
@@ -105,17 +121,18 @@ impl Inner {
             redirects: redirects(&ask.lookup.freshness),
         };
         let (fetched, _) = self.ask_in_turn(&origins, question).await?;
-        Ok(served(fetched, reason))
+        Ok(served(fetched, ask.method, reason))
     }
 }
 
 /// An upstream's answer as it came.
-pub(super) fn served(fetched: Fetched, reason: Reason) -> Served {
+pub(super) fn served(fetched: Fetched, method: &Method, reason: Reason) -> Served {
     let Fetched { status, headers, len, body, .. } = fetched;
     Served {
         status: status.as_u16(),
         headers,
-        len,
+        // That of the empty body behind a HEAD says nothing about the representation: its own field does.
+        len: len.filter(|_| *method != Method::HEAD),
         part: Part::Whole,
         body: ServedBody::Stream(stream(body)),
         outcome: Outcome::Bypass(reason),
@@ -131,4 +148,34 @@ fn stream(mut body: FetchedBody) -> super::served::ServedStream {
         body.poll_chunk(context).map(|chunk| chunk.map(|chunk| chunk.map_err(CacheError::from)))
     })
     .boxed()
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{StatusCode, Version};
+
+    use super::super::policy::fixture::{NOW, headers, http};
+    use super::*;
+
+    #[test]
+    fn the_empty_body_behind_a_head_is_not_the_length_of_the_answer() {
+        let fetched = || Fetched {
+            status: StatusCode::OK,
+            version: Version::HTTP_11,
+            headers: headers(&[("content-length", "9000")]),
+            len: Some(0),
+            body: FetchedBody::empty(),
+            url: Url::parse("http://origin.test/a").expect("an address"),
+            requested_at: NOW,
+            received_at: NOW,
+        };
+        assert_eq!(served(fetched(), &Method::HEAD, Reason::Method).len, None);
+        assert_eq!(served(fetched(), &Method::POST, Reason::Method).len, Some(0));
+    }
+
+    #[test]
+    fn a_write_leaves_the_validators_to_ask_with() {
+        let put = doubtful(&Arc::new(http(&[("etag", "\"a\"")])));
+        assert!(!put.entry.valid && put.entry.headers.contains_key("etag") && put.expected.is_none());
+    }
 }

@@ -55,11 +55,8 @@ enum Reading {
 
 impl Inner {
     pub(super) async fn sources(self: &Arc<Inner>, plan: &FillPlan) -> Result<Sources, CacheError> {
-        let reader = Reader {
-            headers: &plan.client_headers,
-            identity: plan.id.identity.clone(),
-            label: plan.writer.clone(),
-        };
+        let reader =
+            Reader { headers: &plan.client_headers, identity: plan.id.identity.clone(), label: plan.writer.clone() };
         let expect = match &plan.lookup.expect {
             Expect::Nothing => Vec::new(),
             Expect::Sum(sum) => vec![*sum],

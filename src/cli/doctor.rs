@@ -1,5 +1,6 @@
 //! `larder doctor`.
 
+use crate::model::units::rounded_bytes;
 use std::path::Path;
 
 use http::{HeaderMap, Method};
@@ -129,7 +130,7 @@ fn disk(here: &Here) -> Check {
         Err(error) => broken(format!("{}: {error}", there.display()), "see dmesg"),
         Ok(volume) => {
             let (free, all) = (volume.f_bavail * volume.f_frsize, volume.f_blocks * volume.f_frsize);
-            let what = format!("{}: {} free of {}", dir.display(), out::bytes(free), out::bytes(all));
+            let what = format!("{}: {} free of {}", dir.display(), rounded_bytes(free), rounded_bytes(all));
             if free < all / 20 {
                 return Check::new(
                     "disk",

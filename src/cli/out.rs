@@ -47,18 +47,6 @@ pub(crate) fn table(head: &[&str], rows: &[Vec<String>]) -> String {
     out
 }
 
-/// A size for people: three digits and a unit.
-pub(crate) fn bytes(bytes: u64) -> String {
-    let units = [("TiB", 1_u64 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
-    match units.iter().find(|(_, scale)| bytes >= *scale) {
-        Some((unit, scale)) => {
-            let value = bytes as f64 / *scale as f64;
-            format!("{value:.*} {unit}", if value < 10.0 { 1 } else { 0 })
-        }
-        None => format!("{bytes} B"),
-    }
-}
-
 /// A time for people.
 pub(crate) fn seconds(seconds: f64) -> String {
     match seconds {
@@ -134,14 +122,10 @@ pub(crate) fn plain(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::units::rounded_bytes;
 
     #[test]
-    fn sizes_and_times_read_well() {
-        for (size, text) in
-            [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (182 << 20, "182 MiB"), (5 << 40, "5.0 TiB")]
-        {
-            assert_eq!(bytes(size), text);
-        }
+    fn times_read_well() {
         for (time, text) in [(0.0, "0 s"), (0.25, "250 ms"), (2.5, "2.5 s"), (41.2, "41 s"), (600.0, "10 min")] {
             assert_eq!(seconds(time), text);
         }

@@ -1,5 +1,6 @@
 //! `larder stats`.
 
+use crate::model::units::rounded_bytes;
 use std::collections::BTreeMap;
 
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
@@ -68,19 +69,19 @@ fn page(stats: &Stats) -> String {
         "{}, {} ({share:.0} %)\n{} served, {} fetched\n{} and {} saved\n",
         out::count(stats.requests, "request", "requests"),
         out::count(stats.hits, "hit", "hits"),
-        out::bytes(stats.bytes_served),
-        out::bytes(stats.bytes_from_upstream),
-        out::bytes(stats.bytes_saved),
+        rounded_bytes(stats.bytes_served),
+        rounded_bytes(stats.bytes_from_upstream),
+        rounded_bytes(stats.bytes_saved),
         out::seconds(stats.seconds_saved),
     ));
     if let Some(store) = &stats.store {
         text.push_str(&format!(
             "{} kept of {}, {}; {} free on the volume; {} in memory\n",
-            out::bytes(store.bytes),
-            out::bytes(store.budget_bytes),
+            rounded_bytes(store.bytes),
+            rounded_bytes(store.budget_bytes),
             out::count(store.objects, "object", "objects"),
-            out::bytes(store.free_bytes),
-            out::bytes(store.memory_bytes),
+            rounded_bytes(store.free_bytes),
+            rounded_bytes(store.memory_bytes),
         ));
     }
     if stats.offline {
@@ -96,14 +97,14 @@ fn page(stats: &Stats) -> String {
         let rows: Vec<Vec<String>> = rows
             .into_iter()
             .map(|((ecosystem, outcome, tier), (requests, bytes, seconds))| {
-                vec![ecosystem, outcome, tier, requests.to_string(), out::bytes(bytes), out::seconds(seconds)]
+                vec![ecosystem, outcome, tier, requests.to_string(), rounded_bytes(bytes), out::seconds(seconds)]
             })
             .collect();
         text.push('\n');
         text.push_str(&out::table(&["ecosystem", "outcome", "tier", "requests", "bytes", "time"], &rows));
     }
     for host in &stats.tunnelled {
-        text.push_str(&format!("went around the cache: {} ({})\n", out::plain(&host.host), out::bytes(host.bytes)));
+        text.push_str(&format!("went around the cache: {} ({})\n", out::plain(&host.host), rounded_bytes(host.bytes)));
     }
     text
 }

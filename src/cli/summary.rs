@@ -1,5 +1,6 @@
 //! What a build's end says about the cache.
 
+use crate::model::units::rounded_bytes;
 use serde::Deserialize;
 
 use super::out;
@@ -83,9 +84,9 @@ impl Stats {
             "build {label}: {} of {}, {} and {} saved, {} fetched",
             out::count(self.hits, "hit", "hits"),
             out::count(self.requests, "request", "requests"),
-            out::bytes(self.bytes_saved),
+            rounded_bytes(self.bytes_saved),
             out::seconds(self.seconds_saved),
-            out::bytes(self.bytes_from_upstream),
+            rounded_bytes(self.bytes_from_upstream),
         )];
         if !self.tunnelled.is_empty() {
             let mut hosts = self.tunnelled.clone();
@@ -93,7 +94,7 @@ impl Stats {
             let named: Vec<String> = hosts
                 .iter()
                 .take(8)
-                .map(|host| format!("{} ({})", out::plain(&host.host), out::bytes(host.bytes)))
+                .map(|host| format!("{} ({})", out::plain(&host.host), rounded_bytes(host.bytes)))
                 .collect();
             let rest = hosts.len().saturating_sub(8);
             let more = if rest > 0 { format!(" and {rest} more") } else { String::new() };

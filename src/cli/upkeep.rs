@@ -1,5 +1,6 @@
 //! `larder gc` and `larder verify`.
 
+use crate::model::units::rounded_bytes;
 use http::Method;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -54,9 +55,9 @@ pub(crate) fn gc(args: &GcArgs) -> Result<(), Failure> {
         let (verb, kept) = if args.dry_run { ("would free", "would be kept") } else { ("freed", "kept") };
         out::line(&format!(
             "{verb} {} of {}; {} {kept}",
-            out::bytes(freed.freed_bytes),
+            rounded_bytes(freed.freed_bytes),
             out::count(freed.freed_objects, "object", "objects"),
-            out::bytes(freed.bytes)
+            rounded_bytes(freed.bytes)
         ));
         Ok(())
     })

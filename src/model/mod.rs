@@ -4,6 +4,7 @@ pub mod checksum;
 pub mod digest;
 pub mod entry;
 pub mod hex;
+pub mod hop;
 pub mod key;
 pub mod kind;
 pub mod lookup;

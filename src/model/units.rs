@@ -96,6 +96,18 @@ pub fn format_bytes(bytes: u64) -> String {
     }
 }
 
+/// Writes a size for people: two or three digits and a unit.
+pub fn rounded_bytes(bytes: u64) -> String {
+    let units = [("TiB", 1_u64 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
+    match units.iter().find(|(_, scale)| bytes >= *scale) {
+        Some((unit, scale)) => {
+            let value = bytes as f64 / *scale as f64;
+            format!("{value:.*} {unit}", if value < 10.0 { 1 } else { 0 })
+        }
+        None => format!("{bytes} B"),
+    }
+}
+
 fn split_number(text: &str) -> (&str, &str) {
     let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     text.split_at(end)
@@ -252,6 +264,15 @@ mod tests {
         }
         assert_eq!(format_bytes(16 << 20), "16MiB");
         assert_eq!(format_duration(Duration::from_secs(90)), "1m30s");
+    }
+
+    #[test]
+    fn sizes_for_people_have_two_or_three_digits() {
+        for (size, text) in
+            [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (182 << 20, "182 MiB"), (5 << 40, "5.0 TiB")]
+        {
+            assert_eq!(rounded_bytes(size), text);
+        }
     }
 
     #[test]

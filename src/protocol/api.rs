@@ -12,12 +12,14 @@ use serde_json::{Value, json};
 use url::Url;
 
 use super::forward;
-use super::observe::Totals;
 use super::front::{Answered, Front, Visit, json};
+use super::observe::Totals;
 use super::reply;
 use crate::cache::error::CacheError;
+use crate::model::digest::{Digest, DigestError};
 use crate::model::lookup::{Lookup, Request, Route};
 use crate::model::outcome::Outcome;
+use crate::model::realm::Realm;
 
 /// The largest body that the API reads, in bytes.
 const BODY_MAX_BYTES: usize = 4 << 20;
@@ -113,6 +115,9 @@ impl Front {
                 Ok(json(StatusCode::OK, &self.upstream_list(pending_alone)))
             }
             (true, path) if path.starts_with("/api/v1/builds/") => self.build(&path["/api/v1/builds/".len()..]).await,
+            (true, path) if path.starts_with("/api/v1/blobs/") => {
+                self.blob(visit, &path["/api/v1/blobs/".len()..]).await
+            }
             (false, path) if visit.method == Method::POST => self.command(path, body).await,
             (_, _) => Err((StatusCode::NOT_FOUND, format!("no such endpoint: {path}"))),
         }
@@ -203,6 +208,15 @@ impl Front {
         Ok(reply::body(StatusCode::OK, Outcome::Generated, "application/jsonl", Bytes::from(text)))
     }
 
+    /// Public bytes by their BLAKE3 digest, as a build's record names them.
+    async fn blob(&self, visit: &Visit<'_>, digest: &str) -> ApiResult {
+        let digest: Digest = digest.parse().map_err(|error: DigestError| bad_request(error.to_string()))?;
+        match self.cache.blob(&digest, &[Realm::public()]).await.map_err(internal)? {
+            Some(served) => Ok(reply::response(served, &visit.method)),
+            None => Err((StatusCode::NOT_FOUND, "no such blob is kept".to_owned())),
+        }
+    }
+
     /// Re-hashes everything; progress goes out as JSON lines while it runs.
     fn verify(&self) -> http::Response<reply::ReplyBody> {
         let progress = self.cache.verify().map(|progress| {
@@ -269,7 +283,8 @@ impl Front {
     }
 
     fn page(&self) -> http::Response<reply::ReplyBody> {
-        let mut text = String::from("larder: one warm cache for everything a build fetches, makes and ships\n\nmounts:\n");
+        let mut text =
+            String::from("larder: one warm cache for everything a build fetches, makes and ships\n\nmounts:\n");
         let upstreams = self.upstreams.load();
         for (ecosystem, _) in upstreams.iter() {
             let about = ecosystem.about();

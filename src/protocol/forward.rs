@@ -15,6 +15,7 @@ use super::reply;
 use crate::cache::error::CacheError;
 use crate::cache::relay::{self, Exchange, Sent};
 use crate::cache::served::{Ask, Partiality};
+use crate::model::hop;
 use crate::model::key::Key;
 use crate::model::lookup::{Expect, Fallback, Freshness, Lookup, Origin, Origins, Trust};
 use crate::model::outcome::{Outcome, Reason};
@@ -55,8 +56,10 @@ impl Front {
         self.upstreams.load().len()
     }
 
-    async fn generic(&self, visit: Visit<'_>, body: Incoming, mut url: Url) -> Answered {
+    async fn generic(&self, mut visit: Visit<'_>, body: Incoming, mut url: Url) -> Answered {
         url.set_fragment(None);
+        // Before anything is looked up: a field that stays here must not tell variants apart.
+        hop::strip(&mut visit.headers);
         let at = self.http_label();
         if !url.username().is_empty() || url.password().is_some() {
             return self.unusable();
@@ -91,7 +94,7 @@ impl Front {
         Ok(Answered::of_served(served, &visit.method, self.http_label()))
     }
 
-    /// Other methods go through, and what they change is forgotten (RFC 9111 §4.4).
+    /// Other methods go through, and what they change is validated before its next use (RFC 9111 §4.4).
     async fn generic_unsafe(&self, visit: &Visit<'_>, body: Incoming, url: &Url) -> Result<Answered, CacheError> {
         let mut headers = visit.headers.clone();
         headers.remove(header::EXPECT);

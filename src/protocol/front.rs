@@ -16,7 +16,6 @@ use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
 use hyper::body::Incoming;
 use serde::{Deserialize, Serialize};
 
-use crate::protocol::gate::label_of;
 use super::gate::{Caller, Denied, Door, Gate, NO_LABEL, Right};
 use super::hosts::{Hosts, Nearness};
 use super::observe::{Observation, Observers};
@@ -28,6 +27,7 @@ use crate::cache::served::{Framing, Served};
 use crate::model::digest::Digest;
 use crate::model::key::KeyHash;
 use crate::model::outcome::{Outcome, Reason};
+use crate::protocol::gate::label_of;
 use crate::runtime::tasks::Tasks;
 
 /// `[public]`: under which names and address clients know us.
@@ -266,7 +266,8 @@ impl Front {
 }
 
 pub(super) fn add_retry_after(response: &mut Response<ReplyBody>, retry_after: Option<Duration>) {
-    let pause = retry_after.or((response.status() == StatusCode::SERVICE_UNAVAILABLE).then_some(Duration::from_secs(5)));
+    let pause =
+        retry_after.or((response.status() == StatusCode::SERVICE_UNAVAILABLE).then_some(Duration::from_secs(5)));
     if let Some(pause) = pause {
         response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(pause.as_secs().max(1)));
     }

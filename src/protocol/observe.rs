@@ -73,6 +73,11 @@ impl Observers {
         Arc::new(Observers { metrics, log, clock, cache, labels, builds: Mutex::new(HashMap::new()) })
     }
 
+    /// Whether a request was for larder itself: such ones belong to no build.
+    fn is_api(&self, at: usize) -> bool {
+        at + 1 == self.labels.len()
+    }
+
     fn ecosystem(&self, at: usize) -> &'static str {
         self.labels.get(at).copied().unwrap_or("other")
     }
@@ -143,7 +148,9 @@ impl Observation {
         if observers.log.is_on() {
             self.log(bytes, micros);
         }
-        if let Some(label) = &self.label {
+        if let Some(label) = &self.label
+            && !self.observers.is_api(self.ecosystem)
+        {
             self.record(label, Sent { bytes, micros, saved, saved_ms, whole: error.is_none() });
         }
     }

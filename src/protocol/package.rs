@@ -210,12 +210,7 @@ pub(super) fn host_of(url: &url::Url) -> Option<String> {
 }
 
 /// Applies a rewrite to a document of bounded size. Its validators name what upstream sent, so they do not go along.
-async fn rewritten(
-    served: Served,
-    rewrite: &Rewrite,
-    visit: &Visit<'_>,
-    at: usize,
-) -> Result<Answered, CacheError> {
+async fn rewritten(served: Served, rewrite: &Rewrite, visit: &Visit<'_>, at: usize) -> Result<Answered, CacheError> {
     let (outcome, key, digest) = (served.outcome, served.key, served.digest);
     let (fetch_ms, age) = (served.fetch_ms, served.age);
     let content_type = served.headers.get(header::CONTENT_TYPE).cloned();

@@ -16,7 +16,7 @@ use hyper::body::Incoming;
 use tokio::time::Sleep;
 
 use super::exchange::{Question, describe, exchange, find};
-use super::fetch::UpstreamError;
+use super::fetch::{Redirects, UpstreamError};
 use super::hosts::{Host, Slot};
 use super::network::Network;
 use super::payload::SendBody;
@@ -205,7 +205,7 @@ async fn resume(source: Arc<Source>, got: u64, mut left: u32, broken: UpstreamEr
         let answer = exchange(network, &question, SendBody::empty(), None).await;
         match answer {
             Ok(head) => {
-                admission.settle(retry::verdict(Outcome::Answer(head.status, &head.headers)));
+                admission.settle(retry::verdict(Outcome::Answer(head.status, &head.headers), Redirects::Follow));
                 let fits = plan.accept(head.status, &head.headers, head.len, got);
                 let fits = fits.and_then(|left| Ok((left, head.incoming.ok_or("it sent nothing")?)));
                 match fits {
@@ -221,7 +221,7 @@ async fn resume(source: Arc<Source>, got: u64, mut left: u32, broken: UpstreamEr
                     Err(_) => {}
                 }
             }
-            Err(failed) => admission.settle(retry::verdict(Outcome::Failure(&failed))),
+            Err(failed) => admission.settle(retry::verdict(Outcome::Failure(&failed), Redirects::Follow)),
         }
     }
     Err(broken)

@@ -16,7 +16,7 @@ use super::body::{Download, Source};
 use super::breaker::Verdict;
 use super::exchange::{Failed, Head, Question, Stale, exchange};
 use super::fetch::{Ends, Fetch, FetchAsk, FetchBody, Fetched, FetchedBody, Redirects, Resume, UpstreamError};
-use super::headers::{Node, outgoing, strip_hop_by_hop};
+use super::headers::{Node, outgoing};
 use super::hosts::{Host, HostUse, Slot};
 use super::network::{Ground, Network};
 use super::origin::{Origin, Scheme, Target};
@@ -28,6 +28,7 @@ use super::retry::{self, Outcome};
 use super::secret::Secret;
 use super::settings::{Settings, SettingsError};
 use super::wire::{Counted, Tunnel};
+use crate::model::hop;
 use crate::model::lookup::Trust;
 use crate::runtime::clock::{Clock, random_bytes};
 use crate::runtime::tasks::Tasks;
@@ -137,7 +138,7 @@ impl Client {
         let opened = opened.map_err(Failed::from);
         admission.settle(match &opened {
             Ok(_) => Verdict::Success,
-            Err(failed) => retry::verdict(Outcome::Failure(failed)),
+            Err(failed) => retry::verdict(Outcome::Failure(failed), Redirects::PassOn),
         });
         Ok(Box::new(Counted::new(opened.map_err(|failed| failed.error)?, place)))
     }
@@ -204,7 +205,7 @@ impl Chain {
         url.set_fragment(None);
         let headers = outgoing(asked.clone(), &network.dial.node, &host)?;
         // What Connection lists is gone now, so that it cannot come back with the next hop.
-        strip_hop_by_hop(&mut asked);
+        hop::strip(&mut asked);
         let question = Question { url, origin, method, headers, trust };
         Ok(Chain { network, question, asked, payload: Payload::of(body), resume, redirects })
     }
@@ -262,14 +263,14 @@ impl Chain {
                 Err(failed) => Outcome::Failure(failed),
             };
             let stale = matches!(&answer, Err(Failed { stale: Stale::Yes, .. }));
-            admission.settle(retry::verdict(outcome));
+            admission.settle(retry::verdict(outcome, self.redirects));
             if let Outcome::Answer(status, headers) = outcome
                 && let Some(rest) = retry::rest_asked(status, headers, network.clock.now())
             {
                 host.rest_for(rest);
             }
             tried += 1;
-            let again = retry::is_worth_it(&self.question.method, outcome)
+            let again = retry::is_worth_it(&self.question.method, outcome, self.redirects)
                 && self.payload.is_whole()
                 && tried < network.settings.retry.attempts
                 && !network.is_offline()

@@ -12,11 +12,12 @@ use hyper_util::client::legacy;
 use url::Url;
 
 use super::fetch::{Ends, UpstreamError};
-use super::headers::{HEAD_BYTES, head_bytes, strip_hop_by_hop};
+use super::headers::{HEAD_BYTES, head_bytes};
 use super::network::Network;
 use super::origin::{Origin, Scheme};
 use super::payload::{Progress, SendBody};
 use super::wire::Proven;
+use crate::model::hop;
 use crate::model::lookup::Trust;
 
 /// What to ask, but for the body.
@@ -165,7 +166,7 @@ fn head(network: &Network, question: &Question, answer: Response<Incoming>) -> R
         // RFC 9112 §6.3: the length is overridden, and whoever relied on it would be misled.
         parts.headers.remove(CONTENT_LENGTH);
     }
-    strip_hop_by_hop(&mut parts.headers);
+    hop::strip(&mut parts.headers);
     Ok(Head {
         status: parts.status,
         version: parts.version,

@@ -43,7 +43,7 @@ pub struct FetchAsk {
     pub trust: Trust,
     /// Whether a broken body is taken up again by Range (safe methods alone).
     pub resume: Resume,
-    /// Whether redirects are followed; a forward proxy passes them on.
+    /// Whether redirects are followed; a forward proxy passes them on, and failures that the host itself reports.
     pub redirects: Redirects,
 }
 

@@ -1,9 +1,10 @@
-//! Header fields on their way out and in: hop-by-hop fields (RFC 9110 §7.6.1), `Via` and loops (§7.6.3), and what a
-//! request may take along to another origin.
+//! Header fields on their way out: `Via` and loops (RFC 9110 §7.6.3), and what a request may take along to another
+//! origin.
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
 use super::fetch::UpstreamError;
+use crate::model::hop;
 
 /// This node's name in `Via`.
 #[derive(Clone)]
@@ -35,35 +36,6 @@ impl Node {
     }
 }
 
-const HOP_BY_HOP: [&str; 9] = [
-    "connection",
-    "keep-alive",
-    "proxy-connection",
-    "proxy-authenticate",
-    "proxy-authorization",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-];
-
-/// Removes what belongs to one connection, the fields that `Connection` lists included.
-pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    let listed: Vec<HeaderName> = headers
-        .get_all(header::CONNECTION)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .filter_map(|name| name.trim().parse().ok())
-        .collect();
-    for name in listed {
-        headers.remove(name);
-    }
-    for name in HOP_BY_HOP {
-        headers.remove(name);
-    }
-}
-
 /// Makes the fields of an ask fit to send: no framing, no hop-by-hop fields, our `Via`, secrets marked as such.
 ///
 /// *Errors*: `Refused` for a request that already came through this node, and for authentication that is bound to a
@@ -79,8 +51,8 @@ pub(crate) fn outgoing(mut headers: HeaderMap, node: &Node, host: &str) -> Resul
     if headers.get_all(header::AUTHORIZATION).iter().any(bound) {
         return Err(refused("NTLM and Negotiate are bound to a connection and cannot pass"));
     }
-    strip_hop_by_hop(&mut headers);
-    for name in [header::HOST, header::CONTENT_LENGTH, header::EXPECT, HeaderName::from_static("http2-settings")] {
+    hop::strip(&mut headers);
+    for name in [header::HOST, header::CONTENT_LENGTH, header::EXPECT] {
         headers.remove(name);
     }
     headers.append(header::VIA, node.via().clone());
@@ -143,19 +115,6 @@ mod tests {
             map.append(name.parse::<HeaderName>().expect("a name"), value.parse().expect("a value"));
         }
         map
-    }
-
-    #[test]
-    fn hop_by_hop_fields_go_and_those_that_connection_lists() {
-        let mut headers = map(&[
-            ("connection", "close, X-Internal"),
-            ("x-internal", "1"),
-            ("keep-alive", "timeout=5"),
-            ("transfer-encoding", "chunked"),
-            ("etag", "\"a\""),
-        ]);
-        strip_hop_by_hop(&mut headers);
-        assert_eq!(headers, map(&[("etag", "\"a\"")]));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use http::{HeaderMap, Method, StatusCode};
 
 use super::breaker::Verdict;
 use super::exchange::{Failed, Stale};
-use super::fetch::UpstreamError;
+use super::fetch::{Redirects, UpstreamError};
 use super::settings::RetrySettings;
 use crate::model::time::Timestamp;
 use crate::runtime::clock::random_bytes;
@@ -19,11 +19,13 @@ pub(crate) enum Outcome<'a> {
     Failure(&'a Failed),
 }
 
-/// What the breaker learns from it. Refusals are ours, so they say nothing about the host.
-pub(crate) fn verdict(outcome: Outcome<'_>) -> Verdict {
+/// What the breaker learns from it. Refusals are ours, so they say nothing about the host. Neither does a 5xx that is
+/// passed on: strangers name the addresses, and one that always fails must not close the whole host to all others.
+pub(crate) fn verdict(outcome: Outcome<'_>, redirects: Redirects) -> Verdict {
     match outcome {
-        Outcome::Answer(status, _) => match status.as_u16() {
-            500 | 502 | 503 | 504 => Verdict::Failure,
+        Outcome::Answer(status, _) => match (status.as_u16(), redirects) {
+            (500 | 502 | 503 | 504, Redirects::Follow) => Verdict::Failure,
+            (500 | 502 | 503 | 504, Redirects::PassOn) => Verdict::Unknown,
             _ => Verdict::Success,
         },
         Outcome::Failure(Failed { stale: Stale::Yes, .. }) => Verdict::Unknown,
@@ -44,8 +46,11 @@ pub(crate) fn verdict(outcome: Outcome<'_>) -> Verdict {
 }
 
 /// Whether another attempt may help and cannot harm (RFC 9110 §9.2.2). A host that says when to come back is believed.
-pub(crate) fn is_worth_it(method: &Method, outcome: Outcome<'_>) -> bool {
+///
+/// An asker that passes redirects on passes all answers on: its own client judges a 5xx, and may have asked for it.
+pub(crate) fn is_worth_it(method: &Method, outcome: Outcome<'_>, redirects: Redirects) -> bool {
     match outcome {
+        Outcome::Answer(..) if redirects == Redirects::PassOn => false,
         Outcome::Answer(status, headers) => {
             matches!(status.as_u16(), 500 | 502 | 503 | 504)
                 && matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS)
@@ -91,6 +96,7 @@ mod tests {
     #[test]
     fn only_what_cannot_harm_is_asked_again() {
         let none = HeaderMap::new();
+        let is_worth_it = |method: &Method, outcome| is_worth_it(method, outcome, Redirects::Follow);
         let bad = Outcome::Answer(StatusCode::BAD_GATEWAY, &none);
         assert!(is_worth_it(&Method::GET, bad) && !is_worth_it(&Method::PUT, bad) && !is_worth_it(&Method::POST, bad));
         let later = after("1");
@@ -104,6 +110,20 @@ mod tests {
         assert!(!is_worth_it(&Method::POST, Outcome::Failure(&gone)));
         let refused = Failed::from(UpstreamError::Refused { host: String::new(), why: String::new() });
         assert!(!is_worth_it(&Method::GET, Outcome::Failure(&refused)));
+    }
+
+    #[test]
+    fn a_failure_that_is_passed_on_is_asked_for_once() {
+        let none = HeaderMap::new();
+        let bad = Outcome::Answer(StatusCode::BAD_GATEWAY, &none);
+        assert!(!is_worth_it(&Method::GET, bad, Redirects::PassOn));
+        assert_eq!(
+            [Redirects::PassOn, Redirects::Follow].map(|redirects| verdict(bad, redirects)),
+            [Verdict::Unknown, Verdict::Failure]
+        );
+        let gone = Failed::from(UpstreamError::Unreachable { host: String::new(), why: String::new() });
+        assert!(is_worth_it(&Method::GET, Outcome::Failure(&gone), Redirects::PassOn), "no answer at all");
+        assert_eq!(verdict(Outcome::Failure(&gone), Redirects::PassOn), Verdict::Failure);
     }
 
     #[test]

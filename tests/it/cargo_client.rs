@@ -25,9 +25,12 @@ fn project(dir: &Path) -> PathBuf {
     for name in ["src/lib.rs", "src/main.rs"] {
         fs::write(project.join(name), "fn main() {}\n").expect("scratch can be written");
     }
-    let manifest = fs::read_to_string(project.join("Cargo.toml")).expect("just copied");
-    for path in manifest.lines().filter_map(|line| line.trim().strip_prefix("path = \"")?.strip_suffix('"')) {
-        let path = project.join(path);
+    let manifest: toml::Table =
+        fs::read_to_string(project.join("Cargo.toml")).expect("just copied").parse().expect("it is TOML");
+    let benches = manifest.get("bench").and_then(toml::Value::as_array).into_iter().flatten();
+    for bench in benches {
+        let named = format!("benches/{}.rs", bench["name"].as_str().expect("a bench has a name"));
+        let path = project.join(bench.get("path").and_then(toml::Value::as_str).unwrap_or(&named));
         fs::create_dir_all(path.parent().expect("a target is in a folder")).expect("scratch can be written");
         fs::write(path, "fn main() {}\n").expect("scratch can be written");
     }

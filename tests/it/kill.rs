@@ -28,14 +28,16 @@ fn three_hundred_kills_lose_nothing_acknowledged() {
     for cycle in 0..cycles() {
         let server = setup.start();
         starts.push(server.started_in);
-        if cycle % CHECK_EACH == 2 {
+        workload.begin_life();
+        let addr = server.addr();
+        if cycle % 3 == 2 {
+            wrong += workload.traffic_for(addr, 4, cycle, Duration::from_micros(chance.below(60_000)));
             workload.acknowledge(&server);
         }
         let span = Duration::from_micros(2_000 + chance.below(120_000));
         let stop = AtomicBool::new(false);
-        let addr = server.addr();
         wrong += std::thread::scope(|scope| {
-            let traffic = scope.spawn(|| workload.traffic(addr, 4, cycle, &stop));
+            let traffic = scope.spawn(|| workload.traffic(addr, 4, cycle | 1 << 30, &stop));
             std::thread::sleep(span);
             // Killed under load: requests, fills, syncs and commits are on their way.
             server.kill();

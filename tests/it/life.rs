@@ -64,12 +64,12 @@ fn verify_and_gc_work_on_what_is_kept() {
         upstream.put(&path, Resource::seed(102, len));
         server.get(upstream.mirror(&path)).assert_is(200, Body::new(102, len).digest());
     }
-    server.stop();
-    let data = setup.data.display().to_string();
-    for words in [["verify", "--data", &data], ["gc", "--data", &data]] {
+    let url = server.url();
+    for words in [["verify", "--server", &url], ["gc", "--server", &url]] {
         let ended = end_of(larder(&words), LIMIT);
         assert_eq!(ended.code, Some(0), "{words:?}: {ended:?}");
     }
+    server.stop();
     upstream.die();
     let server = setup.start();
     server.get(upstream.mirror("/200000")).assert_is(200, Body::new(102, 200_000).digest());
@@ -112,7 +112,7 @@ fn run_starts_a_server_of_its_own_when_none_is_named() {
     let (upstream, data) = (Upstream::start(), dir.path().join("data").display().to_string());
     upstream.put("/a", Resource::text("over the embedded server\n"));
     let mut command = larder(&["run", "--", "sh", "-c", &format!("curl -sS {}", upstream.url("/a"))]);
-    command.env("LARDER_STORE_DATA", &data).env("LARDER_DATA", &data).env("HOME", dir.path());
+    command.env("LARDER_DATA_DIR", &data).env("HOME", dir.path());
     command.env("LARDER_UPSTREAM_ALLOW_PRIVATE", "127.0.0.1/32").env("NO_PROXY", "").env("no_proxy", "");
     let ended = end_of(command, LIMIT);
     assert_eq!(ended.code, Some(0), "{ended:?}");
@@ -123,7 +123,7 @@ fn run_starts_a_server_of_its_own_when_none_is_named() {
 fn a_tunnel_carries_bytes_both_ways() {
     let (dir, upstream) = (scratch(), Upstream::start());
     upstream.put("/through", Resource::seed(103, 2000));
-    let ports = format!("[443, {}]", upstream.addr().port());
+    let ports = format!("443,{}", upstream.addr().port());
     let server = Setup::below(dir.path()).variable("LARDER_UPSTREAM_CONNECT_PORTS", &ports).start();
     let mut command = Command::new("curl");
     command.args(["-sS", "--proxytunnel", "--proxy", &server.url(), &upstream.url("/through")]);
@@ -167,4 +167,38 @@ fn an_idle_server_is_small() {
     server.wait_ready();
     let resident = server.resident() >> 20;
     assert!(resident < 80, "{resident} MiB resident in a build without optimisation");
+}
+
+#[test]
+fn a_successor_takes_over_and_no_request_fails() {
+    let (dir, upstream) = (scratch(), Upstream::start());
+    let body = Body::new(105, 50_000);
+    upstream.put("/a", Resource::seed(105, body.len));
+    let mut server = Setup::below(dir.path()).start();
+    server.get(upstream.mirror("/a")).assert_is(200, body.digest());
+    let addr = server.addr();
+    let setup = Setup::below(dir.path()).listen(&addr.to_string());
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let traffic = || {
+            let mut asked = 0;
+            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                Ask::get(upstream.mirror("/a")).must(addr).assert_is(200, body.digest());
+                asked += 1;
+            }
+            asked
+        };
+        let clients: Vec<_> = (0..3).map(|_| scope.spawn(traffic)).collect();
+        for _ in 0..3 {
+            let mut successor = setup.start();
+            assert_eq!(successor.addr(), addr);
+            let status = server.wait_at_most(Duration::from_secs(20));
+            assert!(status.is_some_and(|status| status.success()), "the predecessor ended with {status:?}");
+            std::mem::swap(&mut server, &mut successor);
+        }
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        let asked: u32 = clients.into_iter().map(|client| client.join().expect("no request failed")).sum();
+        assert!(asked > 0);
+    });
+    assert_eq!(upstream.count("/a"), 1);
 }

@@ -39,6 +39,7 @@ impl Bench {
         setup.binary.clone_from(&self.binary);
         let mut found = Found::default();
         let server = setup.try_start()?;
+        self.workload.begin_life();
         let mut span = |most: u64| Duration::from_micros(5_000 + self.chance.below(most));
         let (before, after) = (span(60_000), span(60_000));
         found.wrong += self.workload.traffic_for(server.addr(), 4, cycle << 1, before);

@@ -20,14 +20,14 @@ pub struct Workload {
     seed: u64,
     /// Objects put so far; each cycle adds some.
     objects: Mutex<u64>,
-    /// Served whole at least once.
+    /// Served whole by the server that runs now.
     served: Mutex<BTreeSet<u64>>,
     /// Served whole before a flush that was acknowledged.
     durable: BTreeSet<u64>,
 }
 
 /// What a check after a crash found.
-#[derive(Default, Debug, Clone, Copy)]
+#[derive(Default, Debug, Clone)]
 pub struct Found {
     /// Objects that had been acknowledged and were asked for.
     pub acknowledged: u64,
@@ -37,6 +37,8 @@ pub struct Found {
     pub wrong: u64,
     /// Answers that turned an outage into an absence.
     pub absent: u64,
+    /// What was asked and answered where something was lost.
+    pub details: Vec<String>,
 }
 
 impl Found {
@@ -45,6 +47,7 @@ impl Found {
         self.lost += other.lost;
         self.wrong += other.wrong;
         self.absent += other.absent;
+        self.details.extend(other.details);
     }
 
     pub fn is_clean(&self) -> bool {
@@ -94,6 +97,23 @@ impl Workload {
         reply.clean.then(|| (reply.status, reply.digest == self.body(object).digest()))
     }
 
+    /// What a server says of an object when it is asked once more.
+    fn describe(&self, server: &Server, object: u64) -> String {
+        let target = self.upstream.mirror(&Workload::path(object));
+        let explained = server.get(format!("/api/v1/explain?url={}", self.upstream.url(&Workload::path(object))));
+        match Ask::get(target).send(server.addr()) {
+            Ok(reply) => format!(
+                "object {object} of {} bytes: {} {} {}; {}",
+                self.body(object).len,
+                reply.status,
+                reply.cache_status(),
+                if reply.status == 200 { String::new() } else { reply.text() },
+                explained.text()
+            ),
+            Err(why) => format!("object {object} of {} bytes: {why}; {}", self.body(object).len, explained.text()),
+        }
+    }
+
     /// Keeps `threads` asking for new and old objects until `stop`. Returns the number of wrong answers.
     pub fn traffic(&self, to: SocketAddr, threads: u64, cycle: u64, stop: &AtomicBool) -> u64 {
         std::thread::scope(|scope| {
@@ -120,6 +140,11 @@ impl Workload {
                 .collect();
             workers.into_iter().map(|worker| worker.join().expect("no worker panicked")).sum()
         })
+    }
+
+    /// A new server runs: what its predecessor served and did not acknowledge is nobody's promise.
+    pub fn begin_life(&self) {
+        self.served.lock().expect("no panic while locked").clear();
     }
 
     /// Runs traffic for `span`.
@@ -158,12 +183,15 @@ impl Workload {
                 Some((200, true)) => {}
                 Some((200, false)) => found.wrong += 1,
                 Some((404 | 410, _)) => found.absent += 1,
-                Some(_) | None => found.lost += 1,
+                Some(_) | None => {
+                    found.lost += 1;
+                    found.details.push(self.describe(server, object));
+                }
             }
         }
-        let served: Vec<u64> =
-            self.served.lock().expect("no panic while locked").iter().rev().take(20).copied().collect();
-        for object in served {
+        // What was never acknowledged may be gone, but not wrong.
+        let known = *self.objects.lock().expect("no panic while locked");
+        for object in known.saturating_sub(20)..known {
             match self.ask(server.addr(), object) {
                 Some((200, false)) => found.wrong += 1,
                 Some((404 | 410, _)) => found.absent += 1,

@@ -1,59 +1,13 @@
-//! Header fields as a cache handles them: which belong to one hop, which are stored, how a list is read.
+//! Header fields as a cache handles them: which are stored, how a list is read.
 //!
-//! *Source*: RFC 9110 §5.3, §5.6, §7.6.1; RFC 9111 §3.1.
+//! *Source*: RFC 9110 §5.3, §5.6; RFC 9111 §3.1.
 
 use std::borrow::Cow;
 
-use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::header::{HeaderMap, HeaderName, HeaderValue};
 
 use super::rules;
-
-/// Fields that belong to one connection, whatever `Connection` lists.
-const HOP_BY_HOP: [&str; 8] =
-    ["connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade", "http2-settings"];
-
-/// Fields of the conversation with this proxy: neither stored nor passed on.
-const OF_THE_PROXY: [&str; 3] = ["proxy-authenticate", "proxy-authentication-info", "proxy-authorization"];
-
-/// Fields that a decision rests on. No other field may ask for their removal: `Connection: cache-control` would
-/// otherwise turn a private answer into a public one.
-const GUARDED: [&str; 14] = [
-    "age",
-    "authorization",
-    "cache-control",
-    "cdn-cache-control",
-    "content-encoding",
-    "content-length",
-    "content-range",
-    "content-type",
-    "date",
-    "etag",
-    "expires",
-    "host",
-    "last-modified",
-    "vary",
-];
-
-/// Whether the field belongs to one connection, or to the conversation with the proxy.
-pub fn is_hop_by_hop(name: &HeaderName) -> bool {
-    HOP_BY_HOP.contains(&name.as_str()) || OF_THE_PROXY.contains(&name.as_str())
-}
-
-/// Removes what belongs to one hop: the known fields and those that `Connection` lists.
-pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    let listed: Vec<HeaderName> = headers
-        .get_all(header::CONNECTION)
-        .iter()
-        .flat_map(|line| names(&text(line)).collect::<Vec<_>>())
-        .filter(|name| !GUARDED.contains(&name.as_str()))
-        .collect();
-    for name in listed {
-        headers.remove(name);
-    }
-    for name in HOP_BY_HOP.into_iter().chain(OF_THE_PROXY) {
-        headers.remove(name);
-    }
-}
+use crate::model::hop;
 
 /// The fields of an answer that are stored: end-to-end ones, less those that `private="…"` and `no-cache="…"` name.
 ///
@@ -61,9 +15,9 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
 /// (§5.2.2.4); leaving out both serves both.
 pub fn stored(headers: &HeaderMap) -> HeaderMap {
     let mut kept = headers.clone();
-    strip_hop_by_hop(&mut kept);
+    hop::strip(&mut kept);
     for name in rules::listed_fields(headers) {
-        if !GUARDED.contains(&name.as_str()) {
+        if !hop::is_guarded(&name) {
             kept.remove(name);
         }
     }
@@ -141,29 +95,6 @@ pub(crate) fn is_torn(list: &str) -> bool {
 mod tests {
     use super::super::fixture::headers;
     use super::*;
-
-    #[test]
-    fn connection_removes_what_it_lists() {
-        let mut fields = headers(&[
-            ("connection", "a, B"),
-            ("connection", "keep-alive"),
-            ("a", "1"),
-            ("b", "2"),
-            ("c", "3"),
-            ("keep-alive", "x"),
-            ("transfer-encoding", "x"),
-            ("proxy-authenticate", "x"),
-        ]);
-        strip_hop_by_hop(&mut fields);
-        assert_eq!(fields, headers(&[("c", "3")]));
-    }
-
-    #[test]
-    fn connection_cannot_remove_what_decisions_rest_on() {
-        let mut fields = headers(&[("connection", "cache-control, vary, x"), ("cache-control", "private"), ("x", "1")]);
-        strip_hop_by_hop(&mut fields);
-        assert_eq!(fields, headers(&[("cache-control", "private")]));
-    }
 
     #[test]
     fn fields_that_private_and_no_cache_name_are_not_stored() {

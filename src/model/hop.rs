@@ -1,0 +1,88 @@
+//! Fields that belong to one hop, and do not go on to the next.
+//!
+//! *Source*: RFC 9110 §7.6.1; RFC 9111 §3.1.
+
+use http::header::{self, HeaderMap, HeaderName};
+
+/// Fields that belong to one connection, whatever `Connection` lists.
+const HOP_BY_HOP: [&str; 8] =
+    ["connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade", "http2-settings"];
+
+/// Fields of the conversation with a proxy: neither stored nor passed on.
+const OF_THE_PROXY: [&str; 3] = ["proxy-authenticate", "proxy-authentication-info", "proxy-authorization"];
+
+/// Fields that a decision rests on. No other field may ask for their removal: `Connection: cache-control` would
+/// otherwise turn a private answer into a public one.
+const GUARDED: [&str; 14] = [
+    "age",
+    "authorization",
+    "cache-control",
+    "cdn-cache-control",
+    "content-encoding",
+    "content-length",
+    "content-range",
+    "content-type",
+    "date",
+    "etag",
+    "expires",
+    "host",
+    "last-modified",
+    "vary",
+];
+
+/// Whether a caching decision rests on the field.
+pub fn is_guarded(name: &HeaderName) -> bool {
+    GUARDED.contains(&name.as_str())
+}
+
+/// Removes what belongs to one hop: the known fields and those that `Connection` lists.
+pub fn strip(headers: &mut HeaderMap) {
+    let listed: Vec<HeaderName> = headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .flat_map(|line| line.as_bytes().split(|byte| *byte == b','))
+        .filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok())
+        .filter(|name| !is_guarded(name))
+        .collect();
+    for name in listed {
+        headers.remove(name);
+    }
+    for name in HOP_BY_HOP.into_iter().chain(OF_THE_PROXY) {
+        headers.remove(name);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stripped(fields: &[(&'static str, &'static str)]) -> Vec<String> {
+        let mut headers = HeaderMap::new();
+        for (name, value) in fields {
+            headers.append(HeaderName::from_static(name), header::HeaderValue::from_static(value));
+        }
+        strip(&mut headers);
+        headers.keys().map(|name| name.as_str().to_owned()).collect()
+    }
+
+    #[test]
+    fn connection_removes_what_it_lists() {
+        let fields = [
+            ("connection", "a, B"),
+            ("connection", "keep-alive"),
+            ("a", "1"),
+            ("b", "2"),
+            ("c", "3"),
+            ("keep-alive", "x"),
+            ("transfer-encoding", "x"),
+            ("proxy-authenticate", "x"),
+        ];
+        assert_eq!(stripped(&fields), ["c"]);
+    }
+
+    #[test]
+    fn connection_cannot_remove_what_decisions_rest_on() {
+        let fields = [("connection", "cache-control, vary, x"), ("cache-control", "private"), ("x", "1")];
+        assert_eq!(stripped(&fields), ["cache-control"]);
+    }
+}
