@@ -5,21 +5,28 @@
 //! and then either the store answers, or a flight does: one fill task that every asker follows.
 
 mod blob;
+mod body;
 pub mod coalesce;
 pub mod counters;
 pub mod decide;
 pub mod error;
+pub mod evict;
 mod explain;
 mod fill;
 mod follow;
 mod head;
 pub mod ledger;
+mod origins;
+mod park;
 pub mod policy;
 pub mod relay;
+pub mod scrub;
 pub mod served;
 mod source;
 mod stand_in;
 mod terms;
+#[cfg(test)]
+mod tests;
 pub mod upkeep;
 
 use std::sync::Arc;
@@ -32,10 +39,11 @@ use self::counters::Counters;
 use self::decide::{Decision, Refresh};
 use self::error::CacheError;
 use self::fill::FillPlan;
+use self::park::Parked;
 use self::policy::freshness;
 use self::policy::validate;
-use self::served::{Ask, Part, Served, ServedBody};
-use self::terms::{ask_head, fits, judged, keyed, part_of, redirects, upstream_fields};
+use self::served::{Ask, Part, Served, ServedBody, StoredBlob};
+use self::terms::{ask_head, fits, judged, keyed, only_if_cached, part_of, redirects, upstream_fields};
 use crate::index::{Index, Presence};
 use crate::model::entry::{Candidates, Entry};
 use crate::model::key::{Key, KeyHash};
@@ -68,6 +76,7 @@ pub(crate) struct Inner {
     pub tasks: Tasks,
     pub counters: Counters,
     flights: Flights,
+    parked: Parked,
     notes: mpsc::Sender<ledger::Note>,
     /// Held by the eviction under way.
     evicting: tokio::sync::Mutex<()>,
@@ -89,7 +98,8 @@ impl Cache {
         let (notes, to_keep) = mpsc::channel(ledger::QUEUE);
         tasks.spawn("build records", Inner::keep_notes(index.clone(), tasks.clone(), to_keep));
         let evicting = tokio::sync::Mutex::new(());
-        let inner = Inner { store, index, fetch, clock, tasks, counters, flights, notes, evicting };
+        let parked = Parked::default();
+        let inner = Inner { store, index, fetch, clock, tasks, counters, flights, parked, notes, evicting };
         Cache { inner: Arc::new(inner) }
     }
 
@@ -121,6 +131,11 @@ impl Inner {
         let stored = self.stored(&hash).await?;
         match self.answer(&ask, key, hash, stored).await {
             Err(CacheError::Upstream(error)) => self.stand_in(&ask, error).await,
+            // What cannot be read here is still to be had there.
+            Err(CacheError::Store(error)) if !only_if_cached(&ask) => {
+                tracing::error!(%error, "storage failed, passing the request on");
+                self.relay(&ask, Reason::Full).await
+            }
             answered => answered,
         }
     }
@@ -231,6 +246,7 @@ impl Inner {
             }
         }
         // A place may move between the look-up and the open: ask once more, then it is absent.
+        let mut gone = None;
         for _ in 0..2 {
             let place = match self.index.place(digest) {
                 Presence::Present(place) => place,
@@ -246,11 +262,16 @@ impl Inner {
                     let tier = reader.tier();
                     let body = match reader.into_bytes() {
                         Ok(bytes) => ServedBody::Bytes(bytes),
-                        Err(reader) => ServedBody::Blob(reader),
+                        Err(reader) => ServedBody::Blob(StoredBlob::new(reader, self.clone(), *digest, place)),
                     };
                     return Ok(Some((body, tier)));
                 }
-                Err(StoreError::Gone) => {}
+                Err(StoreError::Gone) if gone == Some(place) => {
+                    tracing::error!(%digest, "a stored blob's bytes are gone, it is fetched anew");
+                    self.index.drop_place(digest, &place).await?;
+                    return Ok(None);
+                }
+                Err(StoreError::Gone) => gone = Some(place),
                 Err(error @ StoreError::Corrupt { .. }) => {
                     tracing::error!(%digest, %error, "a stored blob is damaged, it is set aside and fetched anew");
                     self.set_aside(digest, &place).await?;
@@ -291,7 +312,10 @@ impl Inner {
             Stage::HandedOff => self.take_off(ask, &seat).await,
             Stage::Kept(entry, kept) if fits(ask, &entry) => match self.from_store(ask, &entry, Some(kept)).await? {
                 Some(served) => Ok(served),
-                None if confirming => Box::pin(self.through_flight(ask, keyed(ask), hash, Arc::from([]), None)).await,
+                // The body went meanwhile.
+                None if confirming || outcome == Outcome::Coalesced => {
+                    Box::pin(self.through_flight(ask, keyed(ask), hash, Arc::from([]), None)).await
+                }
                 None => Err(CacheError::Abandoned),
             },
             Stage::Kept(..) => self.relay(ask, Reason::NoStore).await,
@@ -361,6 +385,9 @@ impl Inner {
         confirm: (Arc<Entry>, HeaderMap),
     ) {
         let plan = self.plan(ask, key, hash, stored, Some(confirm));
+        if self.flights.is_solo(&plan.id, self.clock.elapsed()) {
+            return;
+        }
         match self.flights.board(&plan.id.clone(), self.clock.elapsed()) {
             Boarded::First(seat) => self.start(plan, &seat),
             Boarded::Joined(_) => {}

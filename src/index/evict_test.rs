@@ -146,8 +146,9 @@ async fn leased_and_pinned_blobs_are_not_evicted() {
     assert!(index.coldest(Class::Trusted, 100).await.expect("scans").files.is_empty(), "all is leased after a start");
     assert!(index.leased(&Digest::of(b"whatever")));
     clock.advance(Duration::from_secs(700));
-    assert!(index.lease(&Digest::of(&2_u32.to_le_bytes()), clock.now().plus(Duration::from_secs(600))));
-    assert!(!index.lease(&Digest::of(b"absent"), clock.now()), "what is not here cannot be promised");
+    let until = clock.now().plus(Duration::from_secs(600));
+    assert!(index.lease(&Digest::of(&2_u32.to_le_bytes()), until).await.expect("told"));
+    assert!(!index.lease(&Digest::of(b"absent"), clock.now()).await.expect("told"), "what is not here cannot be promised");
     assert_eq!(index.leased_bytes(Class::Trusted), 4);
     let objects = |found: super::evict::Coldest| {
         let mut objects: Vec<u32> = found.files.iter().map(|(_, place, _)| place.object).collect();

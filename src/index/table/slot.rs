@@ -179,6 +179,13 @@ impl Slot {
         }
     }
 
+    /// Forgets all uses, unless it is leased.
+    pub(super) fn chill(&self) {
+        if !self.is_leased() {
+            self.usage.store(UNSAVED, Ordering::Relaxed);
+        }
+    }
+
     /// Marks as leased for one period after `from`. True when it was not leased before.
     pub(super) fn lease(&self, from: Minutes) -> bool {
         let before = self.usage.load(Ordering::Relaxed);

@@ -1,0 +1,124 @@
+//! Keeping honest: everything that is kept is re-hashed now and then, and on request. What does not match is set aside,
+//! and whoever asks for it next has it fetched anew.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::Stream;
+use serde::Serialize;
+
+use super::error::CacheError;
+use super::{Cache, Inner};
+use crate::model::digest::Digest;
+use crate::model::place::Place;
+use crate::store::StoreError;
+
+/// The scrub re-hashes one blob after another, with pauses, and begins anew after a rest.
+const SCRUB_AFTER: Duration = Duration::from_secs(600);
+const SCRUB_REST: Duration = Duration::from_secs(24 * 3600);
+const SCRUB_BYTES_PER_SECOND: u64 = 8 << 20;
+const SCRUB_BATCH: usize = 64;
+
+/// How far a verification is.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Progress {
+    pub done: u64,
+    pub of: u64,
+    pub bytes: u64,
+    /// Digests whose bytes did not match or were gone, found since the line before. Each is set aside; whoever asks
+    /// next has it fetched anew.
+    pub bad: Vec<String>,
+    /// Digests whose bytes could not be read, found since the line before. They stay where they are.
+    pub unreadable: Vec<String>,
+}
+
+impl Cache {
+    /// Re-hashes everything that is kept; tells its progress after each batch.
+    pub fn verify(&self) -> impl Stream<Item = Result<Progress, CacheError>> + Send + 'static {
+        let of = self.inner.index.counts().blobs;
+        let start = (self.inner.clone(), Some(None), Progress { of, ..Progress::default() });
+        futures_util::stream::unfold(start, |(inner, after, mut progress)| async move {
+            let after: Option<Digest> = after?;
+            progress.bad.clear();
+            progress.unreadable.clear();
+            match inner.verify_batch(after, &mut progress).await {
+                Ok(Some(last)) => Some((Ok(progress.clone()), (inner, Some(Some(last)), progress))),
+                Ok(None) => Some((Ok(progress.clone()), (inner, None, progress))),
+                Err(error) => Some((Err(error), (inner, None, progress))),
+            }
+        })
+    }
+}
+
+impl Inner {
+    pub(super) async fn scrub_for_ever(self: &Arc<Inner>) {
+        tokio::time::sleep(SCRUB_AFTER).await;
+        loop {
+            let mut progress = Progress::default();
+            let mut after = None;
+            loop {
+                let before = progress.bytes;
+                match self.verify_batch(after, &mut progress).await {
+                    Ok(Some(last)) => after = Some(last),
+                    Ok(None) => break,
+                    Err(error) => {
+                        tracing::warn!(%error, "the scrub stopped early");
+                        break;
+                    }
+                }
+                let pause = Duration::from_secs((progress.bytes - before) / SCRUB_BYTES_PER_SECOND + 1);
+                tokio::time::sleep(pause).await;
+            }
+            tracing::info!(blobs = progress.done, bytes = progress.bytes, "scrubbed");
+            tokio::time::sleep(SCRUB_REST).await;
+        }
+    }
+
+    /// Re-hashes the next blobs after a digest. Returns the last one, or None at the end.
+    async fn verify_batch(
+        self: &Arc<Inner>,
+        after: Option<Digest>,
+        progress: &mut Progress,
+    ) -> Result<Option<Digest>, CacheError> {
+        let batch = self.index.places_after(after, SCRUB_BATCH).await?;
+        let last = batch.last().map(|located| located.digest);
+        for located in batch {
+            let (store, digest, place) = (self.store.clone(), located.digest, located.place);
+            let checked = tokio::task::spawn_blocking(move || store.verify_blob(&digest, &place)).await;
+            match checked.map_err(|_panicked| CacheError::Abandoned)? {
+                Ok(()) => {}
+                Err(error @ (StoreError::Corrupt { .. } | StoreError::Gone)) => {
+                    // It may have been evicted or moved since the batch was read.
+                    if self.index.find_place(&digest).await? == Some(place) {
+                        tracing::error!(%digest, %error, "a stored blob is damaged, it is set aside");
+                        self.set_aside(&digest, &place).await?;
+                        progress.bad.push(digest.to_string());
+                    }
+                }
+                Err(error) => {
+                    // The disk, not the blob: the others are looked at all the same.
+                    tracing::error!(%digest, %error, "a stored blob could not be read");
+                    progress.unreadable.push(digest.to_string());
+                }
+            }
+            self.counters.scrubbed();
+            progress.done += 1;
+            progress.bytes += place.len;
+        }
+        progress.of = progress.of.max(progress.done);
+        Ok(last)
+    }
+
+    /// Takes a damaged blob out of use: the next asker fetches it anew.
+    pub(super) async fn set_aside(self: &Arc<Inner>, digest: &Digest, place: &Place) -> Result<(), CacheError> {
+        self.counters.corrupted();
+        self.index.drop_place(digest, place).await?;
+        let (store, digest, place) = (self.store.clone(), *digest, *place);
+        let moved = tokio::task::spawn_blocking(move || store.quarantine(&digest, &place)).await;
+        match moved.map_err(|_panicked| CacheError::Abandoned)? {
+            Ok(()) | Err(StoreError::Gone) => {}
+            Err(error) => tracing::warn!(%digest, %error, "a damaged blob could not be set aside"),
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,145 @@
+//! Flipped bits, missing bytes, restarts.
+
+use futures_util::StreamExt;
+
+use super::*;
+use crate::cache::scrub::Progress;
+use crate::model::digest::Digest;
+use crate::model::place::{Place, TierName};
+
+impl Bed {
+    async fn place(&self, bytes: &[u8]) -> Place {
+        self.index.find_place(&Digest::of(bytes)).await.expect("told").expect("a place")
+    }
+
+    async fn path(&self, bytes: &[u8]) -> std::path::PathBuf {
+        let (digest, place) = (Digest::of(bytes).to_string(), self.place(bytes).await);
+        match place.tier {
+            TierName::Segment => self.dir.path().join(format!("segments/{:08}.seg", place.object)),
+            TierName::File | TierName::Memory => {
+                self.dir.path().join(format!("files/{}/{digest}.{}", &digest[..2], place.object))
+            }
+        }
+    }
+
+    /// Flips a bit of a blob on disk.
+    async fn flip(&self, bytes: &[u8], at: usize) {
+        let (path, place) = (self.path(bytes).await, self.place(bytes).await);
+        let mut file = std::fs::read(&path).expect("a file");
+        let start = match place.tier {
+            TierName::Segment => {
+                let found = file.windows(64).position(|window| window == &bytes[..64]);
+                found.expect("the blob is in its segment")
+            }
+            TierName::File | TierName::Memory => 0,
+        };
+        file[start + at] ^= 1;
+        std::fs::write(&path, file).expect("written");
+    }
+
+    async fn verify(&self) -> Progress {
+        let steps: Vec<_> = self.cache.verify().collect().await;
+        let mut all = Progress::default();
+        for step in steps {
+            let step = step.expect("it goes on");
+            all.bad.extend(step.bad.iter().cloned());
+            all = Progress { bad: all.bad, ..step };
+        }
+        all
+    }
+}
+
+#[tokio::test]
+async fn verify_sets_bad_blobs_aside_and_the_next_ask_heals_them() {
+    for len in [1000, 2 * MIB] {
+        let bed = Bed::new();
+        let (good, bad) = (noise(1, len), noise(2, len));
+        bed.upstream.answers("/good", [Script::ok(good.clone())]);
+        bed.upstream.answers("/bad", [Script::ok(bad.clone())]);
+        bed.fetch(&immutable("/good")).await;
+        bed.fetch(&immutable("/bad")).await;
+        let bed = bed.restart().await;
+        bed.flip(&bad, len / 2).await;
+        let found = bed.verify().await;
+        assert_eq!((found.done, found.bad), (2, vec![Digest::of(&bad).to_string()]));
+        assert_eq!(bed.cache.counters().read().corrupt, 1);
+        assert!(matches!(bed.fetch(&immutable("/good")).await.0, Outcome::Hit(_)));
+        let (outcome, _, got) = bed.fetch(&immutable("/bad")).await;
+        assert!(outcome == Outcome::Miss && got == bad);
+        bed.cache.flush().await.expect("durable");
+        assert!(bed.verify().await.bad.is_empty());
+        let aside = std::fs::read_dir(bed.dir.path().join("bad")).expect("listed").count();
+        assert_eq!(aside, 1);
+    }
+}
+
+#[tokio::test]
+async fn a_flipped_bit_is_never_served_and_heals_at_the_next_ask() {
+    for len in [1000, 100_000, 3 * MIB] {
+        let bed = Bed::new();
+        let bytes = noise(3, len);
+        bed.upstream.answers("/a", [Script::ok(bytes.clone())]);
+        bed.fetch(&immutable("/a")).await;
+        let bed = bed.restart().await;
+        bed.flip(&bytes, len - 10).await;
+        let (got, error) = drain(bed.get(&immutable("/a")).await.expect("an answer")).await;
+        assert!(got == bytes || error.is_some() && got.len() < len, "{} of {len} bytes", got.len());
+        until(|| bed.cache.counters().read().corrupt == 1 && bed.tasks.running() <= 1).await;
+        let (_, _, got) = bed.fetch(&immutable("/a")).await;
+        assert!(got == bytes);
+        assert_eq!(bed.upstream.asks("/a"), 2);
+        assert!(matches!(bed.fetch(&immutable("/a")).await.0, Outcome::Hit(_)));
+    }
+}
+
+#[tokio::test]
+async fn bytes_that_are_gone_are_fetched_anew_and_stay() {
+    for len in [1000, 3 * MIB] {
+        let bed = Bed::new();
+        let bytes = noise(4, len);
+        bed.upstream.answers("/a", [Script::ok(bytes.clone())]);
+        bed.fetch(&immutable("/a")).await;
+        let bed = bed.restart().await;
+        std::fs::remove_file(bed.path(&bytes).await).expect("removed");
+        let (outcome, _, got) = bed.fetch(&immutable("/a")).await;
+        assert!(outcome == Outcome::Miss && got == bytes);
+        bed.cache.flush().await.expect("durable");
+        assert!(matches!(bed.fetch(&immutable("/a")).await.0, Outcome::Hit(_)));
+        assert_eq!(bed.upstream.asks("/a"), 2);
+    }
+}
+
+#[tokio::test]
+async fn a_restart_keeps_what_was_stored() {
+    let bed = Bed::new();
+    let bodies: Vec<Bytes> = (0..20).map(|seed| noise(seed, 1 + seed as usize * 37_000)).collect();
+    for (at, bytes) in bodies.iter().enumerate() {
+        bed.upstream.answers(&format!("/{at}"), [Script::ok(bytes.clone())]);
+        bed.fetch(&immutable(&format!("/{at}"))).await;
+    }
+    let before = bed.store.usage().disk_bytes();
+    let bed = bed.restart().await;
+    assert_eq!(bed.store.usage().disk_bytes(), before);
+    assert!(!bed.index.all_leased(), "nothing was promised");
+    for (at, bytes) in bodies.iter().enumerate() {
+        let (outcome, _, got) = bed.fetch(&immutable(&format!("/{at}"))).await;
+        assert!(matches!(outcome, Outcome::Hit(_)) && got == bytes);
+    }
+    assert_eq!(bed.upstream.asked().len(), bodies.len());
+}
+
+#[tokio::test]
+async fn a_fill_that_was_cut_by_the_end_leaves_nothing() {
+    let bed = Bed::new();
+    let (bytes, gate) = (noise(5, 2 * MIB), Gate::new());
+    bed.upstream.answers("/a", [Script::ok(bytes.clone()).gate(MIB, &gate), Script::ok(bytes.clone())]);
+    let served = bed.get(&immutable("/a")).await.expect("an answer");
+    gate.reached().await;
+    drop(served);
+    assert_eq!(bed.kept(&immutable("/a")).await, 0);
+    gate.open();
+    until(|| bed.cache.fills() == 0).await;
+    let bed = bed.restart().await;
+    let left = std::fs::read_dir(bed.dir.path().join("tmp")).expect("listed").count();
+    assert_eq!(left, 0);
+}
