@@ -82,6 +82,9 @@ pub(super) struct Slot {
 
 const _: () = assert!(size_of::<Slot>() == 68);
 
+/// Stands for a slot where there is none.
+pub(super) static NO_SLOT: Slot = Slot::free();
+
 impl Slot {
     pub(super) const fn free() -> Slot {
         Slot {

@@ -33,14 +33,15 @@ pub(super) enum Home {
 
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
-struct Bucket {
+pub(super) struct Bucket {
     /// Twelve tags (0: free), the number of entries that found this bucket full, and a filter of which those were: a
     /// bit of 24 for each, so that what is absent is mostly known to be so from one line.
     head: [u8; 16],
     ids: [u32; WAYS],
 }
 
-const EMPTY: Bucket = Bucket { head: [0; 16], ids: [0; WAYS] };
+pub(super) static EMPTY: Bucket = NEW;
+const NEW: Bucket = Bucket { head: [0; 16], ids: [0; WAYS] };
 
 /// A shard of an index from hashes to slot ids. The caller compares the slots: a tag proves nothing.
 pub(super) struct Tags {
@@ -84,23 +85,9 @@ impl Tags {
         (((hash >> 32) * self.buckets() as u64) >> 32) as usize
     }
 
-    /// Reads from the line that `first` will need and nothing else: in a short loop over many hashes the processor
-    /// fetches the lines side by side. What it returns means nothing.
-    pub(super) fn fetch(&self, hash: u64) -> u8 {
-        if self.pages.is_empty() { 0 } else { self.bucket(self.home(hash)).head[0] }
-    }
-
-    /// What the home bucket alone says.
-    pub(super) fn first(&self, hash: u64) -> Home {
-        if self.pages.is_empty() {
-            return Home::Nothing;
-        }
-        let bucket = self.bucket(self.home(hash));
-        let found = bucket.matches(tag(hash));
-        if found != 0 {
-            return Home::Maybe(bucket.ids[way(found)]);
-        }
-        if bucket.may_have_spilled(hash) { Home::Elsewhere } else { Home::Nothing }
+    /// The bucket where everything under `hash` is, or has spilled from. Does not read it.
+    pub(super) fn home_of(&self, hash: u64) -> &Bucket {
+        if self.pages.is_empty() { &EMPTY } else { self.bucket(self.home(hash)) }
     }
 
     /// The id under `hash` that `same` accepts.
@@ -190,12 +177,12 @@ impl Tags {
     pub(super) fn grow(&mut self, hash_of: impl Fn(u32) -> u64) {
         let (buckets, pages) = (self.buckets(), self.pages_after(self.pages.len()));
         while self.pages.len() < pages {
-            self.pages.push(Box::new([EMPTY; PAGE_BUCKETS]));
+            self.pages.push(Box::new([NEW; PAGE_BUCKETS]));
         }
         self.len = 0;
         let mut strays = Vec::new();
         for at in (0..buckets).rev() {
-            let bucket = std::mem::replace(self.bucket_mut(at), EMPTY);
+            let bucket = std::mem::replace(self.bucket_mut(at), NEW);
             // Twelve reads that do not wait for each other.
             let hashes: [u64; WAYS] =
                 std::array::from_fn(|way| if bucket.head[way] == 0 { 0 } else { hash_of(bucket.ids[way]) });
@@ -244,6 +231,21 @@ impl Tags {
 }
 
 impl Bucket {
+    /// Reads from the line and nothing else: in a short loop over many buckets the processor fetches their lines side by
+    /// side. What it returns means nothing.
+    pub(super) fn fetch(&self) -> u8 {
+        self.head[0]
+    }
+
+    /// What this bucket alone says of a hash whose home it is.
+    pub(super) fn first(&self, hash: u64) -> Home {
+        let found = self.matches(tag(hash));
+        if found != 0 {
+            return Home::Maybe(self.ids[way(found)]);
+        }
+        if self.may_have_spilled(hash) { Home::Elsewhere } else { Home::Nothing }
+    }
+
     fn may_have_spilled(&self, hash: u64) -> bool {
         let (byte, bit) = spill_bit(hash);
         self.head[byte] & bit != 0
@@ -303,7 +305,7 @@ mod tests {
         assert_eq!(tags.len(), 50_000);
         for id in 0..50_000 {
             assert_eq!(tags.find(hash(id), |found| found == id), Some(id));
-            assert_ne!(tags.first(hash(id)), Home::Nothing);
+            assert_ne!(tags.home_of(hash(id)).first(hash(id)), Home::Nothing);
         }
         assert_eq!(tags.find(hash(60_000), |found| found == 60_000), None);
     }
@@ -316,7 +318,7 @@ mod tests {
             assert!(!tags.remove(hash(id), id));
         }
         assert_eq!(tags.len(), 0);
-        let nothing = (0..10_000).filter(|id| tags.first(hash(*id)) == Home::Nothing).count();
+        let nothing = (0..10_000).filter(|id| tags.home_of(hash(*id)).first(hash(*id)) == Home::Nothing).count();
         assert!(nothing > 9_900, "spill counts went back: {nothing}");
     }
 
