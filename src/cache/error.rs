@@ -60,7 +60,7 @@ impl CacheError {
             | CacheError::TooLarge { .. }
             | CacheError::Mismatch { .. }
             | CacheError::Unconfirmed { .. } => Blame::Upstream,
-            CacheError::Unlisted(_) => Blame::Request,
+            CacheError::Unlisted(_) | CacheError::Upstream(UpstreamError::SourceBroke { .. }) => Blame::Request,
             CacheError::Store(_) | CacheError::Index(_) | CacheError::Abandoned => Blame::Ours,
         }
     }
