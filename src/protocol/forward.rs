@@ -69,7 +69,14 @@ impl Front {
             return self.host_must_wait(&host, at);
         }
         let answer = match visit.method {
-            Method::GET | Method::HEAD if body.is_end_stream() => self.generic_safe(&visit, &url).await,
+            Method::GET | Method::HEAD if body.is_end_stream() => {
+                hop::strip_claims(&mut visit.headers);
+                self.generic_safe(&visit, &url).await
+            }
+            // Its answer repeats the request, with the operator's credential for that origin.
+            Method::TRACE => {
+                return self.made(StatusCode::METHOD_NOT_ALLOWED, Reason::Method, "TRACE is not passed on\n");
+            }
             _ => self.generic_unsafe(&visit, body, &url).await,
         };
         answer.unwrap_or_else(|error| self.failed(&error, at))

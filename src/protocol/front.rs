@@ -20,6 +20,7 @@ use super::gate::{Caller, Denied, Door, Gate, NO_LABEL, Right};
 use super::hosts::{Hosts, Nearness};
 use super::observe::{Observation, Observers};
 use super::package::Upstreams;
+use super::page;
 use super::reply::{self, ReplyBody};
 use super::{Mount, Peer};
 use crate::cache::Cache;
@@ -149,7 +150,7 @@ impl Front {
 
     async fn admit_and_dispatch(
         &self,
-        request: Request<Incoming>,
+        mut request: Request<Incoming>,
         peer: &Arc<Peer>,
         form: Form,
     ) -> (Answered, Option<Arc<str>>) {
@@ -158,13 +159,18 @@ impl Front {
             return (self.made(StatusCode::MISDIRECTED_REQUEST, Reason::Denied, why), None);
         }
         let in_proxy_form = matches!(form, Form::Connect | Form::Forward);
+        // Before anything is judged by its path.
+        let named = if let Form::Ours = form { take_path_label(request.uri_mut()) } else { None };
+        if let Some(why) = self.unwelcome(&request, &form) {
+            return (self.made(why.0, Reason::Denied, why.1), None);
+        }
         let needs = needed_right(&request, &form);
-        let caller = match self.gate.admit(request.headers(), &peer.addr, needs) {
+        let door = if in_proxy_form { Door::Proxy } else { Door::Origin };
+        let caller = match self.gate.admit(request.headers(), &peer.addr, needs, door) {
             Ok(caller) => caller,
-            Err(denied) => return (self.denied(denied, in_proxy_form), None),
+            Err(denied) => return (self.denied(denied, door), None),
         };
-        let (mut parts, body) = request.into_parts();
-        let named = if let Form::Ours = form { take_path_label(&mut parts.uri) } else { None };
+        let (parts, body) = request.into_parts();
         let label = build_label(&caller).or(named).or_else(|| agent_label(&parts.headers));
         let mut headers = parts.headers;
         caller.strip.apply(&mut headers);
@@ -176,6 +182,19 @@ impl Front {
             Form::Misdirected => unreachable!("answered above"),
         };
         (answered, label)
+    }
+
+    /// What nobody is answered, whatever right it has.
+    fn unwelcome(&self, request: &Request<Incoming>, form: &Form) -> Option<(StatusCode, &'static str)> {
+        if request.headers().contains_key(header::VIA) && self.control.is_looping(request.headers()) {
+            return Some((StatusCode::LOOP_DETECTED, "this request has been here before\n"));
+        }
+        let from_a_page = match form {
+            Form::Ours if is_command(request) => page::is_any(request.headers()),
+            Form::Ours => page::is_foreign(request),
+            Form::Forward | Form::Connect | Form::Misdirected => false,
+        };
+        from_a_page.then_some((StatusCode::FORBIDDEN, "web pages are not answered here\n"))
     }
 
     fn form(&self, request: &Request<Incoming>, peer: &Peer) -> Form {
@@ -211,14 +230,16 @@ impl Front {
     async fn mounted(&self, visit: Visit<'_>, body: Incoming) -> Answered {
         let path = visit.uri.path().to_owned();
         let (mount, rest) = split_mount(&path);
-        match mount {
+        let mut answered = match mount {
+            "healthz" | "readyz" | "metrics" | "api" | "" => return self.api(visit, body, &path).await,
             "http" | "https" => self.mirror(visit, body, mount, rest).await,
-            "healthz" | "readyz" | "metrics" | "api" | "" => self.api(visit, body, &path).await,
             name => match self.upstreams.load().position(name) {
                 Some(at) => self.package(visit, at, name, rest).await,
                 None => self.made(StatusCode::NOT_FOUND, Reason::Denied, "no such mount; GET / lists them\n"),
             },
-        }
+        };
+        page::sandbox(&mut answered.response);
+        answered
     }
 
     /// The address under which the client reaches us, without a slash at the end.
@@ -244,9 +265,9 @@ impl Front {
         Answered::made(reply::text(status, outcome, why), outcome, self.api_label())
     }
 
-    fn denied(&self, denied: Denied, in_proxy_form: bool) -> Answered {
+    fn denied(&self, denied: Denied, door: Door) -> Answered {
         let outcome = Outcome::Bypass(Reason::Denied);
-        let (status, challenge) = denied.answer(if in_proxy_form { Door::Proxy } else { Door::Origin });
+        let (status, challenge) = denied.answer(door);
         let status = StatusCode::from_u16(status).unwrap_or(StatusCode::FORBIDDEN);
         let mut response = reply::text(status, outcome, format!("{denied}\n"));
         if let Some((name, value)) = challenge {
@@ -273,15 +294,30 @@ pub(super) fn add_retry_after(response: &mut Response<ReplyBody>, retry_after: O
     }
 }
 
-/// Reads and fills need `read`; what changes upstream or us needs more.
+/// Reads and fills need `read`; what changes upstream or us needs more. Of the API, readers see what this lists.
 fn needed_right(request: &Request<Incoming>, form: &Form) -> Right {
     let path = request.uri().path();
-    let is_safe = matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
     match form {
-        Form::Ours if path.starts_with("/api/") && !is_safe => Right::Admin,
-        Form::Ours if path.starts_with("/api/v1/upstreams") || path.starts_with("/api/v1/builds") => Right::Admin,
+        Form::Ours if is_command(request) => Right::Admin,
+        Form::Ours if is_api(path) => {
+            let open = matches!(path, "/api/v1/health" | "/api/v1/stats") || path.starts_with("/api/v1/blobs/");
+            if open { Right::Read } else { Right::Admin }
+        }
+        Form::Ours | Form::Forward if !is_safe(request.method()) => Right::Write,
         Form::Ours | Form::Forward | Form::Connect | Form::Misdirected => Right::Read,
     }
+}
+
+fn is_command(request: &Request<Incoming>) -> bool {
+    is_api(request.uri().path()) && !is_safe(request.method())
+}
+
+fn is_api(path: &str) -> bool {
+    split_mount(path).0 == "api"
+}
+
+fn is_safe(method: &Method) -> bool {
+    matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS)
 }
 
 /// Takes a build label out of a path, for clients that can carry it nowhere else: `/~LABEL/go/...`.
