@@ -54,6 +54,8 @@ pub enum Nearness {
 
 impl Hosts {
     const PENDING_MAX: usize = 1000;
+    /// The longest name that there can be, with a port.
+    const HOST_MAX_BYTES: usize = 253 + ":65535".len();
 
     pub fn new(settings: &Settings, allowed: impl IntoIterator<Item = String>) -> Hosts {
         let state = State {
@@ -78,7 +80,7 @@ impl Hosts {
             if public || state.listed.contains(host) || state.allowed.contains(host) || state.adopted.contains(host) {
                 return true;
             }
-            if state.learn == Learn::Listed {
+            if state.learn == Learn::Listed || host.len() > Hosts::HOST_MAX_BYTES {
                 return false;
             }
         }
