@@ -109,7 +109,7 @@ impl Follower {
                     continue;
                 }
                 Stage::Failed(error) => return Some(Err(error)),
-                Stage::Kept(..) | Stage::HandedOff => return Some(Err(CacheError::Abandoned)),
+                Stage::Kept(..) | Stage::HandedOff(_) => return Some(Err(CacheError::Abandoned)),
             }
             if self.stage.changed().await.is_err() {
                 return Some(Err(CacheError::Abandoned));

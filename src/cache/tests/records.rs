@@ -50,10 +50,13 @@ async fn a_line_names_the_bytes_of_a_miss_and_of_a_hit() {
 #[tokio::test]
 async fn a_line_of_a_failed_fill_names_no_older_bytes() {
     let bed = Bed::new();
-    bed.upstream.answers("/a", [Script::ok("old"), Script::ok(noise(2, 50_000)).breaks_at(20_000)]);
+    let gate = Gate::new();
+    let broken = Script::ok(noise(2, 50_000)).gate(10_000, &gate).breaks_at(20_000);
+    bed.upstream.answers("/a", [Script::ok("old"), broken]);
     bed.fetch(&document("/a")).await;
     bed.advance(61);
     let mut served = bed.get(&document("/a")).await.expect("a head");
+    gate.open();
     while let Some(Ok(_)) = chunk(&mut served).await {}
     note(&bed, &document("/a"), &served).await;
     assert_eq!(lines(&bed, 1).await[0].blake3, None);
