@@ -23,6 +23,7 @@ pub mod relay;
 pub mod scrub;
 pub mod served;
 mod source;
+mod stand_in;
 mod terms;
 #[cfg(test)]
 mod tests;
@@ -129,6 +130,7 @@ impl Inner {
         let hash = key.hash();
         let stored = self.stored(&hash).await?;
         match self.answer(&ask, key, hash, stored).await {
+            Err(CacheError::Upstream(error)) => self.stand_in(&ask, error).await,
             // What cannot be read here is still to be had there.
             Err(CacheError::Store(error)) if !only_if_cached(&ask) => {
                 tracing::error!(%error, "storage failed, passing the request on");

@@ -155,6 +155,7 @@ mod tests {
             rewrite: None,
             max_bytes: 1,
             forward: Vec::new(),
+            stand_in: None,
         };
         act(&Ask {
             lookup,

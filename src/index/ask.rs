@@ -110,15 +110,17 @@ impl Index {
         let complete = self.core.is_complete();
         let now = self.core.minutes();
         let mut known = Vec::with_capacity(sums.len());
+        let mut found = 0;
         for turn in sums.chunks(TURN) {
-            self.core.table.find_sums(realms, turn, now, &mut known);
+            found += self.core.table.find_sums(realms, turn, now, &mut known);
             if sums.len() > TURN {
                 tokio::task::yield_now().await;
             }
         }
         let complete = complete && self.core.is_complete();
         let unsure = |known: Known| known == Known::Unsure || known == Known::NotFound && !complete;
-        let asked: Vec<usize> = (0..sums.len()).filter(|at| unsure(known[*at])).collect();
+        let asked: Vec<usize> =
+            known.iter().enumerate().filter(|(_, known)| unsure(**known)).map(|(at, _)| at).collect();
         if !asked.is_empty() {
             let unknown: Vec<Checksum> = asked.iter().map(|at| sums[*at]).collect();
             let present = self.present_in_sql(realms, &unknown).await?;
@@ -126,8 +128,10 @@ impl Index {
                 known[at] = if present { Known::Present } else { Known::NotFound };
             }
         }
-        let missing = sums.iter().zip(known).filter(|(_, known)| *known != Known::Present);
-        Ok(missing.map(|(sum, _)| *sum).collect())
+        // Room at once: a list of megabytes that grows step by step is copied as often.
+        let mut missing = Vec::with_capacity(sums.len() - found);
+        missing.extend(sums.iter().zip(known).filter(|(_, known)| *known != Known::Present).map(|(sum, _)| *sum));
+        Ok(missing)
     }
 
     async fn present_in_sql(&self, realms: &[Realm], sums: &[Checksum]) -> Result<Vec<bool>, IndexError> {

@@ -80,7 +80,7 @@ impl Default for Settings {
         Settings {
             table_max_bytes: 1 << 30,
             entry_cache_bytes: 64 << 20,
-            queue_bytes: 64 << 20,
+            queue_bytes: 16 << 20,
             commit_rows: 1000,
             commit_delay_ms: 20,
             readers: 4,

@@ -201,6 +201,7 @@ fn lookup(path: &str, ecosystem: &'static str, freshness: Freshness) -> Lookup {
         rewrite: None,
         max_bytes: 1 << 30,
         forward: Vec::new(),
+        stand_in: None,
     }
 }
 
