@@ -109,7 +109,10 @@ async fn fill(cache: &Arc<Inner>, plan: &FillPlan, ending: &Ending) -> Result<St
         Sources::Answer(answer) => return Ok(hand_off(ending, *answer, Reason::Upstream)),
     };
     let (fetched, origin) = match body::take_up(cache, plan, &expect).await {
-        TakenUp::Goes { fetched, part } => return body::go_on(cache, plan, ending, fetched, part).await,
+        TakenUp::Goes(answer) => {
+            let (fetched, part) = *answer;
+            return body::go_on(cache, plan, ending, fetched, part).await;
+        }
         TakenUp::Anew(answer) => *answer,
         TakenUp::Nothing => match ask(cache, plan, &origins).await {
             Ok(answer) => answer,
@@ -170,7 +173,10 @@ fn judge(
     };
     // RFC 9112 §8 lets a body that only closing ends count as whole. A cache would serve it cut for ever.
     if fetched.len.is_none() && fetched.body.ends() == Ends::OnClose && expect.is_empty() {
-        return Err(refused(Reason::NoStore, "only the closing of the connection marked its end, and no sum proves it"));
+        return Err(refused(
+            Reason::NoStore,
+            "only the closing of the connection marked its end, and no sum proves it",
+        ));
     }
     Ok(vary)
 }

@@ -5,15 +5,18 @@ use crate::cache::ledger::{Line, Shown};
 use crate::model::digest::Digest;
 
 async fn note(bed: &Bed, lookup: &Lookup, served: &Served) {
-    bed.cache.note(&Arc::from("build"), Line {
-        url: lookup.key.path.clone(),
-        key: served.key.unwrap_or(lookup.key.hash()),
-        digest: served.digest,
-        outcome: served.outcome,
-        bytes: 0,
-        millis: 3,
-        at: crate::runtime::clock::Clock::now(&*bed.clock),
-    });
+    bed.cache.note(
+        &Arc::from("build"),
+        Line {
+            url: lookup.key.path.clone(),
+            key: served.key.unwrap_or(lookup.key.hash()),
+            digest: served.digest,
+            outcome: served.outcome,
+            bytes: 0,
+            millis: 3,
+            at: crate::runtime::clock::Clock::now(&*bed.clock),
+        },
+    );
 }
 
 async fn lines(bed: &Bed, count: usize) -> Vec<Shown> {
