@@ -309,7 +309,7 @@ impl Inner {
         match stage {
             Stage::Asking | Stage::Failed(CacheError::Abandoned) => Err(CacheError::Abandoned),
             Stage::Failed(error) => Err(error),
-            Stage::HandedOff => self.take_off(ask, &seat).await,
+            Stage::HandedOff(reason) => self.take_off(ask, &seat, reason).await,
             Stage::Kept(entry, kept) if fits(ask, &entry) => match self.from_store(ask, &entry, Some(kept)).await? {
                 Some(served) => Ok(served),
                 // The body went meanwhile.
@@ -367,11 +367,11 @@ impl Inner {
     }
 
     /// The first asker takes an answer that cannot be shared; the others make an exchange of their own.
-    async fn take_off(self: &Arc<Inner>, ask: &Ask<'_>, seat: &Seat) -> Result<Served, CacheError> {
+    async fn take_off(self: &Arc<Inner>, ask: &Ask<'_>, seat: &Seat, why: Reason) -> Result<Served, CacheError> {
         let handoff = seat.flight.handoff.lock().take();
         match handoff {
             Some(served) => Ok(judged(ask, served)),
-            None => self.relay(ask, Reason::NoStore).await,
+            None => self.relay(ask, why).await,
         }
     }
 

@@ -10,7 +10,7 @@ use parking_lot::{Mutex, RwLock};
 use quick_cache::sync::Cache;
 use tokio::sync::watch;
 
-use super::core::{PROMISED, Core, Gauges, Late, Order, Places, Unseated};
+use super::core::{Core, Gauges, Late, Order, PROMISED, Places, Unseated};
 use super::error::IndexError;
 use super::load::{self, Snapshot};
 use super::lock::{DirectoryLock, cannot};

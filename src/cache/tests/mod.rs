@@ -116,6 +116,11 @@ impl Bed {
         (outcome, status, served.into_bytes(u64::MAX).await.expect("a whole body"))
     }
 
+    /// What came, and how it ended: a fill may fail before its head is passed on.
+    pub async fn attempt(&self, lookup: &Lookup) -> (Vec<u8>, Option<CacheError>) {
+        Client::default().attempt(self, lookup).await
+    }
+
     pub fn advance(&self, secs: u64) {
         self.clock.advance(Duration::from_secs(secs));
     }
@@ -148,6 +153,13 @@ impl Client {
 
     pub async fn get(&self, bed: &Bed, lookup: &Lookup) -> Result<Served, CacheError> {
         self.ask(&bed.cache, lookup).await
+    }
+
+    pub async fn attempt(&self, bed: &Bed, lookup: &Lookup) -> (Vec<u8>, Option<CacheError>) {
+        match self.get(bed, lookup).await {
+            Ok(served) => drain(served).await,
+            Err(error) => (Vec::new(), Some(error)),
+        }
     }
 
     pub async fn ask(&self, cache: &Cache, lookup: &Lookup) -> Result<Served, CacheError> {
