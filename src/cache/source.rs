@@ -115,7 +115,8 @@ impl Inner {
             headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
         }
         let ask = Ask {
-            lookup: document.clone(),
+            lookup: document,
+            hash: document.key.hash(),
             method: &Method::GET,
             headers: &headers,
             url: &url,
@@ -124,7 +125,7 @@ impl Inner {
             partial: Partiality::Whole,
             framing: Framing::Marked,
         };
-        let served = Box::pin(self.serve(ask)).await?;
+        let served = Box::pin(self.serve(&ask)).await?;
         if served.status == 200 {
             served.into_bytes(DOCUMENT_MAX_BYTES).await.map(Document::Body)
         } else {

@@ -9,7 +9,7 @@ use super::policy::vary;
 use super::served::{Ask, Part, Partiality, Served, ServedBody};
 use crate::model::entry::Entry;
 use crate::model::hop;
-use crate::model::key::Key;
+use crate::model::key::{Key, KeyHash};
 use crate::model::lookup::{Freshness, Lookup};
 use crate::model::range::{Asked, RangeSpec, Resolved};
 use crate::upstream::fetch::Redirects;
@@ -44,6 +44,14 @@ pub(super) fn keyed(ask: &Ask<'_>) -> Key {
         }
     }
     key
+}
+
+/// The hash of `keyed`.
+pub(super) fn hashed(ask: &Ask<'_>) -> KeyHash {
+    match (&ask.lookup.freshness, &ask.identity) {
+        (Freshness::Http, _) | (_, None) => ask.hash,
+        (Freshness::Immutable | Freshness::Revalidate { .. }, Some(_)) => keyed(ask).hash(),
+    }
 }
 
 /// What of the client's request a shared fill sends upstream.
@@ -85,7 +93,7 @@ pub(super) fn ask_head<'a>(method: &'a Method, headers: &'a HeaderMap, lookup: &
 
 /// Whether a stored answer was made for requests like this one.
 pub(super) fn fits(ask: &Ask<'_>, entry: &Entry) -> bool {
-    vary::fits(&ask_head(ask.method, ask.headers, &ask.lookup), &entry.vary)
+    vary::fits(&ask_head(ask.method, ask.headers, ask.lookup), &entry.vary)
 }
 
 pub(super) fn part_of(ask: &Ask<'_>, status: u16, headers: &HeaderMap, len: Option<u64>) -> Part {
@@ -153,7 +161,8 @@ mod tests {
             forward: Vec::new(),
         };
         act(&Ask {
-            lookup,
+            hash: lookup.key.hash(),
+            lookup: &lookup,
             method: &Method::GET,
             headers: &headers(asked),
             url: &url,
