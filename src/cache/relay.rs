@@ -46,7 +46,7 @@ impl Cache {
         let body = match exchange.body {
             None => FetchBody::Empty,
             Some(Sent { len, stream }) => {
-                let broken = |why| UpstreamError::Protocol { host: "the client".into(), why };
+                let broken = |why| UpstreamError::SourceBroke { why };
                 FetchBody::Stream { len, body: stream.map(move |chunk| chunk.map_err(broken)).boxed() }
             }
         };

@@ -150,6 +150,13 @@ impl Threads {
         Ok(())
     }
 
+    /// Waits until the loader has loaded everything and brought the directory to the current format.
+    #[cfg(test)]
+    pub(super) fn wait_for_loader(&self) {
+        let loader = self.handles.lock().pop().expect("started last");
+        loader.join().expect("it ends by itself");
+    }
+
     /// Stops loading, lets the writer commit what is queued, and waits for both.
     pub(super) fn end(&self, core: &Core) {
         core.stopping.store(true, Ordering::Release);

@@ -3,28 +3,32 @@
 //! A request is in proxy form (absolute target, or CONNECT), or it names a mount of ours under a `Host` that is ours.
 //! Anything else is answered 421: a name that we do not know must not reach a cache by way of a rebound address.
 
-use std::net::IpAddr;
+use std::future::ready;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use futures_util::future::BoxFuture;
 use http::header;
 use http::header::HeaderValue;
-use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
+use http::uri::PathAndQuery;
+use http::{Extensions, HeaderMap, Method, Request, Response, StatusCode, Uri};
+use http_body::Body;
 use hyper::body::Incoming;
 use serde::{Deserialize, Serialize};
 
 use super::gate::{Caller, Denied, Door, Gate, NO_LABEL, Right};
 use super::hosts::{Hosts, Nearness};
 use super::observe::{Observation, Observers};
-use super::package::Upstreams;
+use super::package::{Routed, Upstreams};
 use super::reply::{self, ReplyBody};
-use super::{Mount, Peer};
+use super::target::{Target, Targets};
+use super::{Answering, Mount, Peer};
 use crate::cache::Cache;
 use crate::cache::served::{Framing, Served};
 use crate::model::digest::Digest;
+use crate::model::hop;
 use crate::model::key::KeyHash;
 use crate::model::outcome::{Outcome, Reason};
 use crate::protocol::gate::label_of;
@@ -53,6 +57,7 @@ pub struct Front {
     /// What clients see as our address, where the operator says so.
     pub public_url: Option<String>,
     pub control: Arc<dyn super::api::Control>,
+    pub targets: Targets,
 }
 
 /// A request that passed the gate.
@@ -63,6 +68,7 @@ pub(super) struct Visit<'a> {
     pub uri: Uri,
     pub headers: HeaderMap,
     pub version: http::Version,
+    pub extensions: Extensions,
 }
 
 impl Visit<'_> {
@@ -117,23 +123,59 @@ enum Form {
     Misdirected,
 }
 
+/// Where a request goes once it was let in.
+enum Way {
+    Connect,
+    /// An address that the client named. None: it is none that can be fetched.
+    Address(Option<Arc<Target>>),
+    Package(Routed),
+    Api,
+    Nowhere,
+}
+
+/// What is noted of a request when it comes, for when it is answered.
+struct Noted {
+    started: Duration,
+    peer: SocketAddr,
+    label: Option<Arc<str>>,
+    method: Method,
+    uri: Uri,
+}
+
 impl Mount for Front {
-    fn serve<'a>(&'a self, request: Request<Incoming>, peer: &'a Arc<Peer>) -> BoxFuture<'a, Response<ReplyBody>> {
-        Box::pin(self.answer(request, peer))
+    fn serve<'a>(&'a self, request: Request<Incoming>, peer: &'a Arc<Peer>) -> Answering<'a> {
+        let mut noted = Noted {
+            started: self.observers.clock.elapsed(),
+            peer: peer.addr,
+            label: None,
+            method: request.method().clone(),
+            uri: request.uri().clone(),
+        };
+        let form = self.form(&request, peer);
+        let (mut visit, body) = match self.admit(request, peer, &form, &mut noted.label) {
+            Ok(admitted) => admitted,
+            Err(refused) => return Answering::Left(ready(self.observed(noted, *refused))),
+        };
+        let way = self.way(&form, &mut visit);
+        if body.is_end_stream()
+            && let Some(answered) = self.at_once(&visit, &way)
+        {
+            return Answering::Left(ready(self.observed(noted, answered)));
+        }
+        Answering::Right(Box::pin(async move {
+            let answered = self.go(visit, body, way).await;
+            self.observed(noted, answered)
+        }))
     }
 }
 
 impl Front {
-    async fn answer(&self, request: Request<Incoming>, peer: &Arc<Peer>) -> Response<ReplyBody> {
-        let started = self.observers.clock.elapsed();
-        let form = self.form(&request, peer);
-        let method = request.method().clone();
-        let uri = request.uri().clone();
-        let (answered, label) = self.admit_and_dispatch(request, peer, form).await;
+    fn observed(&self, noted: Noted, answered: Answered) -> Response<ReplyBody> {
+        let Noted { started, peer, label, method, uri } = noted;
         let observation = Observation {
             observers: self.observers.clone(),
             started,
-            peer: peer.addr,
+            peer,
             label,
             method,
             uri,
@@ -147,35 +189,72 @@ impl Front {
         answered.response.map(|body| body.observed(Box::new(observation)))
     }
 
-    async fn admit_and_dispatch(
+    /// Lets a request in, or says why not. `label` becomes the build that it names.
+    fn admit<'a>(
         &self,
         request: Request<Incoming>,
-        peer: &Arc<Peer>,
-        form: Form,
-    ) -> (Answered, Option<Arc<str>>) {
+        peer: &'a Peer,
+        form: &Form,
+        label: &mut Option<Arc<str>>,
+    ) -> Result<(Visit<'a>, Incoming), Box<Answered>> {
         if let Form::Misdirected = form {
             let why = "this name is not larder's; add it to server.names if it should be\n";
-            return (self.made(StatusCode::MISDIRECTED_REQUEST, Reason::Denied, why), None);
+            return Err(Box::new(self.made(StatusCode::MISDIRECTED_REQUEST, Reason::Denied, why)));
         }
         let in_proxy_form = matches!(form, Form::Connect | Form::Forward);
-        let needs = needed_right(&request, &form);
-        let caller = match self.gate.admit(request.headers(), &peer.addr, needs) {
-            Ok(caller) => caller,
-            Err(denied) => return (self.denied(denied, in_proxy_form), None),
-        };
+        let needs = needed_right(&request, form);
+        let caller = self.gate.admit(request.headers(), &peer.addr, needs);
+        let caller = caller.map_err(|denied| Box::new(self.denied(denied, in_proxy_form)))?;
         let (mut parts, body) = request.into_parts();
         let named = if let Form::Ours = form { take_path_label(&mut parts.uri) } else { None };
-        let label = build_label(&caller).or(named).or_else(|| agent_label(&parts.headers));
-        let mut headers = parts.headers;
-        caller.strip.apply(&mut headers);
-        let visit = Visit { peer, caller, method: parts.method, uri: parts.uri, headers, version: parts.version };
-        let answered = match form {
-            Form::Connect => self.connect(visit, parts.extensions).await,
-            Form::Forward => self.forward(visit, body).await,
-            Form::Ours => self.mounted(visit, body).await,
-            Form::Misdirected => unreachable!("answered above"),
+        *label = build_label(&caller).or(named).or_else(|| agent_label(&parts.headers));
+        caller.strip.apply(&mut parts.headers);
+        let http::request::Parts { method, uri, version, headers, extensions, .. } = parts;
+        Ok((Visit { peer, caller, method, uri, headers, version, extensions }, body))
+    }
+
+    fn way(&self, form: &Form, visit: &mut Visit<'_>) -> Way {
+        let way = match form {
+            Form::Connect => return Way::Connect,
+            Form::Forward => Way::Address(self.targets.absolute(&visit.uri.to_string(), &self.hosts)),
+            Form::Ours | Form::Misdirected => {
+                let (mount, rest) = split_mount(visit.uri.path());
+                match mount {
+                    "http" | "https" => {
+                        let raw = visit.uri.path_and_query().map_or("", PathAndQuery::as_str);
+                        Way::Address(self.targets.mirrored(raw, &self.hosts))
+                    }
+                    "healthz" | "readyz" | "metrics" | "api" | "" => return Way::Api,
+                    name => match self.upstreams.load().position(name) {
+                        Some(at) => return Way::Package(self.routed(visit, at, name, rest)),
+                        None => return Way::Nowhere,
+                    },
+                }
+            }
         };
-        (answered, label)
+        // Before anything is looked up: a field that stays here must not tell variants apart.
+        hop::strip(&mut visit.headers);
+        way
+    }
+
+    /// What is here and may be given.
+    fn at_once(&self, visit: &Visit<'_>, way: &Way) -> Option<Answered> {
+        match way {
+            Way::Address(target) => self.generic_at_once(visit, target.as_ref()?),
+            Way::Package(routed) => self.package_at_once(visit, routed),
+            Way::Connect | Way::Api | Way::Nowhere => None,
+        }
+    }
+
+    async fn go(&self, visit: Visit<'_>, body: Incoming, way: Way) -> Answered {
+        match way {
+            Way::Connect => self.connect(visit).await,
+            Way::Address(Some(target)) => self.generic(visit, body, &target).await,
+            Way::Address(None) => self.unusable(),
+            Way::Package(routed) => self.package(visit, routed).await,
+            Way::Api => self.api(visit, body).await,
+            Way::Nowhere => self.made(StatusCode::NOT_FOUND, Reason::Denied, "no such mount; GET / lists them\n"),
+        }
     }
 
     fn form(&self, request: &Request<Incoming>, peer: &Peer) -> Form {
@@ -205,20 +284,6 @@ impl Front {
         }
         let literal = host.trim_start_matches('[').trim_end_matches(']');
         literal.parse::<IpAddr>().is_ok() || self.names.iter().any(|name| name.eq_ignore_ascii_case(host))
-    }
-
-    /// Mounts by first path segment.
-    async fn mounted(&self, visit: Visit<'_>, body: Incoming) -> Answered {
-        let path = visit.uri.path().to_owned();
-        let (mount, rest) = split_mount(&path);
-        match mount {
-            "http" | "https" => self.mirror(visit, body, mount, rest).await,
-            "healthz" | "readyz" | "metrics" | "api" | "" => self.api(visit, body, &path).await,
-            name => match self.upstreams.load().position(name) {
-                Some(at) => self.package(visit, at, name, rest).await,
-                None => self.made(StatusCode::NOT_FOUND, Reason::Denied, "no such mount; GET / lists them\n"),
-            },
-        }
     }
 
     /// The address under which the client reaches us, without a slash at the end.

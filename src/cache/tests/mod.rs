@@ -165,7 +165,8 @@ impl Client {
     pub async fn ask(&self, cache: &Cache, lookup: &Lookup) -> Result<Served, CacheError> {
         let url = url("/asked");
         let ask = Ask {
-            lookup: lookup.clone(),
+            lookup,
+            hash: lookup.key.hash(),
             method: &Method::GET,
             headers: &self.headers,
             url: &url,
@@ -174,7 +175,7 @@ impl Client {
             partial: Partiality::Allowed,
             framing: if self.closing { Framing::Closing } else { Framing::Marked },
         };
-        cache.serve(ask).await
+        cache.serve(&ask).await
     }
 }
 
