@@ -42,9 +42,19 @@ impl Cache {
             let after: Option<Digest> = after?;
             progress.bad.clear();
             progress.unreadable.clear();
+            if after.is_none()
+                && let Err(error) = inner.index.flush().await
+            {
+                // What is not committed yet would be counted and never seen.
+                return Some((Err(error.into()), (inner, None, progress)));
+            }
             match inner.verify_batch(after, &mut progress).await {
                 Ok(Some(last)) => Some((Ok(progress.clone()), (inner, Some(Some(last)), progress))),
-                Ok(None) => Some((Ok(progress.clone()), (inner, None, progress))),
+                Ok(None) => {
+                    // Some may have been evicted since they were counted.
+                    progress.of = progress.done;
+                    Some((Ok(progress.clone()), (inner, None, progress)))
+                }
                 Err(error) => Some((Err(error), (inner, None, progress))),
             }
         })

@@ -74,6 +74,19 @@ async fn verify_sets_bad_blobs_aside_and_the_next_ask_heals_them() {
 }
 
 #[tokio::test]
+async fn verify_sees_what_was_stored_a_moment_ago_and_ends_at_its_count() {
+    let bed = Bed::new();
+    for (at, len) in [100, 5_000, 200_000, 3 * MIB].into_iter().enumerate() {
+        bed.upstream.answers("/a", [Script::ok(noise(at as u64, len))]);
+        bed.fetch(&immutable("/a")).await;
+        bed.upstream.answers(&format!("/{at}"), [Script::ok(noise(at as u64, len))]);
+        bed.fetch(&immutable(&format!("/{at}"))).await;
+    }
+    let found = bed.verify().await;
+    assert_eq!((found.done, found.of, found.bad.len()), (4, 4, 0));
+}
+
+#[tokio::test]
 async fn a_flipped_bit_is_never_served_and_heals_at_the_next_ask() {
     for len in [1000, 100_000, 3 * MIB] {
         let bed = Bed::new();
