@@ -135,16 +135,18 @@ async fn fill(dir: &Path, blobs: u32) {
 async fn open(dir: &Path, bar: &mut Bar) -> Index {
     let clock = SystemClock::new();
     let before = resident();
-    let start = clock.elapsed();
+    let (start, worked) = (clock.elapsed(), cpu(ClockId::ProcessCPUTime));
     let index = Index::open(dir, &settings(), clock.clone(), Box::new(|_, _, _| {})).expect("opens");
     let opened = clock.elapsed() - start;
     let found = index.find_place(&digest(7)).await.expect("answers");
     let served = clock.elapsed() - start;
     index.loaded().await;
     let loaded = clock.elapsed() - start;
+    let worked = cpu(ClockId::ProcessCPUTime) - worked;
     let counts = index.counts();
     println!(
-        "open: ready in {opened:.1?}, first answer after {served:.1?}, {} blobs and {} keys loaded after {loaded:.1?}",
+        "open: ready in {opened:.1?}, first answer after {served:.1?}, {} blobs and {} keys loaded after {loaded:.1?}, \
+         {worked:.1?} of CPU",
         counts.blobs, counts.keys
     );
     let each = resident().saturating_sub(before) as f64 / counts.blobs as f64;

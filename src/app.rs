@@ -32,6 +32,7 @@ use crate::protocol::gate::{Gate, GateError};
 use crate::protocol::hosts::Hosts;
 use crate::protocol::observe::Observers;
 use crate::protocol::package::Upstreams;
+use crate::protocol::target::Targets;
 use crate::runtime::clock::{Clock, SystemClock};
 use crate::runtime::tasks::Tasks;
 use crate::server::front::{Doors, Server};
@@ -282,6 +283,7 @@ impl RunningParts {
             names: own_names(&config),
             public_url: config.public.url.clone(),
             control: Arc::new(ProcessControl::new(self.clone())),
+            targets: Targets::default(),
         });
         *self.front.lock() = Some(root.clone());
         let doors = Doors { inherited, certificates: self.certificates.clone() };

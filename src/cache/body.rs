@@ -26,6 +26,9 @@ use crate::upstream::resume;
 /// Bodies up to this size are filled to the end though nobody waits.
 pub(super) const FINISH_ALONE_BYTES: u64 = 64 << 20;
 
+/// A fill of unknown length looks after its room so often.
+const LOOK_BYTES: u64 = 4 << 20;
+
 /// An answer that is about to be stored.
 pub(super) struct Beginning {
     pub fetched: Fetched,
@@ -44,7 +47,7 @@ pub(super) enum TakenUp {
     /// It has changed upstream: this is the whole.
     Anew(Box<(Fetched, Origin)>),
     /// The rest of it comes.
-    Goes { fetched: Fetched, part: Box<Part> },
+    Goes(Box<(Fetched, Part)>),
 }
 
 struct Body {
@@ -91,9 +94,9 @@ pub(super) async fn go_on(
     plan: &FillPlan,
     ending: &Ending,
     fetched: Fetched,
-    part: Box<Part>,
+    part: Part,
 ) -> Result<Stage, CacheError> {
-    let Part { writer, resume, expect, draft, len, spent, .. } = *part;
+    let Part { writer, resume, expect, draft, len, spent, .. } = part;
     let started = fetched.requested_at;
     let partial = writer.partial();
     tracing::debug!(key = %plan.key, at = partial.written(), "taking up a parked part");
@@ -118,11 +121,13 @@ pub(super) async fn take_up(cache: &Arc<Inner>, plan: &FillPlan, expect: &[Check
         cache.parked.park(plan.id.clone(), part, cache.clock.elapsed()).drop_on_a_pool();
         return TakenUp::Nothing;
     };
-    let accepted = part.resume.plan.as_ref().map(|resume| {
-        resume.accept(fetched.status, &fetched.headers, fetched.len, part.written())
-    });
+    let accepted = part
+        .resume
+        .plan
+        .as_ref()
+        .map(|resume| resume.accept(fetched.status, &fetched.headers, fetched.len, part.written()));
     if let Some(Ok(_)) = accepted {
-        return TakenUp::Goes { fetched, part: Box::new(part) };
+        return TakenUp::Goes(Box::new((fetched, part)));
     }
     GivenUp::of(part).drop_on_a_pool();
     if fetched.status == http::StatusCode::OK { TakenUp::Anew(Box::new((fetched, origin))) } else { TakenUp::Nothing }
@@ -139,12 +144,18 @@ async fn store(cache: &Arc<Inner>, plan: &FillPlan, ending: &Ending, mut body: B
     // One fill, one head.
     let _ = ending.flight.head.set(head);
     let mut written = body.partial.written();
+    let mut look_at = written;
     ending.publish(Stage::Streaming { written });
     while let Some(chunk) = body.from.chunk().await {
         let chunk = chunk.map_err(CacheError::Upstream)?;
         written += chunk.len() as u64;
         if written > plan.lookup.max_bytes {
             return Err(CacheError::TooLarge { limit: plan.lookup.max_bytes });
+        }
+        if body.len.is_none() && written >= look_at {
+            // Nobody could promise room for it. A body that cannot be taken up again must not run out of it.
+            cache.make_room(plan.class(), 2 * LOOK_BYTES).await;
+            look_at = written + LOOK_BYTES;
         }
         if let Err(error) = body.writer.write(chunk).await {
             let stored = body.partial.written();
@@ -155,7 +166,7 @@ async fn store(cache: &Arc<Inner>, plan: &FillPlan, ending: &Ending, mut body: B
         ending.publish(Stage::Streaming { written: body.partial.written() });
         if is_forsaken(&ending.flight, body.len, written) && cache.flights.forsake(&plan.id, &ending.flight) {
             tracing::debug!(key = %plan.key, written, "nobody waits for this fill any more");
-            park(cache, plan, &ending.flight, body);
+            park(cache, plan, &ending.flight, body).await;
             return Err(CacheError::Abandoned);
         }
     }
@@ -191,12 +202,7 @@ async fn finish(cache: &Arc<Inner>, plan: &FillPlan, body: Body) -> Result<Stage
 }
 
 /// Places before keys: the blob's place and the entry go to the index in one record.
-async fn record(
-    cache: &Arc<Inner>,
-    plan: &FillPlan,
-    entry: &Arc<Entry>,
-    sealed: SealedBlob,
-) -> Result<(), CacheError> {
+async fn record(cache: &Arc<Inner>, plan: &FillPlan, entry: &Arc<Entry>, sealed: SealedBlob) -> Result<(), CacheError> {
     if let Some(bytes) = sealed.small {
         cache.store.remember(&sealed.digest, bytes);
     }
@@ -217,7 +223,9 @@ async fn record(
     Ok(())
 }
 
-fn park(cache: &Inner, plan: &FillPlan, flight: &Flight, body: Body) {
+async fn park(cache: &Inner, plan: &FillPlan, flight: &Flight, mut body: Body) {
+    // A piece in flight would hold its room beyond the part.
+    let rests = body.writer.rest().await.is_ok();
     let now = cache.clock.now();
     let part = Part {
         writer: body.writer,
@@ -228,7 +236,7 @@ fn park(cache: &Inner, plan: &FillPlan, flight: &Flight, body: Body) {
         len: body.len,
         spent: body.spent + now.since(body.started),
     };
-    let parked = if body.is_shared && !flight.is_doubtful() {
+    let parked = if rests && body.is_shared && !flight.is_doubtful() {
         cache.parked.park(plan.id.clone(), part, cache.clock.elapsed())
     } else {
         GivenUp::of(part)

@@ -13,7 +13,7 @@ use super::error::CacheError;
 use super::served::Served;
 use crate::model::entry::Entry;
 use crate::model::key::KeyHash;
-use crate::model::outcome::Outcome;
+use crate::model::outcome::{Outcome, Reason};
 use crate::store::Partial;
 
 /// What may share a fill: the same key, asked under the same credential.
@@ -76,7 +76,7 @@ pub(super) enum Stage {
     /// What was stored before may be used.
     Kept(Arc<Entry>, Outcome),
     /// Not to be shared: the answer waits in `handoff` for the first who takes it.
-    HandedOff,
+    HandedOff(Reason),
     Failed(CacheError),
 }
 

@@ -12,7 +12,7 @@ use http::Method;
 use http::header::{self, HeaderMap};
 
 use super::policy::ask::AskHead;
-use super::policy::freshness::{self, Times, age, is_absence, lifetime, made_at};
+use super::policy::freshness::{self, Lifetime, Times, age, is_absence, lifetime, made_at};
 use super::policy::rules::{Rules, Wishes};
 use super::policy::{store, validate, vary};
 use crate::model::entry::Entry;
@@ -147,7 +147,7 @@ fn serve_http(wishes: &Wishes, at: usize, entry: &Entry, now: Timestamp) -> Opti
         return None;
     }
     let spent = freshness::spent(entry, &Freshness::Http, now);
-    let lifetime = lifetime(entry, &Freshness::Http);
+    let lifetime = Lifetime::of(Times::from(entry), &rules).span;
     let young = wishes.max_age.is_none_or(|limit| spent <= limit);
     let age = spent.as_secs();
     if let Some(left) = lifetime.checked_sub(spent).filter(|left| !left.is_zero()) {

@@ -52,6 +52,7 @@ impl CacheError {
     /// Whose failure it is, as far as a client is told.
     pub fn blame(&self) -> Blame {
         match self {
+            CacheError::Unlisted(_) | CacheError::Upstream(UpstreamError::SourceBroke { .. }) => Blame::Request,
             CacheError::Upstream(UpstreamError::Silent { .. }) => Blame::UpstreamSilent,
             CacheError::Upstream(UpstreamError::Offline) | CacheError::OnlyIfCached => Blame::Offline,
             CacheError::Upstream(UpstreamError::Refused { .. }) => Blame::Policy,
@@ -60,7 +61,6 @@ impl CacheError {
             | CacheError::TooLarge { .. }
             | CacheError::Mismatch { .. }
             | CacheError::Unconfirmed { .. } => Blame::Upstream,
-            CacheError::Unlisted(_) | CacheError::Upstream(UpstreamError::SourceBroke { .. }) => Blame::Request,
             CacheError::Store(_) | CacheError::Index(_) | CacheError::Abandoned => Blame::Ours,
         }
     }

@@ -186,7 +186,13 @@ impl Inner {
             done.add(self.evict_files(class, want - done.freed_bytes, mode).await?);
         }
         if mode == Mode::Evict {
-            tracing::info!(class = class.name(), want, freed = done.freed_bytes, objects = done.freed_objects, "evicted");
+            tracing::info!(
+                class = class.name(),
+                want,
+                freed = done.freed_bytes,
+                objects = done.freed_objects,
+                "evicted"
+            );
         }
         Ok(done)
     }

@@ -106,10 +106,13 @@ pub(super) fn run(cache: Arc<Inner>, plan: FillPlan, flight: Arc<Flight>) -> imp
 async fn fill(cache: &Arc<Inner>, plan: &FillPlan, ending: &Ending) -> Result<Stage, CacheError> {
     let (origins, expect) = match cache.sources(plan).await? {
         Sources::Found { origins, expect } => (origins, expect),
-        Sources::Answer(answer) => return Ok(hand_off(ending, *answer)),
+        Sources::Answer(answer) => return Ok(hand_off(ending, *answer, Reason::Upstream)),
     };
     let (fetched, origin) = match body::take_up(cache, plan, &expect).await {
-        TakenUp::Goes { fetched, part } => return body::go_on(cache, plan, ending, fetched, part).await,
+        TakenUp::Goes(answer) => {
+            let (fetched, part) = *answer;
+            return body::go_on(cache, plan, ending, fetched, part).await;
+        }
         TakenUp::Anew(answer) => *answer,
         TakenUp::Nothing => match ask(cache, plan, &origins).await {
             Ok(answer) => answer,
@@ -144,7 +147,7 @@ async fn fill(cache: &Arc<Inner>, plan: &FillPlan, ending: &Ending) -> Result<St
         Ok(writer) => writer,
         Err(error) => {
             tracing::warn!(%error, "nothing can be stored, passing answers on");
-            return Ok(hand_off(ending, relay::served(fetched, &plan.method, Reason::Full)));
+            return Ok(hand_off(ending, relay::served(fetched, &plan.method, Reason::Full), Reason::Full));
         }
     };
     let draft = draft(plan, &fetched, vary);
@@ -170,7 +173,10 @@ fn judge(
     };
     // RFC 9112 §8 lets a body that only closing ends count as whole. A cache would serve it cut for ever.
     if fetched.len.is_none() && fetched.body.ends() == Ends::OnClose && expect.is_empty() {
-        return Err(refused(Reason::NoStore, "only the closing of the connection marked its end, and no sum proves it"));
+        return Err(refused(
+            Reason::NoStore,
+            "only the closing of the connection marked its end, and no sum proves it",
+        ));
     }
     Ok(vary)
 }
@@ -259,12 +265,12 @@ async fn usable_when_failing(cache: &Inner, plan: &FillPlan) -> Result<Option<Ar
     Ok((usable && cache.has_body(entry).await?).then(|| entry.clone()))
 }
 
-fn hand_off(ending: &Ending, served: Served) -> Stage {
+fn hand_off(ending: &Ending, served: Served, why: Reason) -> Stage {
     *ending.flight.handoff.lock() = Some(served);
-    Stage::HandedOff
+    Stage::HandedOff(why)
 }
 
 fn hand_off_solo(cache: &Inner, plan: &FillPlan, ending: &Ending, fetched: Fetched, reason: Reason) -> Stage {
     cache.flights.mark_solo(&plan.id, cache.clock.elapsed());
-    hand_off(ending, relay::served(fetched, &plan.method, reason))
+    hand_off(ending, relay::served(fetched, &plan.method, reason), reason)
 }

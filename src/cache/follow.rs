@@ -109,7 +109,7 @@ impl Follower {
                     continue;
                 }
                 Stage::Failed(error) => return Some(Err(error)),
-                Stage::Kept(..) | Stage::HandedOff => return Some(Err(CacheError::Abandoned)),
+                Stage::Kept(..) | Stage::HandedOff(_) => return Some(Err(CacheError::Abandoned)),
             }
             if self.stage.changed().await.is_err() {
                 return Some(Err(CacheError::Abandoned));
@@ -216,7 +216,8 @@ impl Follower {
 
 /// The part of a chunk, which starts at `next` in the whole, that lies in `from..end`.
 fn cut(chunk: &Bytes, next: u64, from: u64, end: u64) -> Bytes {
-    let clamp = |offset: u64| usize::try_from(offset.saturating_sub(next)).map_or(chunk.len(), |at| at.min(chunk.len()));
+    let clamp =
+        |offset: u64| usize::try_from(offset.saturating_sub(next)).map_or(chunk.len(), |at| at.min(chunk.len()));
     let (start, end) = (clamp(from), clamp(end));
     if start < end { chunk.slice(start..end) } else { Bytes::new() }
 }

@@ -23,7 +23,7 @@ impl Inner {
     ) -> Result<Served, CacheError> {
         let requested_at = self.clock.now();
         let relayed = self.relay(ask, Reason::Method).await;
-        let head = ask_head(ask.method, ask.headers, &ask.lookup);
+        let head = ask_head(ask.method, ask.headers, ask.lookup);
         let Some(at) = decide::selected(&head, stored, &ask.lookup.freshness) else { return relayed };
         let entry = &stored[at];
         let received_at = self.clock.now();

@@ -43,24 +43,27 @@ use self::park::Parked;
 use self::policy::freshness;
 use self::policy::validate;
 use self::served::{Ask, Part, Served, ServedBody, StoredBlob};
-use self::terms::{ask_head, fits, judged, keyed, only_if_cached, part_of, redirects, upstream_fields};
+use self::terms::{ask_head, fits, hashed, judged, keyed, only_if_cached, part_of, redirects, upstream_fields};
 use crate::index::{Index, Presence};
+use crate::model::digest::Digest;
 use crate::model::entry::{Candidates, Entry};
 use crate::model::key::{Key, KeyHash};
 use crate::model::lookup::Freshness;
 use crate::model::outcome::{Outcome, Reason};
-use crate::model::place::TierName;
+use crate::model::place::{Place, TierName};
 use crate::model::range::ByteRange;
 use crate::model::realm::Realm;
 use crate::runtime::clock::Clock;
 use crate::runtime::tasks::Tasks;
-use crate::store::Store;
-use crate::store::StoreError;
+use crate::store::{BlobReader, Store, StoreError};
 use crate::upstream::fetch::Fetch;
 
 /// A range that starts so far past what a fill has is relayed, when it is also small.
 const RANGE_AHEAD_BYTES: u64 = 8 << 20;
 const RANGE_SMALL_BYTES: u64 = 4 << 20;
+
+/// Where no bytes are needed, none have to be looked for.
+const NO_BODY: (ServedBody, TierName) = (ServedBody::Empty, TierName::Memory);
 
 /// The engine. Clones share everything.
 #[derive(Clone)]
@@ -107,8 +110,14 @@ impl Cache {
     ///
     /// *Errors*: upstream's, storage's and the index's kinds; `Unavailable` for `only-if-cached` with nothing usable.
     /// *Cancel*: a fill that was started goes on.
-    pub async fn serve(&self, ask: Ask<'_>) -> Result<Served, CacheError> {
+    pub async fn serve(&self, ask: &Ask<'_>) -> Result<Served, CacheError> {
         self.inner.serve(ask).await
+    }
+
+    /// Answers with what memory and the page cache have and nothing speaks against: the hot path. None: `serve` has
+    /// to be asked.
+    pub fn at_once(&self, ask: &Ask<'_>) -> Option<Served> {
+        self.inner.at_once(ask)
     }
 
     pub fn counters(&self) -> &Counters {
@@ -122,19 +131,35 @@ impl Cache {
 }
 
 impl Inner {
-    pub(crate) async fn serve(self: &Arc<Inner>, ask: Ask<'_>) -> Result<Served, CacheError> {
+    fn at_once(self: &Arc<Inner>, ask: &Ask<'_>) -> Option<Served> {
+        let Presence::Present(stored) = self.index.recall(&hashed(ask)) else { return None };
+        let head = ask_head(ask.method, ask.headers, ask.lookup);
+        let now = self.clock.now();
+        let Decision::Serve { at, age } = decide::decide(&head, &stored, &ask.lookup.freshness, now) else {
+            return None;
+        };
+        let entry = &stored[at];
+        let part = part_of(ask, entry.status, &entry.headers, Some(entry.len));
+        let (body, tier) = match wanted(ask, entry, part) {
+            Some((digest, range)) => self.open_now(digest, range)?,
+            None => NO_BODY,
+        };
+        Some(served(entry, part, body, Outcome::Hit(tier), age))
+    }
+
+    pub(crate) async fn serve(self: &Arc<Inner>, ask: &Ask<'_>) -> Result<Served, CacheError> {
         if *ask.method != Method::GET && *ask.method != Method::HEAD {
-            return self.relay(&ask, Reason::Method).await;
+            return self.relay(ask, Reason::Method).await;
         }
-        let key = keyed(&ask);
-        let hash = key.hash();
+        let key = keyed(ask);
+        let hash = hashed(ask);
         let stored = self.stored(&hash).await?;
-        match self.answer(&ask, key, hash, stored).await {
-            Err(CacheError::Upstream(error)) => self.stand_in(&ask, error).await,
+        match self.answer(ask, key, hash, stored).await {
+            Err(CacheError::Upstream(error)) => self.stand_in(ask, error).await,
             // What cannot be read here is still to be had there.
-            Err(CacheError::Store(error)) if !only_if_cached(&ask) => {
+            Err(CacheError::Store(error)) if !only_if_cached(ask) => {
                 tracing::error!(%error, "storage failed, passing the request on");
-                self.relay(&ask, Reason::Full).await
+                self.relay(ask, Reason::Full).await
             }
             answered => answered,
         }
@@ -156,7 +181,7 @@ impl Inner {
         hash: KeyHash,
         stored: Candidates,
     ) -> Result<Served, CacheError> {
-        let head = ask_head(ask.method, ask.headers, &ask.lookup);
+        let head = ask_head(ask.method, ask.headers, ask.lookup);
         let now = self.clock.now();
         match decide::decide(&head, &stored, &ask.lookup.freshness, now) {
             Decision::Serve { at, .. } => {
@@ -206,44 +231,51 @@ impl Inner {
         outcome: Option<Outcome>,
     ) -> Result<Option<Served>, CacheError> {
         let part = part_of(ask, entry.status, &entry.headers, Some(entry.len));
-        let range = match part {
-            Part::Range(range) => range,
-            Part::Whole => ByteRange::whole(entry.len),
-            Part::NotModified | Part::PreconditionFailed | Part::Unsatisfiable => ByteRange::whole(0),
-        };
-        let (body, tier) = match (&entry.body, range.is_empty() || *ask.method == Method::HEAD) {
-            (None, _) => (ServedBody::Empty, TierName::Memory),
-            (Some(_), true) => (ServedBody::Empty, TierName::Memory),
-            (Some(digest), false) => match self.open(digest, range).await? {
+        let (body, tier) = match wanted(ask, entry, part) {
+            Some((digest, range)) => match self.open(digest, range).await? {
                 Some(opened) => opened,
                 None => return Ok(None),
             },
+            None => NO_BODY,
         };
-        Ok(Some(Served {
-            status: entry.status,
-            headers: entry.headers.clone(),
-            len: Some(entry.len),
-            part,
-            body,
-            outcome: outcome.unwrap_or(Outcome::Hit(tier)),
-            age: Some(freshness::age(entry, self.clock.now())),
-            key: Some(entry.hash),
-            digest: entry.body,
-            fetch_ms: entry.fetch_ms,
-        }))
+        let age = freshness::age(entry, self.clock.now());
+        Ok(Some(served(entry, part, body, outcome.unwrap_or(Outcome::Hit(tier)), age)))
+    }
+
+    /// The bytes, if they can be had without asking a database. None: not so, or not at all.
+    fn open_now(self: &Arc<Inner>, digest: &Digest, range: ByteRange) -> Option<(ServedBody, TierName)> {
+        if let Some(remembered) = self.remembered(digest, range) {
+            return Some(remembered);
+        }
+        let Presence::Present(place) = self.index.place(digest) else { return None };
+        // What is wrong with the blob is dealt with where it can be set aside.
+        let reader = self.store.open_blob(digest, &place, range).ok()?;
+        self.index.touch(digest);
+        Some(self.unfolded(reader, digest, place))
+    }
+
+    fn unfolded(self: &Arc<Inner>, reader: BlobReader, digest: &Digest, place: Place) -> (ServedBody, TierName) {
+        let tier = reader.tier();
+        match reader.into_bytes() {
+            Ok(bytes) => (ServedBody::Bytes(bytes), tier),
+            Err(reader) => (ServedBody::Blob(StoredBlob::new(reader, self.clone(), *digest, place)), tier),
+        }
+    }
+
+    fn remembered(&self, digest: &Digest, range: ByteRange) -> Option<(ServedBody, TierName)> {
+        let bytes = self.store.recall(digest)?;
+        self.index.touch(digest);
+        let (start, end) = (to_index(range.start), to_index(range.end));
+        (end <= bytes.len()).then(|| (ServedBody::Bytes(bytes.slice(start..end)), TierName::Memory))
     }
 
     async fn open(
         self: &Arc<Inner>,
-        digest: &crate::model::digest::Digest,
+        digest: &Digest,
         range: ByteRange,
     ) -> Result<Option<(ServedBody, TierName)>, CacheError> {
-        if let Some(bytes) = self.store.recall(digest) {
-            self.index.touch(digest);
-            let (start, end) = (to_index(range.start), to_index(range.end));
-            if end <= bytes.len() {
-                return Ok(Some((ServedBody::Bytes(bytes.slice(start..end)), TierName::Memory)));
-            }
+        if let Some(remembered) = self.remembered(digest, range) {
+            return Ok(Some(remembered));
         }
         // A place may move between the look-up and the open: ask once more, then it is absent.
         let mut gone = None;
@@ -259,12 +291,7 @@ impl Inner {
             match self.store.open_blob(digest, &place, range) {
                 Ok(reader) => {
                     self.index.touch(digest);
-                    let tier = reader.tier();
-                    let body = match reader.into_bytes() {
-                        Ok(bytes) => ServedBody::Bytes(bytes),
-                        Err(reader) => ServedBody::Blob(StoredBlob::new(reader, self.clone(), *digest, place)),
-                    };
-                    return Ok(Some((body, tier)));
+                    return Ok(Some(self.unfolded(reader, digest, place)));
                 }
                 Err(StoreError::Gone) if gone == Some(place) => {
                     tracing::error!(%digest, "a stored blob's bytes are gone, it is fetched anew");
@@ -309,7 +336,7 @@ impl Inner {
         match stage {
             Stage::Asking | Stage::Failed(CacheError::Abandoned) => Err(CacheError::Abandoned),
             Stage::Failed(error) => Err(error),
-            Stage::HandedOff => self.take_off(ask, &seat).await,
+            Stage::HandedOff(reason) => self.take_off(ask, &seat, reason).await,
             Stage::Kept(entry, kept) if fits(ask, &entry) => match self.from_store(ask, &entry, Some(kept)).await? {
                 Some(served) => Ok(served),
                 // The body went meanwhile.
@@ -367,11 +394,11 @@ impl Inner {
     }
 
     /// The first asker takes an answer that cannot be shared; the others make an exchange of their own.
-    async fn take_off(self: &Arc<Inner>, ask: &Ask<'_>, seat: &Seat) -> Result<Served, CacheError> {
+    async fn take_off(self: &Arc<Inner>, ask: &Ask<'_>, seat: &Seat, why: Reason) -> Result<Served, CacheError> {
         let handoff = seat.flight.handoff.lock().take();
         match handoff {
             Some(served) => Ok(judged(ask, served)),
-            None => self.relay(ask, Reason::NoStore).await,
+            None => self.relay(ask, why).await,
         }
     }
 
@@ -423,6 +450,33 @@ impl Inner {
             writer: ask.label.clone(),
             redirects: redirects(&ask.lookup.freshness),
         }
+    }
+}
+
+/// The bytes that an answer needs. None: it has no body.
+fn wanted<'e>(ask: &Ask<'_>, entry: &'e Entry, part: Part) -> Option<(&'e Digest, ByteRange)> {
+    let range = match part {
+        Part::Range(range) => range,
+        Part::Whole => ByteRange::whole(entry.len),
+        Part::NotModified | Part::PreconditionFailed | Part::Unsatisfiable => return None,
+    };
+    let digest = entry.body.as_ref()?;
+    (!range.is_empty() && *ask.method != Method::HEAD).then_some((digest, range))
+}
+
+/// A stored answer on its way out.
+fn served(entry: &Entry, part: Part, body: ServedBody, outcome: Outcome, age: u64) -> Served {
+    Served {
+        status: entry.status,
+        headers: entry.headers.clone(),
+        len: Some(entry.len),
+        part,
+        body,
+        outcome,
+        age: Some(age),
+        key: Some(entry.hash),
+        digest: entry.body,
+        fetch_ms: entry.fetch_ms,
     }
 }
 

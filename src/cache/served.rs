@@ -21,7 +21,9 @@ use crate::store::{BlobReader, StoreError};
 
 /// A request as the engine sees it.
 pub struct Ask<'a> {
-    pub lookup: Lookup,
+    pub lookup: &'a Lookup,
+    /// Of the lookup's key.
+    pub hash: KeyHash,
     pub method: &'a Method,
     /// The client's end-to-end fields; larder's own credentials are taken out.
     pub headers: &'a HeaderMap,

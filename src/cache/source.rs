@@ -139,7 +139,8 @@ impl Inner {
             headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
         }
         let ask = Ask {
-            lookup: document.clone(),
+            lookup: document,
+            hash: document.key.hash(),
             method: &Method::GET,
             headers: &headers,
             url: &url,
@@ -148,7 +149,7 @@ impl Inner {
             partial: Partiality::Whole,
             framing: Framing::Marked,
         };
-        let served = Box::pin(self.serve(ask)).await?;
+        let served = Box::pin(self.serve(&ask)).await?;
         if served.status == 200 {
             let outcome = served.outcome;
             let bytes = served.into_bytes(DOCUMENT_MAX_BYTES).await?;

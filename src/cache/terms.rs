@@ -9,7 +9,7 @@ use super::policy::vary;
 use super::served::{Ask, Part, Partiality, Served, ServedBody};
 use crate::model::entry::Entry;
 use crate::model::hop;
-use crate::model::key::Key;
+use crate::model::key::{Key, KeyHash};
 use crate::model::lookup::{Freshness, Lookup};
 use crate::model::range::{Asked, RangeSpec, Resolved};
 use crate::upstream::fetch::Redirects;
@@ -44,6 +44,14 @@ pub(super) fn keyed(ask: &Ask<'_>) -> Key {
         }
     }
     key
+}
+
+/// The hash of `keyed`.
+pub(super) fn hashed(ask: &Ask<'_>) -> KeyHash {
+    match (&ask.lookup.freshness, &ask.identity) {
+        (Freshness::Http, _) | (_, None) => ask.hash,
+        (Freshness::Immutable | Freshness::Revalidate { .. }, Some(_)) => keyed(ask).hash(),
+    }
 }
 
 /// What of the client's request a shared fill sends upstream.
@@ -89,7 +97,7 @@ pub(super) fn only_if_cached(ask: &Ask<'_>) -> bool {
 
 /// Whether a stored answer was made for requests like this one.
 pub(super) fn fits(ask: &Ask<'_>, entry: &Entry) -> bool {
-    vary::fits(&ask_head(ask.method, ask.headers, &ask.lookup), &entry.vary)
+    vary::fits(&ask_head(ask.method, ask.headers, ask.lookup), &entry.vary)
 }
 
 pub(super) fn part_of(ask: &Ask<'_>, status: u16, headers: &HeaderMap, len: Option<u64>) -> Part {
@@ -158,7 +166,8 @@ mod tests {
             stand_in: None,
         };
         act(&Ask {
-            lookup,
+            hash: lookup.key.hash(),
+            lookup: &lookup,
             method: &Method::GET,
             headers: &headers(asked),
             url: &url,

@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::catalog::{Catalog, PrefixAsk};
+use super::core::PROMISED;
 use super::error::IndexError;
 use super::recent::Recalled;
 use super::sqlite::places::{self, Located};
-use super::core::PROMISED;
 use super::table::{Known, Use};
 use super::{Index, Presence};
 use crate::model::checksum::{Algorithm, Checksum};

@@ -10,7 +10,7 @@ use parking_lot::{Mutex, RwLock};
 use quick_cache::sync::Cache;
 use tokio::sync::watch;
 
-use super::core::{PROMISED, Core, Gauges, Late, Order, Places, Unseated};
+use super::core::{Core, Gauges, Late, Order, PROMISED, Places, Unseated};
 use super::error::IndexError;
 use super::load::{self, Snapshot};
 use super::lock::{DirectoryLock, cannot};
@@ -148,6 +148,13 @@ impl Threads {
         let started = std::thread::Builder::new().name(name.into()).spawn(work);
         self.handles.lock().push(started.map_err(|error| cannot("start a thread", &error))?);
         Ok(())
+    }
+
+    /// Waits until the loader has loaded everything and brought the directory to the current format.
+    #[cfg(test)]
+    pub(super) fn wait_for_loader(&self) {
+        let loader = self.handles.lock().pop().expect("started last");
+        loader.join().expect("it ends by itself");
     }
 
     /// Stops loading, lets the writer commit what is queued, and waits for both.

@@ -17,6 +17,16 @@ pub fn encode(bytes: &[u8]) -> String {
     out
 }
 
+/// Writes `bytes` as lower-case hex into `room`, which has two places for each.
+pub fn text<'r>(bytes: &[u8], room: &'r mut [u8]) -> &'r str {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    for (pair, byte) in room.chunks_exact_mut(2).zip(bytes) {
+        pair[0] = DIGITS[usize::from(byte >> 4)];
+        pair[1] = DIGITS[usize::from(byte & 15)];
+    }
+    std::str::from_utf8(&room[..bytes.len() * 2]).unwrap_or_default()
+}
+
 /// Fills `out` from hex of either case. None unless `text` is exactly `2 * out.len()` hex digits.
 pub fn decode(text: &str, out: &mut [u8]) -> Option<()> {
     let text = text.as_bytes();

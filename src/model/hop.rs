@@ -55,6 +55,13 @@ pub fn is_guarded(name: &HeaderName) -> bool {
 
 /// Removes what belongs to one hop: the known fields and those that `Connection` lists.
 pub fn strip(headers: &mut HeaderMap) {
+    let stays = |name: &HeaderName| {
+        let name = name.as_str();
+        HOP_BY_HOP.contains(&name) || OF_THE_PROXY.contains(&name)
+    };
+    if !headers.keys().any(stays) {
+        return;
+    }
     let listed: Vec<HeaderName> = headers
         .get_all(header::CONNECTION)
         .iter()

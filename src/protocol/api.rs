@@ -91,8 +91,8 @@ struct OfBuild {
 
 impl Front {
     /// Answers below `/api`, `/healthz`, `/readyz`, `/metrics` and `/`.
-    pub(super) async fn api(&self, visit: Visit<'_>, body: Incoming, path: &str) -> Answered {
-        let response = match self.api_answer(&visit, body, path).await {
+    pub(super) async fn api(&self, visit: Visit<'_>, body: Incoming) -> Answered {
+        let response = match self.api_answer(&visit, body, visit.uri.path()).await {
             Ok(response) => response,
             Err((status, why)) => json(status, &json!({ "error": why })),
         };

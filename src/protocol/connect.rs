@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use http::{Extensions, Response, StatusCode};
+use http::{Response, StatusCode};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::io::AsyncWriteExt;
@@ -17,7 +17,7 @@ const TUNNEL: Outcome = Outcome::Bypass(Reason::Tunnel);
 const COPY_BYTES: usize = 64 << 10;
 
 impl Front {
-    pub(super) async fn connect(&self, visit: Visit<'_>, mut extensions: Extensions) -> Answered {
+    pub(super) async fn connect(&self, mut visit: Visit<'_>) -> Answered {
         let at = self.http_label() + 1;
         let Some((host, port)) = target(&visit) else {
             let why = "CONNECT takes HOST:PORT and nothing else\n";
@@ -27,7 +27,7 @@ impl Front {
         if !self.hosts.may_ask(&listed, visit.nearness()) {
             return self.host_must_wait(&listed, at);
         }
-        let Some(upgrade) = extensions.remove::<OnUpgrade>() else {
+        let Some(upgrade) = visit.extensions.remove::<OnUpgrade>() else {
             let why = "this connection cannot be turned into a tunnel\n";
             return Answered::made(reply::text(StatusCode::BAD_REQUEST, TUNNEL, why), TUNNEL, at);
         };

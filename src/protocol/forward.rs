@@ -10,12 +10,12 @@ use hyper::body::Incoming;
 use url::Url;
 
 use super::front::{Answered, Front, Visit};
-use super::package::host_of;
+use super::hosts::host_of;
 use super::reply;
+use super::target::Target;
 use crate::cache::error::CacheError;
 use crate::cache::relay::{self, Exchange, Sent};
 use crate::cache::served::{Ask, Partiality};
-use crate::model::hop;
 use crate::model::key::Key;
 use crate::model::lookup::{Expect, Fallback, Freshness, Lookup, Origin, Origins, Trust};
 use crate::model::outcome::{Outcome, Reason};
@@ -25,28 +25,7 @@ use crate::model::realm::Scope;
 const BODY_MAX_BYTES: u64 = 64 << 30;
 
 impl Front {
-    /// An absolute-form request.
-    pub(super) async fn forward(&self, visit: Visit<'_>, body: Incoming) -> Answered {
-        match Url::parse(&visit.uri.to_string()) {
-            Ok(url) if url.scheme() == "http" || url.scheme() == "https" => self.generic(visit, body, url).await,
-            Ok(_) | Err(_) => self.unusable(),
-        }
-    }
-
-    /// `/https/HOST/PATH`.
-    pub(super) async fn mirror(&self, visit: Visit<'_>, body: Incoming, scheme: &str, rest: &str) -> Answered {
-        let query = visit.uri.query().map(|query| format!("?{query}")).unwrap_or_default();
-        let rest = rest.trim_start_matches('/');
-        if rest.contains('@') && rest.find('@') < rest.find('/').or(Some(rest.len())) {
-            return self.unusable();
-        }
-        match Url::parse(&format!("{scheme}://{rest}{query}")) {
-            Ok(url) if url.host_str().is_some_and(|host| !host.is_empty()) => self.generic(visit, body, url).await,
-            Ok(_) | Err(_) => self.unusable(),
-        }
-    }
-
-    fn unusable(&self) -> Answered {
+    pub(super) fn unusable(&self) -> Answered {
         let why = "the address is not one that larder can fetch: use http://HOST/PATH or /https/HOST/PATH\n";
         let outcome = Outcome::Generated;
         Answered::made(reply::text(StatusCode::BAD_REQUEST, outcome, why), outcome, self.http_label())
@@ -56,49 +35,33 @@ impl Front {
         self.upstreams.load().len()
     }
 
-    async fn generic(&self, mut visit: Visit<'_>, body: Incoming, mut url: Url) -> Answered {
-        url.set_fragment(None);
-        // Before anything is looked up: a field that stays here must not tell variants apart.
-        hop::strip(&mut visit.headers);
-        let at = self.http_label();
-        if !url.username().is_empty() || url.password().is_some() {
-            return self.unusable();
+    /// What is here and may be given. None: `generic` has to see to it.
+    pub(super) fn generic_at_once(&self, visit: &Visit<'_>, target: &Target) -> Option<Answered> {
+        if !self.hosts.may_ask(&target.host, visit.nearness()) {
+            return None;
         }
-        let Some(host) = host_of(&url) else { return self.unusable() };
-        if !self.hosts.may_ask(&host, visit.nearness()) {
-            return self.host_must_wait(&host, at);
+        let served = self.cache.at_once(&ask(visit, target))?;
+        Some(Answered::of_served(served, &visit.method, self.http_label()))
+    }
+
+    /// An address in proxy form, or behind a mirror's path.
+    pub(super) async fn generic(&self, visit: Visit<'_>, body: Incoming, target: &Target) -> Answered {
+        let at = self.http_label();
+        if !self.hosts.may_ask(&target.host, visit.nearness()) {
+            return self.host_must_wait(&target.host, at);
         }
         let answer = match visit.method {
             Method::GET | Method::HEAD if body.is_end_stream() => {
-                hop::strip_claims(&mut visit.headers);
-                self.generic_safe(&visit, &url).await
+                let served = self.cache.serve(&ask(&visit, target)).await;
+                served.map(|served| Answered::of_served(served, &visit.method, at))
             }
             // Its answer repeats the request, with the operator's credential for that origin.
             Method::TRACE => {
                 return self.made(StatusCode::METHOD_NOT_ALLOWED, Reason::Method, "TRACE is not passed on\n");
             }
-            _ => self.generic_unsafe(&visit, body, &url).await,
+            _ => self.generic_unsafe(&visit, body, &target.url).await,
         };
         answer.unwrap_or_else(|error| self.failed(&error, at))
-    }
-
-    async fn generic_safe(&self, visit: &Visit<'_>, url: &Url) -> Result<Answered, CacheError> {
-        let mut lookup = lookup(url);
-        self.settle_trust(&mut lookup);
-        let served = self
-            .cache
-            .serve(Ask {
-                lookup,
-                method: &visit.method,
-                headers: &visit.headers,
-                url,
-                identity: visit.identity(),
-                label: visit.writer(),
-                partial: Partiality::Allowed,
-                framing: visit.framing(),
-            })
-            .await?;
-        Ok(Answered::of_served(served, &visit.method, self.http_label()))
     }
 
     /// Other methods go through, and what they change is validated before its next use (RFC 9111 §4.4).
@@ -127,6 +90,20 @@ impl Front {
             self.cache.invalidate(&keys).await?;
         }
         Ok(Answered::of_served(served, &visit.method, self.http_label()))
+    }
+}
+
+fn ask<'a>(visit: &'a Visit<'_>, target: &'a Target) -> Ask<'a> {
+    Ask {
+        lookup: &target.lookup,
+        hash: target.hash,
+        method: &visit.method,
+        headers: &visit.headers,
+        url: &target.url,
+        identity: visit.identity(),
+        label: visit.writer(),
+        partial: Partiality::Allowed,
+        framing: visit.framing(),
     }
 }
 

@@ -3,29 +3,33 @@
 //! A request is in proxy form (absolute target, or CONNECT), or it names a mount of ours under a `Host` that is ours.
 //! Anything else is answered 421: a name that we do not know must not reach a cache by way of a rebound address.
 
-use std::net::IpAddr;
+use std::future::ready;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use futures_util::future::BoxFuture;
 use http::header;
 use http::header::HeaderValue;
-use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
+use http::uri::PathAndQuery;
+use http::{Extensions, HeaderMap, Method, Request, Response, StatusCode, Uri};
+use http_body::Body;
 use hyper::body::Incoming;
 use serde::{Deserialize, Serialize};
 
 use super::gate::{Caller, Denied, Door, Gate, NO_LABEL, Right};
 use super::hosts::{Hosts, Nearness};
 use super::observe::{Observation, Observers};
-use super::package::Upstreams;
+use super::package::{Routed, Upstreams};
 use super::page;
 use super::reply::{self, ReplyBody};
-use super::{Mount, Peer};
+use super::target::{Target, Targets};
+use super::{Answering, Mount, Peer};
 use crate::cache::Cache;
 use crate::cache::served::{Framing, Served};
 use crate::model::digest::Digest;
+use crate::model::hop;
 use crate::model::key::KeyHash;
 use crate::model::outcome::{Outcome, Reason};
 use crate::protocol::gate::label_of;
@@ -54,6 +58,7 @@ pub struct Front {
     /// What clients see as our address, where the operator says so.
     pub public_url: Option<String>,
     pub control: Arc<dyn super::api::Control>,
+    pub targets: Targets,
 }
 
 /// A request that passed the gate.
@@ -64,6 +69,7 @@ pub(super) struct Visit<'a> {
     pub uri: Uri,
     pub headers: HeaderMap,
     pub version: http::Version,
+    pub extensions: Extensions,
 }
 
 impl Visit<'_> {
@@ -118,23 +124,66 @@ enum Form {
     Misdirected,
 }
 
+/// Where a request goes once it was let in.
+enum Way {
+    Connect,
+    /// An address that the client named. None: it is none that can be fetched.
+    Address(Option<Arc<Target>>),
+    Package(Routed),
+    Api,
+    Nowhere,
+}
+
+/// What is noted of a request when it comes, for when it is answered.
+struct Noted {
+    started: Duration,
+    peer: SocketAddr,
+    label: Option<Arc<str>>,
+    method: Method,
+    uri: Uri,
+    /// Whether the answer may be a document that others wrote, under a name of ours.
+    is_hosted: bool,
+}
+
 impl Mount for Front {
-    fn serve<'a>(&'a self, request: Request<Incoming>, peer: &'a Arc<Peer>) -> BoxFuture<'a, Response<ReplyBody>> {
-        Box::pin(self.answer(request, peer))
+    fn serve<'a>(&'a self, request: Request<Incoming>, peer: &'a Arc<Peer>) -> Answering<'a> {
+        let mut noted = Noted {
+            started: self.observers.clock.elapsed(),
+            peer: peer.addr,
+            label: None,
+            method: request.method().clone(),
+            uri: request.uri().clone(),
+            is_hosted: false,
+        };
+        let form = self.form(&request, peer);
+        let (mut visit, body) = match self.admit(request, peer, &form, &mut noted.label) {
+            Ok(admitted) => admitted,
+            Err(refused) => return Answering::Left(ready(self.observed(noted, *refused))),
+        };
+        let way = self.way(&form, &mut visit);
+        noted.is_hosted = matches!((&form, &way), (Form::Ours, Way::Address(_) | Way::Package(_)));
+        if body.is_end_stream()
+            && let Some(answered) = self.at_once(&visit, &way)
+        {
+            return Answering::Left(ready(self.observed(noted, answered)));
+        }
+        Answering::Right(Box::pin(async move {
+            let answered = self.go(visit, body, way).await;
+            self.observed(noted, answered)
+        }))
     }
 }
 
 impl Front {
-    async fn answer(&self, request: Request<Incoming>, peer: &Arc<Peer>) -> Response<ReplyBody> {
-        let started = self.observers.clock.elapsed();
-        let form = self.form(&request, peer);
-        let method = request.method().clone();
-        let uri = request.uri().clone();
-        let (answered, label) = self.admit_and_dispatch(request, peer, form).await;
+    fn observed(&self, noted: Noted, mut answered: Answered) -> Response<ReplyBody> {
+        let Noted { started, peer, label, method, uri, is_hosted } = noted;
+        if is_hosted {
+            page::sandbox(&mut answered.response);
+        }
         let observation = Observation {
             observers: self.observers.clone(),
             started,
-            peer: peer.addr,
+            peer,
             label,
             method,
             uri,
@@ -148,40 +197,31 @@ impl Front {
         answered.response.map(|body| body.observed(Box::new(observation)))
     }
 
-    async fn admit_and_dispatch(
+    /// Lets a request in, or says why not. `label` becomes the build that it names.
+    fn admit<'a>(
         &self,
         mut request: Request<Incoming>,
-        peer: &Arc<Peer>,
-        form: Form,
-    ) -> (Answered, Option<Arc<str>>) {
+        peer: &'a Peer,
+        form: &Form,
+        label: &mut Option<Arc<str>>,
+    ) -> Result<(Visit<'a>, Incoming), Box<Answered>> {
         if let Form::Misdirected = form {
             let why = "this name is not larder's; add it to server.names if it should be\n";
-            return (self.made(StatusCode::MISDIRECTED_REQUEST, Reason::Denied, why), None);
+            return Err(Box::new(self.made(StatusCode::MISDIRECTED_REQUEST, Reason::Denied, why)));
         }
-        let in_proxy_form = matches!(form, Form::Connect | Form::Forward);
         // Before anything is judged by its path.
         let named = if let Form::Ours = form { take_path_label(request.uri_mut()) } else { None };
-        if let Some(why) = self.unwelcome(&request, &form) {
-            return (self.made(why.0, Reason::Denied, why.1), None);
+        if let Some((status, why)) = self.unwelcome(&request, form) {
+            return Err(Box::new(self.made(status, Reason::Denied, why)));
         }
-        let needs = needed_right(&request, &form);
-        let door = if in_proxy_form { Door::Proxy } else { Door::Origin };
-        let caller = match self.gate.admit(request.headers(), &peer.addr, needs, door) {
-            Ok(caller) => caller,
-            Err(denied) => return (self.denied(denied, door), None),
-        };
-        let (parts, body) = request.into_parts();
-        let label = build_label(&caller).or(named).or_else(|| agent_label(&parts.headers));
-        let mut headers = parts.headers;
-        caller.strip.apply(&mut headers);
-        let visit = Visit { peer, caller, method: parts.method, uri: parts.uri, headers, version: parts.version };
-        let answered = match form {
-            Form::Connect => self.connect(visit, parts.extensions).await,
-            Form::Forward => self.forward(visit, body).await,
-            Form::Ours => self.mounted(visit, body).await,
-            Form::Misdirected => unreachable!("answered above"),
-        };
-        (answered, label)
+        let door = if matches!(form, Form::Connect | Form::Forward) { Door::Proxy } else { Door::Origin };
+        let caller = self.gate.admit(request.headers(), &peer.addr, needed_right(&request, form), door);
+        let caller = caller.map_err(|denied| Box::new(self.denied(denied, door)))?;
+        let (mut parts, body) = request.into_parts();
+        *label = build_label(&caller).or(named).or_else(|| agent_label(&parts.headers));
+        caller.strip.apply(&mut parts.headers);
+        let http::request::Parts { method, uri, version, headers, extensions, .. } = parts;
+        Ok((Visit { peer, caller, method, uri, headers, version, extensions }, body))
     }
 
     /// What nobody is answered, whatever right it has.
@@ -195,6 +235,53 @@ impl Front {
             Form::Forward | Form::Connect | Form::Misdirected => false,
         };
         from_a_page.then_some((StatusCode::FORBIDDEN, "web pages are not answered here\n"))
+    }
+
+    fn way(&self, form: &Form, visit: &mut Visit<'_>) -> Way {
+        let way = match form {
+            Form::Connect => return Way::Connect,
+            Form::Forward => Way::Address(self.targets.absolute(&visit.uri.to_string(), &self.hosts)),
+            Form::Ours | Form::Misdirected => {
+                let (mount, rest) = split_mount(visit.uri.path());
+                match mount {
+                    "http" | "https" => {
+                        let raw = visit.uri.path_and_query().map_or("", PathAndQuery::as_str);
+                        Way::Address(self.targets.mirrored(raw, &self.hosts))
+                    }
+                    "healthz" | "readyz" | "metrics" | "api" | "" => return Way::Api,
+                    name => match self.upstreams.load().position(name) {
+                        Some(at) => return Way::Package(self.routed(visit, at, name, rest)),
+                        None => return Way::Nowhere,
+                    },
+                }
+            }
+        };
+        // Before anything is looked up: a field that stays here must not tell variants apart.
+        hop::strip(&mut visit.headers);
+        if is_safe(&visit.method) {
+            hop::strip_claims(&mut visit.headers);
+        }
+        way
+    }
+
+    /// What is here and may be given.
+    fn at_once(&self, visit: &Visit<'_>, way: &Way) -> Option<Answered> {
+        match way {
+            Way::Address(target) => self.generic_at_once(visit, target.as_ref()?),
+            Way::Package(routed) => self.package_at_once(visit, routed),
+            Way::Connect | Way::Api | Way::Nowhere => None,
+        }
+    }
+
+    async fn go(&self, visit: Visit<'_>, body: Incoming, way: Way) -> Answered {
+        match way {
+            Way::Connect => self.connect(visit).await,
+            Way::Address(Some(target)) => self.generic(visit, body, &target).await,
+            Way::Address(None) => self.unusable(),
+            Way::Package(routed) => self.package(visit, routed).await,
+            Way::Api => self.api(visit, body).await,
+            Way::Nowhere => self.made(StatusCode::NOT_FOUND, Reason::Denied, "no such mount; GET / lists them\n"),
+        }
     }
 
     fn form(&self, request: &Request<Incoming>, peer: &Peer) -> Form {
@@ -224,22 +311,6 @@ impl Front {
         }
         let literal = host.trim_start_matches('[').trim_end_matches(']');
         literal.parse::<IpAddr>().is_ok() || self.names.iter().any(|name| name.eq_ignore_ascii_case(host))
-    }
-
-    /// Mounts by first path segment.
-    async fn mounted(&self, visit: Visit<'_>, body: Incoming) -> Answered {
-        let path = visit.uri.path().to_owned();
-        let (mount, rest) = split_mount(&path);
-        let mut answered = match mount {
-            "healthz" | "readyz" | "metrics" | "api" | "" => return self.api(visit, body, &path).await,
-            "http" | "https" => self.mirror(visit, body, mount, rest).await,
-            name => match self.upstreams.load().position(name) {
-                Some(at) => self.package(visit, at, name, rest).await,
-                None => self.made(StatusCode::NOT_FOUND, Reason::Denied, "no such mount; GET / lists them\n"),
-            },
-        };
-        page::sandbox(&mut answered.response);
-        answered
     }
 
     /// The address under which the client reaches us, without a slash at the end.
@@ -294,14 +365,14 @@ pub(super) fn add_retry_after(response: &mut Response<ReplyBody>, retry_after: O
     }
 }
 
-/// Reads and fills need `read`; what changes upstream or us needs more. Of the API, readers see what this lists.
+/// Reads and fills need `read`; what changes upstream or us needs more. Of the API, readers see what is named here.
 fn needed_right(request: &Request<Incoming>, form: &Form) -> Right {
     let path = request.uri().path();
     match form {
         Form::Ours if is_command(request) => Right::Admin,
         Form::Ours if is_api(path) => {
-            let open = matches!(path, "/api/v1/health" | "/api/v1/stats") || path.starts_with("/api/v1/blobs/");
-            if open { Right::Read } else { Right::Admin }
+            let is_open = matches!(path, "/api/v1/health" | "/api/v1/stats") || path.starts_with("/api/v1/blobs/");
+            if is_open { Right::Read } else { Right::Admin }
         }
         Form::Ours | Form::Forward if !is_safe(request.method()) => Right::Write,
         Form::Ours | Form::Forward | Form::Connect | Form::Misdirected => Right::Read,

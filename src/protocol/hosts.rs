@@ -2,10 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use parking_lot::RwLock;
 use serde::{Deserialize, Serialize};
+use url::Url;
 
-use crate::model::lookup::Trust;
+use crate::model::lookup::{Expect, Lookup, Origins, Trust};
 
 /// How hosts that clients name are taken up.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -34,6 +37,8 @@ pub struct Settings {
 /// The policy, and who waits to be allowed.
 pub struct Hosts {
     state: RwLock<State>,
+    /// Rises after each change of whom to trust.
+    version: AtomicU64,
 }
 
 struct State {
@@ -65,53 +70,86 @@ impl Hosts {
             adopted: BTreeSet::new(),
             pending: BTreeMap::new(),
         };
-        Hosts { state: RwLock::new(state) }
+        Hosts { state: RwLock::new(state), version: AtomicU64::new(0) }
     }
 
-    /// Whether a client may have us ask `host`. A host that must wait is written down.
+    /// Whether a client may have us ask `host`.
     pub(super) fn may_ask(&self, host: &str, nearness: Nearness) -> bool {
-        {
-            let state = self.state.read();
-            let public = match state.learn {
-                Learn::Public => true,
-                Learn::Auto => nearness == Nearness::Loopback,
-                Learn::Listed | Learn::Ask => false,
-            };
-            if public || state.listed.contains(host) || state.allowed.contains(host) || state.adopted.contains(host) {
-                return true;
-            }
-            if state.learn == Learn::Listed || host.len() > Hosts::HOST_MAX_BYTES {
-                return false;
-            }
+        let state = self.state.read();
+        match state.learn {
+            Learn::Public => true,
+            Learn::Auto => nearness == Nearness::Loopback || state.knows(host),
+            Learn::Listed | Learn::Ask => state.knows(host),
         }
+    }
+
+    /// Writes down a host that was asked for and has to wait.
+    pub(super) fn must_wait(&self, host: &str) {
         let mut state = self.state.write();
+        if state.learn == Learn::Listed || host.len() > Hosts::HOST_MAX_BYTES {
+            return;
+        }
         if let Some(asked) = state.pending.get_mut(host) {
             *asked += 1;
         } else if state.pending.len() < Hosts::PENDING_MAX {
             state.pending.insert(host.to_owned(), 1);
         }
-        false
     }
 
     /// How far a host that a client named is trusted: as if configured, once an operator listed, allowed or adopted it.
     pub(super) fn trust(&self, host: &str) -> Trust {
-        let state = self.state.read();
-        let known = state.listed.contains(host) || state.allowed.contains(host) || state.adopted.contains(host);
-        if known { Trust::Configured } else { Trust::Client }
+        if self.state.read().knows(host) { Trust::Configured } else { Trust::Client }
+    }
+
+    /// Trusts hosts that a client named like configured ones where an operator vouched for them.
+    pub(super) fn settle(&self, lookup: &mut Lookup) {
+        if let Expect::InDocument { document, .. } = &mut lookup.expect {
+            self.settle(document);
+        }
+        match &mut lookup.origins {
+            Origins::Listed(origins) => {
+                for origin in origins.iter_mut().filter(|origin| origin.trust == Trust::Client) {
+                    if let Some(host) = host_of(&origin.url) {
+                        origin.trust = self.trust(&host);
+                    }
+                }
+            }
+            Origins::InDocument { document, derive } => {
+                self.settle(document);
+                // Whoever may name the document may name what it names.
+                if let Origins::Listed(origins) = &document.origins
+                    && origins.iter().all(|origin| origin.trust == Trust::Configured)
+                {
+                    derive.trust = Trust::Configured;
+                }
+            }
+        }
+    }
+
+    /// Changes with the policy. Read it before what depends on it.
+    pub(super) fn version(&self) -> u64 {
+        self.version.load(Ordering::Acquire)
+    }
+
+    fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        let changed = change(&mut self.state.write());
+        self.version.fetch_add(1, Ordering::Release);
+        changed
     }
 
     /// Takes up the hosts of configured and adopted upstreams.
     pub fn adopt(&self, hosts: impl IntoIterator<Item = String>) {
-        self.state.write().adopted = hosts.into_iter().collect();
+        self.change(|state| state.adopted = hosts.into_iter().collect());
     }
 
     /// Allows a host from now on. Returns all that were allowed this way, to be kept.
     pub(super) fn allow(&self, host: &str) -> Vec<String> {
-        let mut state = self.state.write();
         let host = host.to_ascii_lowercase();
-        state.pending.remove(&host);
-        state.allowed.insert(host);
-        state.allowed.iter().cloned().collect()
+        self.change(|state| {
+            state.pending.remove(&host);
+            state.allowed.insert(host);
+            state.allowed.iter().cloned().collect()
+        })
     }
 
     /// Hosts that wait, and how often each was asked for.
@@ -127,10 +165,27 @@ impl Hosts {
 
     /// Takes up new settings; what was allowed stays.
     pub fn reload(&self, settings: &Settings) {
-        let mut state = self.state.write();
-        state.learn = settings.learn;
-        state.listed = settings.allow.iter().map(|host| host.to_ascii_lowercase()).collect();
+        self.change(|state| {
+            state.learn = settings.learn;
+            state.listed = settings.allow.iter().map(|host| host.to_ascii_lowercase()).collect();
+        });
     }
+}
+
+impl State {
+    /// Whether an operator vouched for the host.
+    fn knows(&self, host: &str) -> bool {
+        self.listed.contains(host) || self.allowed.contains(host) || self.adopted.contains(host)
+    }
+}
+
+/// `host` or `host:port`, as policy lists name it.
+pub(super) fn host_of(url: &Url) -> Option<String> {
+    let host = url.host_str()?.to_ascii_lowercase();
+    Some(match url.port() {
+        Some(port) => format!("{host}:{port}"),
+        None => host,
+    })
 }
 
 #[cfg(test)]
@@ -146,6 +201,7 @@ mod tests {
         let hosts = hosts(Learn::Auto);
         assert!(hosts.may_ask("new.example", Nearness::Loopback));
         assert!(!hosts.may_ask("new.example", Nearness::Elsewhere));
+        hosts.must_wait("new.example");
         assert_eq!(hosts.pending(), [("new.example".to_owned(), 1)]);
         hosts.allow("NEW.example");
         assert!(hosts.may_ask("new.example", Nearness::Elsewhere));
@@ -157,6 +213,7 @@ mod tests {
         let hosts = hosts(Learn::Listed);
         assert!(hosts.may_ask("listed.example", Nearness::Elsewhere));
         assert!(!hosts.may_ask("new.example", Nearness::Loopback));
+        hosts.must_wait("new.example");
         assert!(hosts.pending().is_empty());
     }
 }

@@ -12,12 +12,15 @@ pub mod package;
 mod page;
 pub mod reply;
 mod status;
+pub mod target;
 pub mod token;
 
-use std::future::Future;
+use std::future::{Future, Ready};
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+
+use futures_util::future::Either;
 
 /// Who sent a request, as far as the connection tells.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -31,13 +34,13 @@ pub struct Peer {
 
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
+/// An answer that is there, or one that is waited for. Most are there: they need no future on the heap.
+pub type Answering<'a> =
+    Either<Ready<http::Response<reply::ReplyBody>>, BoxFuture<'a, http::Response<reply::ReplyBody>>>;
+
 /// Answers requests. The server knows one; which conversation a request belongs to is decided behind it.
 ///
 /// *Cancel*: the future is dropped when the client hangs up.
 pub trait Mount: Send + Sync + 'static {
-    fn serve<'a>(
-        &'a self,
-        request: http::Request<hyper::body::Incoming>,
-        peer: &'a Arc<Peer>,
-    ) -> BoxFuture<'a, http::Response<reply::ReplyBody>>;
+    fn serve<'a>(&'a self, request: http::Request<hyper::body::Incoming>, peer: &'a Arc<Peer>) -> Answering<'a>;
 }

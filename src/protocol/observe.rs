@@ -14,6 +14,7 @@ use crate::cache::Cache;
 use crate::cache::error::CacheError;
 use crate::cache::ledger::Line;
 use crate::model::digest::Digest;
+use crate::model::hex;
 use crate::model::key::KeyHash;
 use crate::model::outcome::{Outcome, Reason};
 use crate::runtime::clock::Clock;
@@ -144,7 +145,9 @@ impl Observation {
         let saved_ms = if saved { u64::from(self.fetch_ms).saturating_sub(micros / 1000) } else { 0 };
         if saved {
             observers.metrics.add(Name::SavedBytes, bytes);
-            observers.metrics.add(Name::SavedSeconds, saved_ms * 1000);
+            if saved_ms > 0 {
+                observers.metrics.add(Name::SavedSeconds, saved_ms * 1000);
+            }
         }
         if observers.log.is_on() {
             self.log(bytes, micros);
@@ -157,7 +160,8 @@ impl Observation {
     }
 
     fn log(&self, bytes: u64, micros: u64) {
-        let digest = self.digest.map(|digest| digest.to_string());
+        let mut room = [0; 2 * Digest::LEN];
+        let digest = self.digest.as_ref().map(|digest| hex::text(digest.as_bytes(), &mut room));
         self.observers.log.write(&access_log::Line {
             epoch_ms: self.observers.clock.now().0,
             peer: self.peer,
@@ -170,7 +174,7 @@ impl Observation {
             ecosystem: self.observers.ecosystem(self.ecosystem),
             bytes,
             micros,
-            digest: digest.as_deref(),
+            digest,
         });
     }
 

@@ -7,6 +7,7 @@ use http::header::{self, HeaderValue};
 use http::{Response, StatusCode};
 
 use super::front::{Answered, Front, Visit, add_retry_after};
+use super::hosts::host_of;
 use super::reply::{self, ReplyBody};
 use super::status;
 use crate::cache::error::CacheError;
@@ -64,12 +65,12 @@ impl Upstreams {
 }
 
 impl Front {
-    /// Answers a request below an ecosystem's mount.
-    pub(super) async fn package(&self, visit: Visit<'_>, at: usize, name: &str, rest: &str) -> Answered {
-        let upstreams = self.upstreams.load_full();
+    /// What an ecosystem makes of a request below its mount.
+    pub(super) fn routed(&self, visit: &Visit<'_>, at: usize, name: &str, rest: &str) -> Routed {
+        let upstreams = self.upstreams.load();
         let ecosystem = upstreams.ecosystem(at);
-        let base = format!("{}/{name}", self.public_base(&visit));
-        let route = ecosystem.route(&Request {
+        let base = format!("{}/{name}", self.public_base(visit));
+        let mut route = ecosystem.route(&Request {
             method: &visit.method,
             path: rest,
             query: visit.uri.query(),
@@ -77,8 +78,27 @@ impl Front {
             upstreams: upstreams.of(name),
             public_base: &base,
         });
+        if let Ok(Route::Cached(lookup)) = &mut route {
+            self.hosts.settle(lookup);
+        }
+        Routed { ecosystem, at, route }
+    }
+
+    /// What is here and may be given as it is. None: `package` has to see to it.
+    pub(super) fn package_at_once(&self, visit: &Visit<'_>, routed: &Routed) -> Option<Answered> {
+        let Ok(Route::Cached(lookup)) = &routed.route else { return None };
+        if lookup.rewrite.is_some() || self.unknown_host(visit, lookup).is_some() {
+            return None;
+        }
+        let served = self.cache.at_once(&ask(visit, lookup)?)?;
+        Some(Answered::of_served(served, &visit.method, routed.at))
+    }
+
+    /// Answers a request below an ecosystem's mount.
+    pub(super) async fn package(&self, visit: Visit<'_>, routed: Routed) -> Answered {
+        let Routed { ecosystem, at, route } = routed;
         let answer = match route {
-            Ok(Route::Cached(lookup)) => self.cached(&visit, *lookup, at).await,
+            Ok(Route::Cached(lookup)) => self.cached(&visit, &lookup, at).await,
             Ok(Route::Generated(answer)) => {
                 let response = answered(answer, Outcome::Generated);
                 return Answered::made(response, Outcome::Generated, at);
@@ -90,28 +110,13 @@ impl Front {
         answer.unwrap_or_else(|error| failed(ecosystem, &error, at))
     }
 
-    async fn cached(&self, visit: &Visit<'_>, mut lookup: Lookup, at: usize) -> Result<Answered, CacheError> {
-        self.settle_trust(&mut lookup);
-        if let Some(host) = self.unknown_host(visit, &lookup) {
+    async fn cached(&self, visit: &Visit<'_>, lookup: &Lookup, at: usize) -> Result<Answered, CacheError> {
+        if let Some(host) = self.unknown_host(visit, lookup) {
             return Ok(self.host_must_wait(&host, at));
         }
-        let rewrite = lookup.rewrite.clone();
-        let url = first_url(&lookup).ok_or(CacheError::Abandoned)?;
-        let served = self
-            .cache
-            .serve(Ask {
-                lookup,
-                method: &visit.method,
-                headers: &visit.headers,
-                url: &url,
-                identity: visit.identity(),
-                label: visit.writer(),
-                partial: if rewrite.is_some() { Partiality::Whole } else { Partiality::Allowed },
-                framing: visit.framing(),
-            })
-            .await?;
-        match rewrite {
-            Some(rewrite) if served.status == 200 => rewritten(served, &rewrite, visit, at).await,
+        let served = self.cache.serve(&ask(visit, lookup).ok_or(CacheError::Abandoned)?).await?;
+        match &lookup.rewrite {
+            Some(rewrite) if served.status == 200 => rewritten(served, rewrite, visit, at).await,
             Some(_) | None => Ok(Answered::of_served(served, &visit.method, at)),
         }
     }
@@ -134,31 +139,6 @@ impl Front {
         Ok(Answered::of_served(self.cache.exchange(exchange).await?, &visit.method, at))
     }
 
-    /// Trusts hosts that a client named like configured ones where an operator vouched for them.
-    pub(super) fn settle_trust(&self, lookup: &mut Lookup) {
-        if let Expect::InDocument { document, .. } = &mut lookup.expect {
-            self.settle_trust(document);
-        }
-        match &mut lookup.origins {
-            Origins::Listed(origins) => {
-                for origin in origins.iter_mut().filter(|origin| origin.trust == Trust::Client) {
-                    if let Some(host) = host_of(&origin.url) {
-                        origin.trust = self.hosts.trust(&host);
-                    }
-                }
-            }
-            Origins::InDocument { document, derive } => {
-                self.settle_trust(document);
-                // Whoever may name the document may name what it names.
-                if let Origins::Listed(origins) = &document.origins
-                    && origins.iter().all(|origin| origin.trust == Trust::Configured)
-                {
-                    derive.trust = Trust::Configured;
-                }
-            }
-        }
-    }
-
     /// The first host in a lookup that the client named and that policy does not let it name.
     pub(super) fn unknown_host(&self, visit: &Visit<'_>, lookup: &Lookup) -> Option<String> {
         let origins = match &lookup.origins {
@@ -175,6 +155,7 @@ impl Front {
     }
 
     pub(super) fn host_must_wait(&self, host: &str, at: usize) -> Answered {
+        self.hosts.must_wait(host);
         let outcome = Outcome::Bypass(Reason::Denied);
         let why = format!("{host} is not allowed as an upstream; allow it with: larder upstream allow {host}\n");
         Answered::made(reply::text(StatusCode::FORBIDDEN, outcome, why), outcome, at)
@@ -193,20 +174,33 @@ impl Front {
     }
 }
 
-fn first_url(lookup: &Lookup) -> Option<url::Url> {
-    match &lookup.origins {
-        Origins::Listed(origins) => origins.first().map(|origin| origin.url.clone()),
-        Origins::InDocument { document, .. } => first_url(document),
-    }
+/// What a request below an ecosystem's mount turned out to be.
+pub(super) struct Routed {
+    ecosystem: &'static dyn Ecosystem,
+    at: usize,
+    route: Result<Route, Rejection>,
 }
 
-/// `host` or `host:port`, as policy lists name it.
-pub(super) fn host_of(url: &url::Url) -> Option<String> {
-    let host = url.host_str()?.to_ascii_lowercase();
-    Some(match url.port() {
-        Some(port) => format!("{host}:{port}"),
-        None => host,
+/// None: the lookup names no address.
+fn ask<'a>(visit: &'a Visit<'_>, lookup: &'a Lookup) -> Option<Ask<'a>> {
+    Some(Ask {
+        lookup,
+        hash: lookup.key.hash(),
+        method: &visit.method,
+        headers: &visit.headers,
+        url: first_url(lookup)?,
+        identity: visit.identity(),
+        label: visit.writer(),
+        partial: if lookup.rewrite.is_some() { Partiality::Whole } else { Partiality::Allowed },
+        framing: visit.framing(),
     })
+}
+
+fn first_url(lookup: &Lookup) -> Option<&url::Url> {
+    match &lookup.origins {
+        Origins::Listed(origins) => origins.first().map(|origin| &origin.url),
+        Origins::InDocument { document, .. } => first_url(document),
+    }
 }
 
 /// Applies a rewrite to a document of bounded size. Its validators name what upstream sent, so they do not go along.

@@ -84,7 +84,7 @@ impl Default for Limits {
             tls_handshake: Duration::from_secs(5),
             connection_life: Duration::from_secs(3600),
             connections: 20_000,
-            connections_per_address: 512,
+            connections_per_address: 8192,
             requests_per_second: None,
             slow_body_bytes: 1 << 10,
             slow_body_window: Duration::from_secs(30),

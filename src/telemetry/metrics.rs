@@ -25,7 +25,7 @@ pub struct Metrics {
     ecosystems: Vec<&'static str>,
     outcomes: Vec<(&'static str, &'static str)>,
     shards: Vec<Shard>,
-    totals: [AtomicU64; TABLE.len()],
+    gauges: [AtomicU64; TABLE.len()],
     sources: RwLock<Vec<(Name, Source)>>,
 }
 
@@ -40,8 +40,10 @@ struct Counts {
     micros: AtomicU64,
 }
 
+/// What one thread has counted.
 struct Shard {
     counts: Vec<Counts>,
+    totals: Box<[AtomicU64; TABLE.len()]>,
 }
 
 /// What one ecosystem and outcome add up to.
@@ -68,12 +70,13 @@ impl Metrics {
     pub fn new(ecosystems: &[&'static str], outcomes: &[(&'static str, &'static str)]) -> Metrics {
         let cores = std::thread::available_parallelism().map_or(2, usize::from).clamp(1, 16);
         let cells = ecosystems.len() * outcomes.len();
-        let shard = || Shard { counts: (0..cells).map(|_| Counts::default()).collect() };
+        let zeros = || std::array::from_fn(|_| AtomicU64::new(0));
+        let shard = || Shard { counts: (0..cells).map(|_| Counts::default()).collect(), totals: Box::new(zeros()) };
         Metrics {
             ecosystems: ecosystems.to_vec(),
             outcomes: outcomes.to_vec(),
             shards: (0..cores).map(|_| shard()).collect(),
-            totals: std::array::from_fn(|_| AtomicU64::new(0)),
+            gauges: zeros(),
             sources: RwLock::new(Vec::new()),
         }
     }
@@ -83,8 +86,7 @@ impl Metrics {
         if outcome >= self.outcomes.len() {
             return;
         }
-        let shard = &self.shards[thread_number() % self.shards.len()];
-        let Some(counts) = shard.counts.get(ecosystem * self.outcomes.len() + outcome) else { return };
+        let Some(counts) = self.shard().counts.get(ecosystem * self.outcomes.len() + outcome) else { return };
         counts.buckets[bucket(micros)].fetch_add(1, Relaxed);
         counts.bytes.fetch_add(bytes, Relaxed);
         counts.micros.fetch_add(micros, Relaxed);
@@ -92,17 +94,22 @@ impl Metrics {
 
     /// Adds to a counter without labels. Those in seconds are counted in microseconds.
     pub fn add(&self, name: Name, amount: u64) {
-        self.totals[name as usize].fetch_add(amount, Relaxed);
+        self.shard().totals[name as usize].fetch_add(amount, Relaxed);
     }
 
     /// Sets a gauge without labels.
     pub fn set(&self, name: Name, value: u64) {
-        self.totals[name as usize].store(value, Relaxed);
+        self.gauges[name as usize].store(value, Relaxed);
     }
 
     /// The value of a metric without labels.
     pub fn total(&self, name: Name) -> u64 {
-        self.totals[name as usize].load(Relaxed)
+        let counted: u64 = self.shards.iter().map(|shard| shard.totals[name as usize].load(Relaxed)).sum();
+        self.gauges[name as usize].load(Relaxed) + counted
+    }
+
+    fn shard(&self) -> &Shard {
+        &self.shards[thread_number() % self.shards.len()]
     }
 
     /// Has `source` asked for the values of `name` each time the page is made. It must not block.

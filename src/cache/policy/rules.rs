@@ -16,6 +16,9 @@ use super::targeted::{self, Value};
 /// The field that answers are targeted at shared caches with.
 const TARGETED: HeaderName = HeaderName::from_static("cdn-cache-control");
 
+/// The longest name of a directive that is known here.
+const LONGEST_NAME: usize = "stale-while-revalidate".len();
+
 /// Longest span that is told apart from eternity: 2^31 seconds (RFC 9111 §1.2.2).
 const LONGEST_SECS: u64 = 1 << 31;
 
@@ -100,7 +103,7 @@ impl Rules {
 
     fn note(&mut self, directive: &Directive<'_>) {
         self.any = true;
-        match directive.name.to_ascii_lowercase().as_str() {
+        match directive.word(&mut [0; LONGEST_NAME]) {
             "no-store" => self.no_store = true,
             "no-cache" => self.no_cache |= directive.fields().is_none(),
             "private" => self.private |= directive.fields().is_none(),
@@ -180,7 +183,7 @@ impl Wishes {
             (known, new) => known.or(new),
         };
         let span = directive.seconds().get();
-        match directive.name.to_ascii_lowercase().as_str() {
+        match directive.word(&mut [0; LONGEST_NAME]) {
             "no-cache" => self.no_cache = true,
             "no-store" => self.no_store = true,
             "only-if-cached" => self.only_if_cached = true,
@@ -232,6 +235,14 @@ impl<'a> Directive<'a> {
         let value = value.trim();
         let inner = value.strip_prefix('"').and_then(|value| value.strip_suffix('"'));
         Directive { name: name.trim(), value: Some(inner.unwrap_or(value)), spaced }
+    }
+
+    /// The name in lower case; empty for one that is longer than any that is known.
+    fn word<'b>(&self, room: &'b mut [u8; LONGEST_NAME]) -> &'b str {
+        let Some(word) = room.get_mut(..self.name.len()) else { return "" };
+        word.copy_from_slice(self.name.as_bytes());
+        word.make_ascii_lowercase();
+        std::str::from_utf8(word).unwrap_or_default()
     }
 
     fn seconds(&self) -> Span {

@@ -28,6 +28,10 @@ const OF_THE_BYTES: [&str; 9] = [
     "vary",
 ];
 
+/// Fields in which clients set conditions.
+const CONDITIONS: [HeaderName; 4] =
+    [header::IF_MATCH, header::IF_UNMODIFIED_SINCE, header::IF_NONE_MATCH, header::IF_MODIFIED_SINCE];
+
 /// Whether a conditional request can be made from the answer.
 pub(crate) fn has_validator(status: u16, headers: &HeaderMap) -> bool {
     (200..300).contains(&status)
@@ -64,7 +68,7 @@ pub enum Precondition {
 
 /// Judges the conditions of a GET or HEAD against an answer that is to be sent (RFC 9110 §13.2.2).
 pub fn precondition(asked: &HeaderMap, status: u16, headers: &HeaderMap) -> Precondition {
-    if !(200..300).contains(&status) {
+    if !(200..300).contains(&status) || !CONDITIONS.iter().any(|name| asked.contains_key(name)) {
         return Precondition::Proceed;
     }
     let etag = headers.get(header::ETAG).map(text);

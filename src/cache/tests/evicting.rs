@@ -71,6 +71,21 @@ async fn a_burst_of_files_keeps_within_the_budget() {
 }
 
 #[tokio::test]
+async fn a_body_of_unknown_length_finds_room_as_it_grows() {
+    let bed = small();
+    for at in 0..13 {
+        bed.stock(&format!("/{at}"), &noise(at, 3 * MIB)).await;
+    }
+    bed.cache.flush().await.expect("durable");
+    let bytes = noise(99, 12 * MIB);
+    bed.upstream.answers("/grows", [Script::ok(bytes.clone()).chunked()]);
+    let (outcome, _, got) = bed.fetch(&immutable("/grows")).await;
+    assert!(outcome == Outcome::Miss && got == bytes);
+    assert_eq!(bed.cache.counters().read().overflows, 0);
+    assert!(matches!(bed.fetch(&immutable("/grows")).await.0, Outcome::Hit(_)));
+}
+
+#[tokio::test]
 async fn a_burst_of_small_things_keeps_within_the_budget() {
     let bed = small();
     let batch = 200;

@@ -116,6 +116,11 @@ impl Bed {
         (outcome, status, served.into_bytes(u64::MAX).await.expect("a whole body"))
     }
 
+    /// What came, and how it ended: a fill may fail before its head is passed on.
+    pub async fn attempt(&self, lookup: &Lookup) -> (Vec<u8>, Option<CacheError>) {
+        Client::default().attempt(self, lookup).await
+    }
+
     pub fn advance(&self, secs: u64) {
         self.clock.advance(Duration::from_secs(secs));
     }
@@ -150,10 +155,18 @@ impl Client {
         self.ask(&bed.cache, lookup).await
     }
 
+    pub async fn attempt(&self, bed: &Bed, lookup: &Lookup) -> (Vec<u8>, Option<CacheError>) {
+        match self.get(bed, lookup).await {
+            Ok(served) => drain(served).await,
+            Err(error) => (Vec::new(), Some(error)),
+        }
+    }
+
     pub async fn ask(&self, cache: &Cache, lookup: &Lookup) -> Result<Served, CacheError> {
         let url = url("/asked");
         let ask = Ask {
-            lookup: lookup.clone(),
+            lookup,
+            hash: lookup.key.hash(),
             method: &Method::GET,
             headers: &self.headers,
             url: &url,
@@ -162,7 +175,7 @@ impl Client {
             partial: Partiality::Allowed,
             framing: if self.closing { Framing::Closing } else { Framing::Marked },
         };
-        cache.serve(ask).await
+        cache.serve(&ask).await
     }
 }
 

@@ -22,10 +22,10 @@ async fn hang_up(bed: &Bed, lookup: &Lookup, gate: &Gate) {
 async fn a_part_is_gone_on_with() {
     let bed = Bed::new();
     let (bytes, gate) = (noise(1, LEN), Gate::new());
-    bed.upstream.answers("/a", [
-        Script::ok(bytes.clone()).tagged("\"one\"").gate(2 * MIB, &gate),
-        Script::ok(bytes.clone()).tagged("\"one\""),
-    ]);
+    bed.upstream.answers(
+        "/a",
+        [Script::ok(bytes.clone()).tagged("\"one\"").gate(2 * MIB, &gate), Script::ok(bytes.clone()).tagged("\"one\"")],
+    );
     let lookup = expecting(immutable("/a"), &bytes);
     hang_up(&bed, &lookup, &gate).await;
     until(|| bed.cache.parked() == 1).await;
@@ -44,10 +44,10 @@ async fn a_part_is_gone_on_with() {
 async fn a_part_of_another_body_is_dropped() {
     let bed = Bed::new();
     let (old, new, gate) = (noise(2, LEN), noise(3, 100_000), Gate::new());
-    bed.upstream.answers("/a", [
-        Script::ok(old).tagged("\"old\"").gate(2 * MIB, &gate),
-        Script::ok(new.clone()).tagged("\"new\""),
-    ]);
+    bed.upstream.answers(
+        "/a",
+        [Script::ok(old).tagged("\"old\"").gate(2 * MIB, &gate), Script::ok(new.clone()).tagged("\"new\"")],
+    );
     hang_up(&bed, &immutable("/a"), &gate).await;
     until(|| bed.cache.parked() == 1).await;
     assert!(bed.fetch(&immutable("/a")).await.2 == new);

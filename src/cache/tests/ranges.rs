@@ -18,7 +18,8 @@ async fn a_range_is_served_while_the_fill_runs() {
     read_some(&mut served, &mut read, safe).await;
     assert!(read == bytes[1000..MIB - (16 << 10)]);
     gate.reached().await;
-    let early = std::future::poll_fn(|context| std::task::Poll::Ready(served.body.poll_chunk(context).is_ready())).await;
+    let early =
+        std::future::poll_fn(|context| std::task::Poll::Ready(served.body.poll_chunk(context).is_ready())).await;
     assert!(!early, "its end must wait until the whole is verified");
     gate.open();
     read_some(&mut served, &mut read, usize::MAX).await;

@@ -5,15 +5,18 @@ use crate::cache::ledger::{Line, Shown};
 use crate::model::digest::Digest;
 
 async fn note(bed: &Bed, lookup: &Lookup, served: &Served) {
-    bed.cache.note(&Arc::from("build"), Line {
-        url: lookup.key.path.clone(),
-        key: served.key.unwrap_or(lookup.key.hash()),
-        digest: served.digest,
-        outcome: served.outcome,
-        bytes: 0,
-        millis: 3,
-        at: crate::runtime::clock::Clock::now(&*bed.clock),
-    });
+    bed.cache.note(
+        &Arc::from("build"),
+        Line {
+            url: lookup.key.path.clone(),
+            key: served.key.unwrap_or(lookup.key.hash()),
+            digest: served.digest,
+            outcome: served.outcome,
+            bytes: 0,
+            millis: 3,
+            at: crate::runtime::clock::Clock::now(&*bed.clock),
+        },
+    );
 }
 
 async fn lines(bed: &Bed, count: usize) -> Vec<Shown> {
@@ -50,10 +53,13 @@ async fn a_line_names_the_bytes_of_a_miss_and_of_a_hit() {
 #[tokio::test]
 async fn a_line_of_a_failed_fill_names_no_older_bytes() {
     let bed = Bed::new();
-    bed.upstream.answers("/a", [Script::ok("old"), Script::ok(noise(2, 50_000)).breaks_at(20_000)]);
+    let gate = Gate::new();
+    let broken = Script::ok(noise(2, 50_000)).gate(10_000, &gate).breaks_at(20_000);
+    bed.upstream.answers("/a", [Script::ok("old"), broken]);
     bed.fetch(&document("/a")).await;
     bed.advance(61);
     let mut served = bed.get(&document("/a")).await.expect("a head");
+    gate.open();
     while let Some(Ok(_)) = chunk(&mut served).await {}
     note(&bed, &document("/a"), &served).await;
     assert_eq!(lines(&bed, 1).await[0].blake3, None);

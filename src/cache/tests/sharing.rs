@@ -71,11 +71,10 @@ async fn two_credentials_never_share() {
     for lookup in [immutable("/a"), document("/a"), http("/a")] {
         let bed = Bed::new();
         let gate = Gate::new();
-        bed.upstream.answers("/a", [
-            Script::ok("for alice").held(&gate),
-            Script::ok("for bob"),
-            Script::new(404, "nothing for you"),
-        ]);
+        bed.upstream.answers(
+            "/a",
+            [Script::ok("for alice").held(&gate), Script::ok("for bob"), Script::new(404, "nothing for you")],
+        );
         let (alice, bob) = (Client::default().known_as("alice"), Client::default().known_as("bob"));
         let opened = async {
             gate.reached().await;

@@ -157,10 +157,7 @@ impl Script {
         (StatusCode::PARTIAL_CONTENT, headers, first)
     }
 
-    fn stream(
-        self,
-        from: usize,
-    ) -> impl futures_util::Stream<Item = Result<Bytes, UpstreamError>> + Send + 'static {
+    fn stream(self, from: usize) -> impl futures_util::Stream<Item = Result<Bytes, UpstreamError>> + Send + 'static {
         futures_util::stream::unfold((self, Some(from)), |(script, at)| async move {
             let at = at?;
             for (_, gate) in script.gates.iter().filter(|(before, _)| *before == at) {

@@ -55,6 +55,7 @@ pub(in crate::index) const ENTRIES_BY_PREFIX: &str =
      WHERE scope = ?1 AND ecosystem = ?2 AND upstream = ?3 AND path >= ?4 AND path < ?5 ORDER BY path, seq DESC LIMIT ?6";
 pub(in crate::index) const ENTRY_OF_VARY: &str = "SELECT id, seq, refs FROM entries WHERE hash = ?1 AND vary = ?2";
 pub(in crate::index) const ENTRY_ANY: &str = "SELECT 1 FROM entries WHERE hash = ?1 LIMIT 1";
+pub(in crate::index) const ENTRY_LAST: &str = "SELECT max(id) FROM entries";
 pub(in crate::index) const ENTRY_INSERT: &str =
     "INSERT INTO entries (hash, vary, seq, body, scope, ecosystem, upstream, path, variant, writer, refs, head)
      VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)";
@@ -152,6 +153,7 @@ mod tests {
             ENTRIES_BY_PREFIX,
             ENTRY_OF_VARY,
             ENTRY_ANY,
+            ENTRY_LAST,
             ENTRY_INSERT,
             ENTRY_UPDATE,
             ENTRIES_SURPLUS,

@@ -115,6 +115,28 @@ impl Table {
         }
     }
 
+    /// Makes room for blobs and keys that are about to come, so that the shards need not grow to their size step by
+    /// step. For an empty table; too low an estimate costs time, too high a one memory.
+    pub fn reserve(&self, blobs: u64, keys: u64) {
+        let _alone = self.mutating.lock();
+        // Slots take their part of the bound when they come.
+        let share = |count: u64| usize::try_from(count.min(self.max_bytes / 128) / SHARDS as u64).unwrap_or(0);
+        for region in &self.regions {
+            let mut region = region.write();
+            let before = region.bytes();
+            region.digests.reserve(share(blobs));
+            self.account(before, region.bytes());
+        }
+        for (family, count) in [(&self.sums, blobs), (&self.keys, keys)] {
+            for shard in family {
+                let mut shard = shard.write();
+                let before = shard.bytes();
+                shard.reserve(share(count));
+                self.account(before, shard.bytes());
+            }
+        }
+    }
+
     /// Bytes held by slots and indexes.
     pub fn bytes(&self) -> u64 {
         self.bytes.load(Ordering::Relaxed)

@@ -197,6 +197,20 @@ impl Tags {
         }
     }
 
+    /// Makes room for `len` ids at once in a shard that is still empty.
+    pub(super) fn reserve(&mut self, len: usize) {
+        if self.len > 0 {
+            return;
+        }
+        let mut pages = self.pages.len();
+        while pages * PAGE_BUCKETS * WAYS * FULL_PERCENT / 100 < len {
+            pages = self.pages_after(pages);
+        }
+        while self.pages.len() < pages {
+            self.pages.push(Box::new([NEW; PAGE_BUCKETS]));
+        }
+    }
+
     /// Inserts without touching a bucket below `floor`; false, changing nothing, when that cannot be.
     fn insert_from(&mut self, floor: usize, hash: u64, id: u32) -> bool {
         let home = self.home(hash);

@@ -24,7 +24,7 @@ use tokio::sync::{Notify, watch};
 use super::front::{Doors, Server};
 use super::settings::{Limits, Settings};
 use crate::protocol::reply::ReplyBody;
-use crate::protocol::{BoxFuture, Mount, Peer};
+use crate::protocol::{Answering, Mount, Peer};
 use crate::runtime::tasks::Tasks;
 
 /// Longer than any test takes; a test that reaches it hangs.
@@ -94,8 +94,8 @@ impl Recorder {
 }
 
 impl Mount for Recorder {
-    fn serve<'a>(&'a self, request: Request<Incoming>, _: &'a Arc<Peer>) -> BoxFuture<'a, Response<ReplyBody>> {
-        Box::pin(self.answer(request))
+    fn serve<'a>(&'a self, request: Request<Incoming>, _: &'a Arc<Peer>) -> Answering<'a> {
+        Answering::Right(Box::pin(self.answer(request)))
     }
 }
 
