@@ -7,6 +7,7 @@ use super::policy::ask::{AskHead, Authorized, Forward};
 use super::policy::validate::{self, Precondition};
 use super::policy::vary;
 use super::served::{Ask, Part, Partiality, Served, ServedBody};
+use crate::model::credential;
 use crate::model::entry::Entry;
 use crate::model::hop;
 use crate::model::key::{Key, KeyHash};
@@ -80,8 +81,7 @@ pub(super) fn upstream_fields(ask: &Ask<'_>) -> HeaderMap {
 pub(super) fn ask_head<'a>(method: &'a Method, headers: &'a HeaderMap, lookup: &'a Lookup) -> AskHead<'a> {
     match lookup.freshness {
         Freshness::Http => {
-            let credential = headers.contains_key(http::header::AUTHORIZATION);
-            let authorized = if credential { Authorized::Yes } else { Authorized::No };
+            let authorized = if credential::is_shown(headers) { Authorized::Yes } else { Authorized::No };
             AskHead { method, headers, forward: Forward::All, authorized }
         }
         // The key carries the identity, so that nobody else finds the answer.

@@ -1,6 +1,7 @@
 //! The words of the house: plain data, parsed once at the edge. No I/O, no async, no clock, and no import of ours.
 
 pub mod checksum;
+pub mod credential;
 pub mod digest;
 pub mod entry;
 pub mod hex;

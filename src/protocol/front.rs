@@ -28,6 +28,7 @@ use super::target::{Target, Targets};
 use super::{Answering, Mount, Peer};
 use crate::cache::Cache;
 use crate::cache::served::{Framing, Served};
+use crate::model::credential;
 use crate::model::digest::Digest;
 use crate::model::hop;
 use crate::model::key::KeyHash;
@@ -88,8 +89,9 @@ impl Visit<'_> {
 
     /// A hash of the credential that is meant for upstream, if there is one.
     pub(super) fn identity(&self) -> Option<Box<str>> {
-        let credential = self.headers.get(header::AUTHORIZATION)?;
-        Some(Digest::of(credential.as_bytes()).to_string()[..32].into())
+        let shown = self.headers.iter().filter(|(name, _)| credential::is_credential(name));
+        let fields: Vec<&[u8]> = shown.flat_map(|(name, value)| [name.as_str().as_bytes(), value.as_bytes()]).collect();
+        (!fields.is_empty()).then(|| Digest::of(&fields.join(&b'\n')).to_string()[..32].into())
     }
 }
 

@@ -225,6 +225,26 @@ fn our_tokens_stay_here() {
     }
 }
 
+/// RFC 9111 §3.5 protects answers to `Authorization` alone, but registries take tokens in fields of their own.
+#[test]
+fn an_answer_to_a_token_of_any_name_is_not_for_all() {
+    let (_dir, upstream, server) = start();
+    for (at, name) in ["authorization", "private-token", "job-token", "x-jfrog-art-api", "x-api-key"].iter().enumerate() {
+        let path = format!("/private/{at}");
+        upstream.put(&path, Resource::seed(94, 100));
+        Ask::get(upstream.mirror(&path)).header(name, "canary").must(server.addr());
+        server.get(upstream.mirror(&path));
+        assert_eq!(upstream.count(&path), 2, "{name}: an answer made for one client was given to another");
+    }
+}
+
+#[test]
+fn neighbours_do_not_read_what_is_stored() {
+    let (dir, _upstream, _server) = start();
+    let mode = std::os::unix::fs::MetadataExt::mode(&std::fs::metadata(dir.path().join("data")).expect("there"));
+    assert_eq!(mode & 0o077, 0, "{mode:o}");
+}
+
 fn files_below(dir: &Path) -> Vec<std::path::PathBuf> {
     let entries = std::fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
     entries.flat_map(|path| if path.is_dir() { files_below(&path) } else { vec![path] }).collect()
