@@ -174,3 +174,26 @@ async fn a_fill_that_was_cut_by_the_end_leaves_nothing() {
     let left = std::fs::read_dir(bed.dir.path().join("tmp")).expect("listed").count();
     assert_eq!(left, 0);
 }
+
+#[tokio::test]
+async fn a_file_that_nothing_names_is_swept_and_the_named_ones_stay() {
+    let bed = Bed::new();
+    let bytes = noise(7, 2 * MIB);
+    bed.upstream.answers("/kept", [Script::ok(bytes.clone())]);
+    bed.fetch(&immutable("/kept")).await;
+    bed.index.flush().await.expect("durable");
+    let bed = bed.restart().await;
+    let named = bed.path(&bytes).await;
+    // What a crash between the publication of a file and the commit of its place leaves.
+    let orphan = noise(8, 2 * MIB);
+    let digest = Digest::of(&orphan).to_string();
+    let shelf = bed.dir.path().join(format!("files/{}", &digest[..2]));
+    std::fs::create_dir_all(&shelf).expect("made");
+    let place = bed.place(&bytes).await;
+    let left = shelf.join(format!("{digest}.{}", place.object));
+    std::fs::copy(&named, &left).expect("copied");
+    assert_eq!(bed.cache.inner.sweep_unnamed().await, 1);
+    assert!(!left.exists() && named.exists());
+    let (outcome, _, got) = bed.fetch(&immutable("/kept")).await;
+    assert!(matches!(outcome, Outcome::Hit(_)) && got == bytes);
+}
