@@ -9,8 +9,9 @@ use serde::Serialize;
 
 use super::error::CacheError;
 use super::{Cache, Inner};
+use crate::index::Presence;
 use crate::model::digest::Digest;
-use crate::model::place::Place;
+use crate::model::place::{Place, TierName};
 use crate::store::StoreError;
 
 /// The scrub re-hashes one blob after another, with pauses, and begins anew after a rest.
@@ -41,9 +42,19 @@ impl Cache {
             let after: Option<Digest> = after?;
             progress.bad.clear();
             progress.unreadable.clear();
+            if after.is_none()
+                && let Err(error) = inner.index.flush().await
+            {
+                // What is not committed yet would be counted and never seen.
+                return Some((Err(error.into()), (inner, None, progress)));
+            }
             match inner.verify_batch(after, &mut progress).await {
                 Ok(Some(last)) => Some((Ok(progress.clone()), (inner, Some(Some(last)), progress))),
-                Ok(None) => Some((Ok(progress.clone()), (inner, None, progress))),
+                Ok(None) => {
+                    // Some may have been evicted since they were counted.
+                    progress.of = progress.done;
+                    Some((Ok(progress.clone()), (inner, None, progress)))
+                }
                 Err(error) => Some((Err(error), (inner, None, progress))),
             }
         })
@@ -54,6 +65,7 @@ impl Inner {
     pub(super) async fn scrub_for_ever(self: &Arc<Inner>) {
         tokio::time::sleep(SCRUB_AFTER).await;
         loop {
+            self.sweep_unnamed().await;
             let mut progress = Progress::default();
             let mut after = None;
             loop {
@@ -71,6 +83,30 @@ impl Inner {
             }
             tracing::info!(blobs = progress.done, bytes = progress.bytes, "scrubbed");
             tokio::time::sleep(SCRUB_REST).await;
+        }
+    }
+
+    /// Removes files that no place names: a crash between their publication and the commit leaves such. Returns how
+    /// many. While the index cannot tell, a file stays.
+    pub(super) async fn sweep_unnamed(self: &Arc<Inner>) -> usize {
+        self.index.loaded().await;
+        let (store, index) = (self.store.clone(), self.index.clone());
+        let is_named = move |digest: &Digest, object: u32| match index.place(digest) {
+            Presence::Present(place) => place.tier == TierName::File && place.object == object,
+            Presence::Absent => false,
+            Presence::Unknown => true,
+        };
+        match tokio::task::spawn_blocking(move || store.sweep_files(is_named)).await {
+            Ok(Ok(0)) => 0,
+            Ok(Ok(swept)) => {
+                tracing::info!(swept, "removed files that nothing named");
+                swept
+            }
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "files that nothing names could not be looked for");
+                0
+            }
+            Err(_stopped) => 0,
         }
     }
 

@@ -74,6 +74,19 @@ async fn verify_sets_bad_blobs_aside_and_the_next_ask_heals_them() {
 }
 
 #[tokio::test]
+async fn verify_sees_what_was_stored_a_moment_ago_and_ends_at_its_count() {
+    let bed = Bed::new();
+    for (at, len) in [100, 5_000, 200_000, 3 * MIB].into_iter().enumerate() {
+        bed.upstream.answers("/a", [Script::ok(noise(at as u64, len))]);
+        bed.fetch(&immutable("/a")).await;
+        bed.upstream.answers(&format!("/{at}"), [Script::ok(noise(at as u64, len))]);
+        bed.fetch(&immutable(&format!("/{at}"))).await;
+    }
+    let found = bed.verify().await;
+    assert_eq!((found.done, found.of, found.bad.len()), (4, 4, 0));
+}
+
+#[tokio::test]
 async fn a_flipped_bit_is_never_served_and_heals_at_the_next_ask() {
     for len in [1000, 100_000, 3 * MIB] {
         let bed = Bed::new();
@@ -142,4 +155,27 @@ async fn a_fill_that_was_cut_by_the_end_leaves_nothing() {
     let bed = bed.restart().await;
     let left = std::fs::read_dir(bed.dir.path().join("tmp")).expect("listed").count();
     assert_eq!(left, 0);
+}
+
+#[tokio::test]
+async fn a_file_that_nothing_names_is_swept_and_the_named_ones_stay() {
+    let bed = Bed::new();
+    let bytes = noise(7, 2 * MIB);
+    bed.upstream.answers("/kept", [Script::ok(bytes.clone())]);
+    bed.fetch(&immutable("/kept")).await;
+    bed.index.flush().await.expect("durable");
+    let bed = bed.restart().await;
+    let named = bed.path(&bytes).await;
+    // What a crash between the publication of a file and the commit of its place leaves.
+    let orphan = noise(8, 2 * MIB);
+    let digest = Digest::of(&orphan).to_string();
+    let shelf = bed.dir.path().join(format!("files/{}", &digest[..2]));
+    std::fs::create_dir_all(&shelf).expect("made");
+    let place = bed.place(&bytes).await;
+    let left = shelf.join(format!("{digest}.{}", place.object));
+    std::fs::copy(&named, &left).expect("copied");
+    assert_eq!(bed.cache.inner.sweep_unnamed().await, 1);
+    assert!(!left.exists() && named.exists());
+    let (outcome, _, got) = bed.fetch(&immutable("/kept")).await;
+    assert!(matches!(outcome, Outcome::Hit(_)) && got == bytes);
 }
