@@ -7,13 +7,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use xxhash_rust::xxh3::xxh3_64;
 
 use super::budget::Reservation;
 use super::buffers::Buffers;
 use super::error::StoreError;
 use super::files::{Descriptor, Got, Mode, read_exact};
 use super::layout::{BLOCK, CHUNK};
+use super::sum::xxh3_64;
 
 pub(super) struct Fill {
     state: Mutex<State>,
