@@ -13,7 +13,7 @@ use super::error::CacheError;
 use super::served::Served;
 use crate::model::entry::Entry;
 use crate::model::key::KeyHash;
-use crate::model::outcome::Outcome;
+use crate::model::outcome::{Outcome, Reason};
 use crate::store::Partial;
 
 /// What may share a fill: the same key, asked under the same credential.
@@ -51,10 +51,11 @@ pub(super) struct Head {
 pub(super) struct Resumption {
     pub url: url::Url,
     pub trust: crate::model::lookup::Trust,
+    /// As they went upstream.
     pub headers: http::HeaderMap,
-    /// A strong validator for `If-Range`; without one a body cannot be taken up.
-    pub validator: Option<http::HeaderValue>,
-    pub expect: Option<crate::model::checksum::Checksum>,
+    /// None: nothing proves that the rest would belong to the same body.
+    pub plan: Option<crate::upstream::resume::Plan>,
+    pub expect: Vec<crate::model::checksum::Checksum>,
 }
 
 /// How far a fill is.
@@ -70,12 +71,12 @@ pub(super) enum Stage {
     Overflowed {
         stored: u64,
     },
-    /// All there, verified and recorded.
+    /// All there and verified; recorded, unless storage failed at the very end.
     Sealed(Arc<Entry>),
     /// What was stored before may be used.
     Kept(Arc<Entry>, Outcome),
     /// Not to be shared: the answer waits in `handoff` for the first who takes it.
-    HandedOff,
+    HandedOff(Reason),
     Failed(CacheError),
 }
 
@@ -167,6 +168,18 @@ impl Flights {
         }
     }
 
+    /// Takes a flight off the board if nobody follows it: then nobody ever will.
+    pub fn forsake(&self, id: &FlightId, flight: &Arc<Flight>) -> bool {
+        let mut under_way = self.under_way.lock();
+        if flight.followers() > 0 {
+            return false;
+        }
+        if under_way.get(id).is_some_and(|found| Arc::ptr_eq(found, flight)) {
+            under_way.remove(id);
+        }
+        true
+    }
+
     /// Closes the fills of a key to later askers: what they bring may be out of date when it is stored.
     pub fn doubt(&self, key: &KeyHash) {
         self.under_way.lock().retain(|id, flight| {
@@ -189,7 +202,7 @@ impl Flights {
         }
     }
 
-    fn is_solo(&self, id: &FlightId, now: Duration) -> bool {
+    pub fn is_solo(&self, id: &FlightId, now: Duration) -> bool {
         let mut solo = self.solo.lock();
         match solo.get(id) {
             Some(until) if *until > now => true,

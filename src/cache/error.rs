@@ -25,6 +25,9 @@ pub enum CacheError {
     /// The document that names the checksum or the source does not list what was asked for.
     #[error("{0}")]
     Unlisted(String),
+    /// The stored document does not list it, and whether a newer one does cannot be asked now.
+    #[error("the stored index does not list {what}, and upstream could not be asked for a newer one")]
+    Unconfirmed { what: String },
     /// The request allows stored answers alone, and none is usable.
     #[error("nothing usable is stored, and the request forbids asking upstream")]
     OnlyIfCached,
@@ -41,7 +44,7 @@ impl CacheError {
             CacheError::TooLarge { .. } => ErrorKind::TooLarge,
             CacheError::Mismatch { .. } => ErrorKind::Corrupt,
             CacheError::Unlisted(_) => ErrorKind::NotFound,
-            CacheError::OnlyIfCached => ErrorKind::Unavailable,
+            CacheError::OnlyIfCached | CacheError::Unconfirmed { .. } => ErrorKind::Unavailable,
             CacheError::Abandoned => ErrorKind::Internal,
         }
     }
@@ -49,12 +52,15 @@ impl CacheError {
     /// Whose failure it is, as far as a client is told.
     pub fn blame(&self) -> Blame {
         match self {
+            CacheError::Unlisted(_) | CacheError::Upstream(UpstreamError::SourceBroke { .. }) => Blame::Request,
             CacheError::Upstream(UpstreamError::Silent { .. }) => Blame::UpstreamSilent,
             CacheError::Upstream(UpstreamError::Offline) | CacheError::OnlyIfCached => Blame::Offline,
             CacheError::Upstream(UpstreamError::Refused { .. }) => Blame::Policy,
             CacheError::Upstream(UpstreamError::Crowded { .. } | UpstreamError::Resting { .. }) => Blame::Load,
-            CacheError::Upstream(_) | CacheError::TooLarge { .. } | CacheError::Mismatch { .. } => Blame::Upstream,
-            CacheError::Unlisted(_) => Blame::Request,
+            CacheError::Upstream(_)
+            | CacheError::TooLarge { .. }
+            | CacheError::Mismatch { .. }
+            | CacheError::Unconfirmed { .. } => Blame::Upstream,
             CacheError::Store(_) | CacheError::Index(_) | CacheError::Abandoned => Blame::Ours,
         }
     }
@@ -87,7 +93,7 @@ pub enum Blame {
 impl From<StoreError> for CacheError {
     fn from(error: StoreError) -> CacheError {
         match error {
-            StoreError::Mismatch { .. } => CacheError::Mismatch { why: error.to_string() },
+            StoreError::Mismatch { .. } | StoreError::Length { .. } => CacheError::Mismatch { why: error.to_string() },
             other => CacheError::Store(Arc::new(other)),
         }
     }

@@ -3,12 +3,14 @@
 //! A fill ends in exactly one stage: sealed, kept (a 304, or stale for an outage), handed off (not to be shared),
 //! overflowed (storage full half-way) or failed. A panic or a drop counts as failed.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use http::{HeaderMap, Method, StatusCode};
 
 use super::Inner;
-use super::coalesce::{Flight, FlightId, Head, Resumption, Stage};
+use super::body::{self, Beginning, TakenUp};
+use super::coalesce::{Flight, FlightId, Stage};
 use super::decide;
 use super::error::CacheError;
 use super::policy::ask::AskHead;
@@ -19,18 +21,16 @@ use super::served::Served;
 use super::source::Sources;
 use crate::index::Ack;
 use crate::index::catalog::Put;
-use crate::index::record::{NewBlob, Record};
+use crate::index::record::Record;
+use crate::model::checksum::Checksum;
 use crate::model::entry::{Candidates, Entry};
 use crate::model::key::Key;
-use crate::model::lookup::{Fallback, Freshness, Lookup, Origin};
+use crate::model::lookup::{Freshness, Lookup, Origin};
 use crate::model::outcome::{Outcome, Reason};
 use crate::model::place::Class;
 use crate::model::realm::Realm;
-use crate::store::{BlobWriter, Intent, Partial, SealedBlob, StoreError};
-use crate::upstream::fetch::{FetchAsk, FetchBody, Fetched, Redirects, Resume, UpstreamError};
-
-/// Bodies up to this size are filled to the end though nobody waits.
-const FINISH_ALONE_BYTES: u64 = 64 << 20;
+use crate::store::{BlobWriter, Intent, StoreError};
+use crate::upstream::fetch::{Ends, FetchAsk, FetchBody, Fetched, Redirects, Resume, UpstreamError};
 
 /// All that a fill needs; it outlives the request that started it.
 pub(super) struct FillPlan {
@@ -55,7 +55,7 @@ impl FillPlan {
         super::ask_head(&self.method, &self.client_headers, &self.lookup)
     }
 
-    fn class(&self) -> Class {
+    pub(super) fn class(&self) -> Class {
         match self.lookup.freshness {
             Freshness::Immutable => Class::Trusted,
             Freshness::Revalidate { .. } => Class::Document,
@@ -65,14 +65,14 @@ impl FillPlan {
 }
 
 /// Publishes a failure if the fill ends without a word.
-struct Ending {
+pub(super) struct Ending {
     cache: Arc<Inner>,
     id: FlightId,
-    flight: Arc<Flight>,
+    pub flight: Arc<Flight>,
 }
 
 impl Ending {
-    fn publish(&self, stage: Stage) {
+    pub fn publish(&self, stage: Stage) {
         self.flight.publish(stage);
     }
 }
@@ -86,29 +86,38 @@ impl Drop for Ending {
     }
 }
 
-/// Runs a fill to its end.
-pub(super) async fn run(cache: Arc<Inner>, plan: FillPlan, flight: Arc<Flight>) {
+/// Runs a fill to its end. Whoever waits for it is told of its end even if the task never runs.
+pub(super) fn run(cache: Arc<Inner>, plan: FillPlan, flight: Arc<Flight>) -> impl Future<Output = ()> + Send {
     let ending = Ending { cache: cache.clone(), id: plan.id.clone(), flight };
-    let stage = match fill(&cache, &plan, &ending).await {
-        Ok(stage) => stage,
-        Err(error) => {
-            tracing::debug!(key = %plan.key, %error, "fill failed");
-            Stage::Failed(error)
-        }
-    };
-    // Off the board first: whoever boards after this word finds the store.
-    cache.flights.land(&plan.id, &ending.flight);
-    ending.publish(stage);
+    async move {
+        let stage = match fill(&cache, &plan, &ending).await {
+            Ok(stage) => stage,
+            Err(error) => {
+                tracing::debug!(key = %plan.key, %error, "fill failed");
+                Stage::Failed(error)
+            }
+        };
+        // Off the board first: whoever boards after this word finds the store.
+        cache.flights.land(&plan.id, &ending.flight);
+        ending.publish(stage);
+    }
 }
 
 async fn fill(cache: &Arc<Inner>, plan: &FillPlan, ending: &Ending) -> Result<Stage, CacheError> {
     let (origins, expect) = match cache.sources(plan).await? {
         Sources::Found { origins, expect } => (origins, expect),
-        Sources::Answer(answer) => return Ok(hand_off(ending, *answer)),
+        Sources::Answer(answer) => return Ok(hand_off(ending, *answer, Reason::Upstream)),
     };
-    let (fetched, origin) = match ask(cache, plan, &origins).await {
-        Ok(answer) => answer,
-        Err(error) => return stale_or(cache, plan, CacheError::Upstream(error)),
+    let (fetched, origin) = match body::take_up(cache, plan, &expect).await {
+        TakenUp::Goes(answer) => {
+            let (fetched, part) = *answer;
+            return body::go_on(cache, plan, ending, fetched, part).await;
+        }
+        TakenUp::Anew(answer) => *answer,
+        TakenUp::Nothing => match ask(cache, plan, &origins).await {
+            Ok(answer) => answer,
+            Err(error) => return stale_or(cache, plan, CacheError::Upstream(error)).await,
+        },
     };
     if fetched.status == StatusCode::NOT_MODIFIED
         && let Some((entry, _)) = &plan.confirm
@@ -116,22 +125,13 @@ async fn fill(cache: &Arc<Inner>, plan: &FillPlan, ending: &Ending) -> Result<St
         return confirmed(cache, plan, entry, &fetched).await;
     }
     if decide::is_outage(fetched.status.as_u16())
-        && let Some(entry) = usable_when_failing(cache, plan)
+        && let Some(entry) = usable_when_failing(cache, plan).await?
     {
         return Ok(Stage::Kept(entry, Outcome::Stale));
     }
-    let vary = match store::storable(
-        &plan.ask_head(),
-        fetched.status.as_u16(),
-        &fetched.headers,
-        &plan.lookup.freshness,
-        cache.clock.now(),
-    ) {
-        Storable::Yes { vary } => vary,
-        Storable::No(reason, why) => {
-            tracing::debug!(key = %plan.key, why, "not stored");
-            return Ok(hand_off_solo(cache, plan, ending, fetched, reason));
-        }
+    let vary = match judge(cache, plan, &fetched, &expect) {
+        Ok(vary) => vary,
+        Err(reason) => return Ok(hand_off_solo(cache, plan, ending, fetched, reason)),
     };
     let is_shared = plan.lookup.freshness != Freshness::Http
         || store::shareable(fetched.status.as_u16(), &fetched.headers, &plan.ask_head());
@@ -141,33 +141,44 @@ async fn fill(cache: &Arc<Inner>, plan: &FillPlan, ending: &Ending) -> Result<St
     if fetched.len.is_some_and(|len| len > plan.lookup.max_bytes) {
         return Err(CacheError::TooLarge { limit: plan.lookup.max_bytes });
     }
-    let mut sums: Vec<_> = expect.iter().map(|sum| sum.algorithm()).collect();
-    sums.dedup();
-    let writer = match open_writer(cache, Intent { len: fetched.len, class: plan.class(), sums }).await {
+    let sums: BTreeSet<_> = expect.iter().map(Checksum::algorithm).collect();
+    let intent = Intent { len: fetched.len, class: plan.class(), sums: sums.into_iter().collect() };
+    let writer = match open_writer(cache, intent).await {
         Ok(writer) => writer,
         Err(error) => {
             tracing::warn!(%error, "nothing can be stored, passing answers on");
-            return Ok(hand_off(ending, relay::served(fetched, &plan.method, Reason::Full)));
+            return Ok(hand_off(ending, relay::served(fetched, &plan.method, Reason::Full), Reason::Full));
         }
     };
-    let entry = draft(plan, &fetched, vary);
-    let partial = writer.partial();
-    let head = Head {
-        is_shared,
-        len: fetched.len,
-        partial: partial.clone(),
-        resume: Resumption {
-            url: fetched.url.clone(),
-            trust: origin.trust,
-            headers: plan.request.clone(),
-            validator: strong_validator(&fetched.headers),
-            expect: expect.first().copied(),
-        },
-        entry,
+    let draft = draft(plan, &fetched, vary);
+    body::begin(cache, plan, ending, Beginning { fetched, origin, writer, expect, draft, is_shared }).await
+}
+
+/// Under which variant the answer is kept, or why it is not.
+fn judge(
+    cache: &Inner,
+    plan: &FillPlan,
+    fetched: &Fetched,
+    expect: &[Checksum],
+) -> Result<Vec<(String, Option<String>)>, Reason> {
+    let (status, freshness) = (fetched.status.as_u16(), &plan.lookup.freshness);
+    let refused = |reason, why| {
+        tracing::debug!(key = %plan.key, why, "not stored");
+        reason
     };
-    let draft = ending.flight.head.get_or_init(|| head).entry.clone();
-    ending.publish(Stage::Streaming { written: 0 });
-    store_body(cache, plan, ending, Body { fetched, writer, partial, expect, draft }).await
+    let now = cache.clock.now();
+    let vary = match store::storable(&plan.ask_head(), status, &fetched.headers, freshness, now) {
+        Storable::Yes { vary } => vary,
+        Storable::No(reason, why) => return Err(refused(reason, why)),
+    };
+    // RFC 9112 §8 lets a body that only closing ends count as whole. A cache would serve it cut for ever.
+    if fetched.len.is_none() && fetched.body.ends() == Ends::OnClose && expect.is_empty() {
+        return Err(refused(
+            Reason::NoStore,
+            "only the closing of the connection marked its end, and no sum proves it",
+        ));
+    }
+    Ok(vary)
 }
 
 /// Opens a writer; when there is no room, tries to make some first.
@@ -178,83 +189,6 @@ async fn open_writer(cache: &Arc<Inner>, intent: Intent) -> Result<BlobWriter, S
         }
         other => other,
     }
-}
-
-struct Body {
-    fetched: Fetched,
-    writer: BlobWriter,
-    partial: Partial,
-    expect: Vec<crate::model::checksum::Checksum>,
-    draft: Entry,
-}
-
-async fn store_body(cache: &Arc<Inner>, plan: &FillPlan, ending: &Ending, mut body: Body) -> Result<Stage, CacheError> {
-    let mut written = 0_u64;
-    while let Some(chunk) = body.fetched.body.chunk().await {
-        let chunk = chunk.map_err(CacheError::Upstream)?;
-        written += chunk.len() as u64;
-        if written > plan.lookup.max_bytes {
-            return Err(CacheError::TooLarge { limit: plan.lookup.max_bytes });
-        }
-        if let Err(error) = body.writer.write(chunk).await {
-            return overflow(cache, &body, error);
-        }
-        ending.publish(Stage::Streaming { written: body.partial.written() });
-        if is_forsaken(&ending.flight, body.fetched.len, written) {
-            tracing::debug!(key = %plan.key, written, "nobody waits for this fill any more");
-            return Err(CacheError::Abandoned);
-        }
-    }
-    let sealed = match body.writer.seal(&body.expect, body.fetched.len).await {
-        Ok(sealed) => sealed,
-        Err(StoreError::Full { why }) => {
-            tracing::warn!(%why, "storage is full at the end of a fill");
-            return Ok(Stage::Overflowed { stored: written });
-        }
-        Err(error) => return Err(error.into()),
-    };
-    let spent = cache.clock.now().since(body.draft.requested_at);
-    body.draft.fetch_ms = u32::try_from(spent.as_millis()).unwrap_or(u32::MAX);
-    body.draft.valid = !ending.flight.is_doubtful();
-    record(cache, plan, body.draft, sealed).await.map(Stage::Sealed)
-}
-
-/// Storage gave up half-way: what is stored stays readable and followers go on by Range.
-fn overflow(cache: &Arc<Inner>, body: &Body, error: StoreError) -> Result<Stage, CacheError> {
-    let stored = body.partial.written();
-    tracing::warn!(%error, stored, "storage gave up in the middle of a fill, followers go on upstream");
-    cache.counters.overflowed();
-    Ok(Stage::Overflowed { stored })
-}
-
-/// Places before keys: the blob's place and the entry go to the index in one record.
-async fn record(
-    cache: &Arc<Inner>,
-    plan: &FillPlan,
-    mut entry: Entry,
-    sealed: SealedBlob,
-) -> Result<Arc<Entry>, CacheError> {
-    entry.body = Some(sealed.digest);
-    entry.len = sealed.len;
-    let entry = Arc::new(entry);
-    if let Some(bytes) = sealed.small {
-        cache.store.remember(&sealed.digest, bytes);
-    }
-    let blob = NewBlob {
-        digest: sealed.digest,
-        sums: sealed.sums,
-        place: sealed.place,
-        class: plan.class(),
-        dirty: sealed.dirty,
-    };
-    let record = Record {
-        blob: Some(blob),
-        entries: vec![Put { entry: entry.clone(), expected: None }],
-        edges: vec![(plan.realm.clone(), sealed.digest)],
-        ..Record::default()
-    };
-    cache.index.record(record, Ack::Visible).await?;
-    Ok(entry)
 }
 
 async fn confirmed(
@@ -273,40 +207,22 @@ async fn confirmed(
     Ok(Stage::Kept(freshened, Outcome::Revalidated))
 }
 
-/// Asks the origins in turn, as each allows going on to the next.
+/// Asks the origins in turn, under the conditions of what is to be confirmed.
 async fn ask(cache: &Arc<Inner>, plan: &FillPlan, origins: &[Origin]) -> Result<(Fetched, Origin), UpstreamError> {
-    let mut last = Err(UpstreamError::Offline);
-    for (at, origin) in origins.iter().enumerate() {
-        let is_last = at + 1 == origins.len();
-        let mut headers = plan.request.clone();
-        if let Some((_, conditions)) = &plan.confirm {
-            headers.extend(conditions.iter().map(|(name, value)| (name.clone(), value.clone())));
-        }
-        let fetched = cache
-            .fetch
-            .fetch(FetchAsk {
-                method: plan.method.clone(),
-                url: origin.url.clone(),
-                headers,
-                body: FetchBody::Empty,
-                trust: origin.trust,
-                resume: Resume::ByRange,
-                redirects: plan.redirects,
-            })
-            .await;
-        let go_on = match (&fetched, origin.next) {
-            (Ok(fetched), _) if is_absence(fetched.status) => true,
-            (Ok(fetched), Fallback::OnFailure) => !fetched.status.is_success() && !fetched.status.is_redirection(),
-            (Ok(_), Fallback::OnAbsence) => false,
-            (Err(_), Fallback::OnFailure) => true,
-            (Err(_), Fallback::OnAbsence) => false,
-        };
-        last = fetched.map(|fetched| (fetched, origin.clone()));
-        if !go_on || is_last {
-            break;
-        }
+    let mut headers = plan.request.clone();
+    if let Some((_, conditions)) = &plan.confirm {
+        headers.extend(conditions.iter().map(|(name, value)| (name.clone(), value.clone())));
     }
-    last
+    let question = |origin: &Origin| FetchAsk {
+        method: plan.method.clone(),
+        url: origin.url.clone(),
+        headers: headers.clone(),
+        body: FetchBody::Empty,
+        trust: origin.trust,
+        resume: Resume::ByRange,
+        redirects: plan.redirects,
+    };
+    cache.ask_in_turn(origins, question).await
 }
 
 fn draft(plan: &FillPlan, fetched: &Fetched, vary: Vec<(String, Option<String>)>) -> Entry {
@@ -330,8 +246,8 @@ fn draft(plan: &FillPlan, fetched: &Fetched, vary: Vec<(String, Option<String>)>
     }
 }
 
-fn stale_or(cache: &Arc<Inner>, plan: &FillPlan, error: CacheError) -> Result<Stage, CacheError> {
-    match usable_when_failing(cache, plan) {
+async fn stale_or(cache: &Inner, plan: &FillPlan, error: CacheError) -> Result<Stage, CacheError> {
+    match usable_when_failing(cache, plan).await? {
         Some(entry) => {
             tracing::info!(key = %plan.key, %error, "upstream failed, serving what is stored");
             Ok(Stage::Kept(entry, Outcome::Stale))
@@ -341,39 +257,20 @@ fn stale_or(cache: &Arc<Inner>, plan: &FillPlan, error: CacheError) -> Result<St
 }
 
 /// The newest stored answer to this very request that may stand in while upstream fails.
-fn usable_when_failing(cache: &Inner, plan: &FillPlan) -> Option<Arc<Entry>> {
+async fn usable_when_failing(cache: &Inner, plan: &FillPlan) -> Result<Option<Arc<Entry>>, CacheError> {
     let (ask, freshness) = (plan.ask_head(), &plan.lookup.freshness);
-    let entry = &plan.stored[decide::selected(&ask, &plan.stored, freshness)?];
-    decide::stale_if_error(entry, freshness, &ask, cache.clock.now()).then(|| entry.clone())
+    let Some(at) = decide::selected(&ask, &plan.stored, freshness) else { return Ok(None) };
+    let entry = &plan.stored[at];
+    let usable = decide::stale_if_error(entry, freshness, &ask, cache.clock.now());
+    Ok((usable && cache.has_body(entry).await?).then(|| entry.clone()))
 }
 
-fn hand_off(ending: &Ending, served: Served) -> Stage {
+fn hand_off(ending: &Ending, served: Served, why: Reason) -> Stage {
     *ending.flight.handoff.lock() = Some(served);
-    Stage::HandedOff
+    Stage::HandedOff(why)
 }
 
 fn hand_off_solo(cache: &Inner, plan: &FillPlan, ending: &Ending, fetched: Fetched, reason: Reason) -> Stage {
     cache.flights.mark_solo(&plan.id, cache.clock.elapsed());
-    hand_off(ending, relay::served(fetched, &plan.method, reason))
-}
-
-/// A fill that nobody waits for goes on when it is small or past half.
-fn is_forsaken(flight: &Flight, len: Option<u64>, written: u64) -> bool {
-    if flight.followers() > 0 {
-        return false;
-    }
-    match len {
-        Some(len) => len > FINISH_ALONE_BYTES && written < len / 2,
-        None => written > FINISH_ALONE_BYTES,
-    }
-}
-
-pub(super) fn is_absence(status: StatusCode) -> bool {
-    matches!(status, StatusCode::NOT_FOUND | StatusCode::GONE)
-}
-
-/// What `If-Range` may carry: a strong ETag, or else a Last-Modified date (RFC 9110 §13.1.5).
-fn strong_validator(headers: &HeaderMap) -> Option<HeaderValue> {
-    let etag = headers.get(header::ETAG).filter(|etag| !etag.as_bytes().starts_with(b"W/"));
-    etag.or_else(|| headers.get(header::LAST_MODIFIED)).cloned()
+    hand_off(ending, relay::served(fetched, &plan.method, reason), reason)
 }

@@ -7,8 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::StreamExt;
-use http::{HeaderValue, Method, StatusCode, header};
-use sha2::Digest as _;
+use http::Method;
 use tokio::sync::watch;
 
 use super::Inner;
@@ -17,6 +16,7 @@ use super::error::CacheError;
 use super::served::{Framing, ServedStream};
 use crate::model::checksum::{Algorithm, Checksum};
 use crate::model::range::ByteRange;
+use crate::store::Hashes;
 use crate::upstream::fetch::{FetchAsk, FetchBody, FetchedBody, Redirects, Resume, UpstreamError};
 
 /// The most that is read at once for one follower, in bytes.
@@ -39,14 +39,17 @@ struct Follower {
 /// The rest of a body whose storing stopped half-way, straight from upstream.
 struct Rest {
     body: FetchedBody,
+    /// Where in the whole its next byte stands.
+    next: u64,
+    /// The whole must be read for it, whatever part of it was asked for.
     check: Option<Check>,
     /// Held back until the end is verified.
     held: Option<Bytes>,
 }
 
 struct Check {
-    hasher: sha2::Sha256,
-    expect: Checksum,
+    hashes: Hashes,
+    expect: Vec<Checksum>,
 }
 
 /// The body of a fill as one asker reads it. `range` is resolved against the announced length.
@@ -99,14 +102,14 @@ impl Follower {
                     if self.at < self.safe_until(stored) {
                         return Some(self.read(self.safe_until(stored)).await);
                     }
-                    match self.take_up().await {
+                    match self.take_up(stored).await {
                         Ok(rest) => self.rest = Some(rest),
                         Err(error) => return Some(Err(error)),
                     }
                     continue;
                 }
                 Stage::Failed(error) => return Some(Err(error)),
-                Stage::Kept(..) | Stage::HandedOff => return Some(Err(CacheError::Abandoned)),
+                Stage::Kept(..) | Stage::HandedOff(_) => return Some(Err(CacheError::Abandoned)),
             }
             if self.stage.changed().await.is_err() {
                 return Some(Err(CacheError::Abandoned));
@@ -134,81 +137,63 @@ impl Follower {
     }
 
     /// Asks upstream for what was not stored, under the validator that the stored part came with.
-    async fn take_up(&mut self) -> Result<Rest, CacheError> {
-        let resume = head(&self.seat).resume.clone();
-        let host = resume.url.host_str().unwrap_or_default().to_owned();
-        let broken = |why: &str| UpstreamError::Protocol { host: host.clone(), why: why.into() };
-        let validator = resume.validator.ok_or_else(|| broken("no validator to take a body up again"))?;
-        let mut headers = resume.headers;
-        let range = match self.end {
-            Some(end) => format!("bytes={}-{}", self.at, end.saturating_sub(1)),
-            None => format!("bytes={}-", self.at),
+    async fn take_up(&self, stored: u64) -> Result<Rest, CacheError> {
+        let resume = &head(&self.seat).resume;
+        let broken = |why: &str| UpstreamError::Protocol {
+            host: resume.url.host_str().unwrap_or_default().to_owned(),
+            why: why.into(),
         };
-        let range = HeaderValue::try_from(range).map_err(|_| broken("range"))?;
-        headers.insert(header::RANGE, range);
-        headers.insert(header::IF_RANGE, validator);
+        let check = match resume.expect.is_empty() {
+            true => None,
+            false => Some(self.check_so_far(self.at.min(stored), &resume.expect).await?),
+        };
+        // What must be checked is checked from its first byte.
+        let next = if check.is_some() { self.at.min(stored) } else { self.at };
+        let unproven = || broken("nothing proves that the rest would belong to the same body");
+        let plan = resume.plan.as_ref().ok_or_else(unproven)?;
         let ask = FetchAsk {
             method: Method::GET,
-            url: resume.url,
-            headers,
+            url: resume.url.clone(),
+            headers: plan.request(&resume.headers, next).ok_or_else(unproven)?,
             body: FetchBody::Empty,
             trust: resume.trust,
-            resume: Resume::Never,
+            resume: Resume::ByRange,
             redirects: Redirects::Follow,
         };
         let fetched = self.cache.fetch.fetch(ask).await?;
-        let starts = format!("bytes {}-", self.at);
-        let fits = fetched
-            .headers
-            .get(header::CONTENT_RANGE)
-            .and_then(|value| value.to_str().ok())
-            .is_some_and(|value| value.starts_with(&starts));
-        if fetched.status != StatusCode::PARTIAL_CONTENT || !fits {
-            return Err(broken("the body changed while it was read").into());
-        }
-        let check = match (resume.expect, self.end == head(&self.seat).len) {
-            (Some(expect), true) => Some(self.check_so_far(expect).await?),
-            _ => None,
-        };
-        Ok(Rest { body: fetched.body, check, held: None })
+        plan.accept(fetched.status, &fetched.headers, fetched.len, next).map_err(broken)?;
+        Ok(Rest { body: fetched.body, next, check, held: None })
     }
 
     /// Hashes what was stored, so that the whole can still be held against its checksum.
-    async fn check_so_far(&self, expect: Checksum) -> Result<Check, CacheError> {
-        if expect.algorithm() != Algorithm::Sha256 {
-            return Err(CacheError::Mismatch {
-                why: "storage is full and the sum cannot be checked on the way".into(),
-            });
-        }
-        let mut hasher = sha2::Sha256::new();
-        let mut at = 0;
-        while at < self.at {
-            let most = usize::try_from(self.at - at).unwrap_or(READ_BYTES).min(READ_BYTES);
-            let bytes = head(&self.seat).partial.read(at, most).await?;
-            if bytes.is_empty() {
-                return Err(CacheError::Abandoned);
-            }
-            at += bytes.len() as u64;
-            hasher.update(&bytes);
-        }
-        Ok(Check { hasher, expect })
+    async fn check_so_far(&self, upto: u64, expect: &[Checksum]) -> Result<Check, CacheError> {
+        let also: Vec<Algorithm> = expect.iter().map(Checksum::algorithm).collect();
+        let hashes = head(&self.seat).partial.hash(upto, &also).await?;
+        Ok(Check { hashes, expect: expect.to_vec() })
     }
 
     async fn next_of_rest(&mut self) -> Option<Result<Bytes, CacheError>> {
+        let end = self.end.unwrap_or(u64::MAX);
         loop {
             let rest = self.rest.as_mut()?;
-            match rest.body.chunk().await {
-                Some(Ok(chunk)) => {
-                    if let Some(check) = &mut rest.check {
-                        check.hasher.update(&chunk);
-                    }
-                    self.at += chunk.len() as u64;
-                    if let Some(ready) = rest.held.replace(chunk) {
-                        return Some(Ok(ready));
-                    }
-                }
+            if rest.check.is_none() && self.at >= end {
+                return self.end_of_rest();
+            }
+            let chunk = match rest.body.chunk().await {
+                Some(Ok(chunk)) => chunk,
                 Some(Err(error)) => return Some(Err(error.into())),
                 None => return self.end_of_rest(),
+            };
+            if let Some(check) = &mut rest.check {
+                check.hashes.update(&chunk);
+            }
+            let wanted = cut(&chunk, rest.next, self.at, end);
+            rest.next += chunk.len() as u64;
+            self.at += wanted.len() as u64;
+            if !wanted.is_empty()
+                && let Some(ready) = rest.held.replace(wanted)
+            {
+                return Some(Ok(ready));
             }
         }
     }
@@ -216,12 +201,23 @@ impl Follower {
     fn end_of_rest(&mut self) -> Option<Result<Bytes, CacheError>> {
         self.ended = true;
         let rest = self.rest.as_mut()?;
-        if let Some(check) = rest.check.take() {
-            let sum = check.hasher.finalize();
-            if sum.as_slice() != check.expect.as_bytes() {
-                return Some(Err(CacheError::Mismatch { why: format!("expected {}", check.expect) }));
-            }
+        if let Some(check) = rest.check.take()
+            && let Err(error) = check.hashes.check(&check.expect)
+        {
+            return Some(Err(error.into()));
+        }
+        if let Some(expected) = self.end.filter(|end| self.at < *end) {
+            let host = head(&self.seat).resume.url.host_str().unwrap_or_default().to_owned();
+            return Some(Err(UpstreamError::Truncated { host, got: self.at, expected: expected.to_string() }.into()));
         }
         rest.held.take().map(Ok)
     }
+}
+
+/// The part of a chunk, which starts at `next` in the whole, that lies in `from..end`.
+fn cut(chunk: &Bytes, next: u64, from: u64, end: u64) -> Bytes {
+    let clamp =
+        |offset: u64| usize::try_from(offset.saturating_sub(next)).map_or(chunk.len(), |at| at.min(chunk.len()));
+    let (start, end) = (clamp(from), clamp(end));
+    if start < end { chunk.slice(start..end) } else { Bytes::new() }
 }

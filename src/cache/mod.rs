@@ -5,20 +5,28 @@
 //! and then either the store answers, or a flight does: one fill task that every asker follows.
 
 mod blob;
+mod body;
 pub mod coalesce;
 pub mod counters;
 pub mod decide;
 pub mod error;
+pub mod evict;
 mod explain;
 mod fill;
 mod follow;
 mod head;
 pub mod ledger;
+mod origins;
+mod park;
 pub mod policy;
 pub mod relay;
+pub mod scrub;
 pub mod served;
 mod source;
+mod stand_in;
 mod terms;
+#[cfg(test)]
+mod tests;
 pub mod upkeep;
 
 use std::sync::Arc;
@@ -31,17 +39,18 @@ use self::counters::Counters;
 use self::decide::{Decision, Refresh};
 use self::error::CacheError;
 use self::fill::FillPlan;
+use self::park::Parked;
 use self::policy::freshness;
 use self::policy::validate;
-use self::served::{Ask, Part, Served, ServedBody};
-use self::terms::{ask_head, fits, hashed, judged, keyed, part_of, redirects, upstream_fields};
+use self::served::{Ask, Part, Served, ServedBody, StoredBlob};
+use self::terms::{ask_head, fits, hashed, judged, keyed, only_if_cached, part_of, redirects, upstream_fields};
 use crate::index::{Index, Presence};
 use crate::model::digest::Digest;
 use crate::model::entry::{Candidates, Entry};
 use crate::model::key::{Key, KeyHash};
 use crate::model::lookup::Freshness;
 use crate::model::outcome::{Outcome, Reason};
-use crate::model::place::TierName;
+use crate::model::place::{Place, TierName};
 use crate::model::range::ByteRange;
 use crate::model::realm::Realm;
 use crate::runtime::clock::Clock;
@@ -70,6 +79,7 @@ pub(crate) struct Inner {
     pub tasks: Tasks,
     pub counters: Counters,
     flights: Flights,
+    parked: Parked,
     notes: mpsc::Sender<ledger::Note>,
     /// Held by the eviction under way.
     evicting: tokio::sync::Mutex<()>,
@@ -91,7 +101,8 @@ impl Cache {
         let (notes, to_keep) = mpsc::channel(ledger::QUEUE);
         tasks.spawn("build records", Inner::keep_notes(index.clone(), tasks.clone(), to_keep));
         let evicting = tokio::sync::Mutex::new(());
-        let inner = Inner { store, index, fetch, clock, tasks, counters, flights, notes, evicting };
+        let parked = Parked::default();
+        let inner = Inner { store, index, fetch, clock, tasks, counters, flights, parked, notes, evicting };
         Cache { inner: Arc::new(inner) }
     }
 
@@ -120,7 +131,7 @@ impl Cache {
 }
 
 impl Inner {
-    fn at_once(&self, ask: &Ask<'_>) -> Option<Served> {
+    fn at_once(self: &Arc<Inner>, ask: &Ask<'_>) -> Option<Served> {
         let Presence::Present(stored) = self.index.recall(&hashed(ask)) else { return None };
         let head = ask_head(ask.method, ask.headers, ask.lookup);
         let now = self.clock.now();
@@ -143,7 +154,15 @@ impl Inner {
         let key = keyed(ask);
         let hash = hashed(ask);
         let stored = self.stored(&hash).await?;
-        self.answer(ask, key, hash, stored).await
+        match self.answer(ask, key, hash, stored).await {
+            Err(CacheError::Upstream(error)) => self.stand_in(ask, error).await,
+            // What cannot be read here is still to be had there.
+            Err(CacheError::Store(error)) if !only_if_cached(ask) => {
+                tracing::error!(%error, "storage failed, passing the request on");
+                self.relay(ask, Reason::Full).await
+            }
+            answered => answered,
+        }
     }
 
     async fn stored(&self, hash: &KeyHash) -> Result<Candidates, CacheError> {
@@ -224,7 +243,7 @@ impl Inner {
     }
 
     /// The bytes, if they can be had without asking a database. None: not so, or not at all.
-    fn open_now(&self, digest: &Digest, range: ByteRange) -> Option<(ServedBody, TierName)> {
+    fn open_now(self: &Arc<Inner>, digest: &Digest, range: ByteRange) -> Option<(ServedBody, TierName)> {
         if let Some(remembered) = self.remembered(digest, range) {
             return Some(remembered);
         }
@@ -232,7 +251,15 @@ impl Inner {
         // What is wrong with the blob is dealt with where it can be set aside.
         let reader = self.store.open_blob(digest, &place, range).ok()?;
         self.index.touch(digest);
-        Some(unfolded(reader))
+        Some(self.unfolded(reader, digest, place))
+    }
+
+    fn unfolded(self: &Arc<Inner>, reader: BlobReader, digest: &Digest, place: Place) -> (ServedBody, TierName) {
+        let tier = reader.tier();
+        match reader.into_bytes() {
+            Ok(bytes) => (ServedBody::Bytes(bytes), tier),
+            Err(reader) => (ServedBody::Blob(StoredBlob::new(reader, self.clone(), *digest, place)), tier),
+        }
     }
 
     fn remembered(&self, digest: &Digest, range: ByteRange) -> Option<(ServedBody, TierName)> {
@@ -251,6 +278,7 @@ impl Inner {
             return Ok(Some(remembered));
         }
         // A place may move between the look-up and the open: ask once more, then it is absent.
+        let mut gone = None;
         for _ in 0..2 {
             let place = match self.index.place(digest) {
                 Presence::Present(place) => place,
@@ -263,9 +291,14 @@ impl Inner {
             match self.store.open_blob(digest, &place, range) {
                 Ok(reader) => {
                     self.index.touch(digest);
-                    return Ok(Some(unfolded(reader)));
+                    return Ok(Some(self.unfolded(reader, digest, place)));
                 }
-                Err(StoreError::Gone) => {}
+                Err(StoreError::Gone) if gone == Some(place) => {
+                    tracing::error!(%digest, "a stored blob's bytes are gone, it is fetched anew");
+                    self.index.drop_place(digest, &place).await?;
+                    return Ok(None);
+                }
+                Err(StoreError::Gone) => gone = Some(place),
                 Err(error @ StoreError::Corrupt { .. }) => {
                     tracing::error!(%digest, %error, "a stored blob is damaged, it is set aside and fetched anew");
                     self.set_aside(digest, &place).await?;
@@ -303,10 +336,13 @@ impl Inner {
         match stage {
             Stage::Asking | Stage::Failed(CacheError::Abandoned) => Err(CacheError::Abandoned),
             Stage::Failed(error) => Err(error),
-            Stage::HandedOff => self.take_off(ask, &seat).await,
+            Stage::HandedOff(reason) => self.take_off(ask, &seat, reason).await,
             Stage::Kept(entry, kept) if fits(ask, &entry) => match self.from_store(ask, &entry, Some(kept)).await? {
                 Some(served) => Ok(served),
-                None if confirming => Box::pin(self.through_flight(ask, keyed(ask), hash, Arc::from([]), None)).await,
+                // The body went meanwhile.
+                None if confirming || outcome == Outcome::Coalesced => {
+                    Box::pin(self.through_flight(ask, keyed(ask), hash, Arc::from([]), None)).await
+                }
                 None => Err(CacheError::Abandoned),
             },
             Stage::Kept(..) => self.relay(ask, Reason::NoStore).await,
@@ -358,11 +394,11 @@ impl Inner {
     }
 
     /// The first asker takes an answer that cannot be shared; the others make an exchange of their own.
-    async fn take_off(self: &Arc<Inner>, ask: &Ask<'_>, seat: &Seat) -> Result<Served, CacheError> {
+    async fn take_off(self: &Arc<Inner>, ask: &Ask<'_>, seat: &Seat, why: Reason) -> Result<Served, CacheError> {
         let handoff = seat.flight.handoff.lock().take();
         match handoff {
             Some(served) => Ok(judged(ask, served)),
-            None => self.relay(ask, Reason::NoStore).await,
+            None => self.relay(ask, why).await,
         }
     }
 
@@ -376,6 +412,9 @@ impl Inner {
         confirm: (Arc<Entry>, HeaderMap),
     ) {
         let plan = self.plan(ask, key, hash, stored, Some(confirm));
+        if self.flights.is_solo(&plan.id, self.clock.elapsed()) {
+            return;
+        }
         match self.flights.board(&plan.id.clone(), self.clock.elapsed()) {
             Boarded::First(seat) => self.start(plan, &seat),
             Boarded::Joined(_) => {}
@@ -438,14 +477,6 @@ fn served(entry: &Entry, part: Part, body: ServedBody, outcome: Outcome, age: u6
         key: Some(entry.hash),
         digest: entry.body,
         fetch_ms: entry.fetch_ms,
-    }
-}
-
-fn unfolded(reader: BlobReader) -> (ServedBody, TierName) {
-    let tier = reader.tier();
-    match reader.into_bytes() {
-        Ok(bytes) => (ServedBody::Bytes(bytes), tier),
-        Err(reader) => (ServedBody::Blob(reader), tier),
     }
 }
 

@@ -46,7 +46,7 @@ impl Cache {
         let body = match exchange.body {
             None => FetchBody::Empty,
             Some(Sent { len, stream }) => {
-                let broken = |why| UpstreamError::Protocol { host: "the client".into(), why };
+                let broken = |why| UpstreamError::SourceBroke { why };
                 FetchBody::Stream { len, body: stream.map(move |chunk| chunk.map_err(broken)).boxed() }
             }
         };
@@ -74,6 +74,7 @@ impl Cache {
     pub async fn invalidate(&self, keys: &[KeyHash]) -> Result<(), CacheError> {
         for key in keys {
             self.inner.flights.doubt(key);
+            self.inner.parked.doubt(key).drop_on_a_pool();
             let stored = self.inner.stored(key).await?;
             // The last that is put comes first.
             let entries: Vec<Put> = stored.iter().rev().filter(|entry| entry.valid).map(doubtful).collect();
@@ -103,41 +104,24 @@ impl Inner {
             Addresses::Origins(origins) => origins,
             Addresses::Answer(answer) => return Ok(*answer),
         };
-        let mut last = Err(CacheError::Abandoned);
-        for origin in origins {
-            let mut headers = match ask.lookup.freshness {
-                Freshness::Http => ask.headers.clone(),
-                Freshness::Immutable | Freshness::Revalidate { .. } => super::upstream_fields(ask),
-            };
-            if let Some(range) = ask.headers.get(http::header::RANGE).filter(|_| reason == Reason::Range) {
-                headers.insert(http::header::RANGE, range.clone());
-            }
-            let fetched = self
-                .fetch
-                .fetch(FetchAsk {
-                    method: ask.method.clone(),
-                    url: origin.url,
-                    headers,
-                    body: FetchBody::Empty,
-                    trust: origin.trust,
-                    resume: Resume::ByRange,
-                    redirects: redirects(&ask.lookup.freshness),
-                })
-                .await;
-            match fetched {
-                Ok(fetched) if super::fill::is_absence(fetched.status) => {
-                    last = Ok(served(fetched, ask.method, reason))
-                }
-                Ok(fetched) => return Ok(served(fetched, ask.method, reason)),
-                Err(error) => {
-                    last = Err(error.into());
-                    if origin.next == crate::model::lookup::Fallback::OnAbsence {
-                        break;
-                    }
-                }
-            }
+        let mut headers = match ask.lookup.freshness {
+            Freshness::Http => ask.headers.clone(),
+            Freshness::Immutable | Freshness::Revalidate { .. } => super::upstream_fields(ask),
+        };
+        if let Some(range) = ask.headers.get(http::header::RANGE).filter(|_| reason == Reason::Range) {
+            headers.insert(http::header::RANGE, range.clone());
         }
-        last
+        let question = |origin: &Origin| FetchAsk {
+            method: ask.method.clone(),
+            url: origin.url.clone(),
+            headers: headers.clone(),
+            body: FetchBody::Empty,
+            trust: origin.trust,
+            resume: Resume::ByRange,
+            redirects: redirects(&ask.lookup.freshness),
+        };
+        let (fetched, _) = self.ask_in_turn(&origins, question).await?;
+        Ok(served(fetched, ask.method, reason))
     }
 }
 

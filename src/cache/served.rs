@@ -1,6 +1,7 @@
 //! What the engine answers: a head, a body to come, and the one word for how.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -8,13 +9,15 @@ use futures_util::Stream;
 use http::{HeaderMap, Method};
 use url::Url;
 
+use super::Inner;
 use super::error::CacheError;
 use crate::model::digest::Digest;
 use crate::model::key::KeyHash;
 use crate::model::lookup::Lookup;
 use crate::model::outcome::Outcome;
+use crate::model::place::Place;
 use crate::model::range::{Asked, ByteRange};
-use crate::store::BlobReader;
+use crate::store::{BlobReader, StoreError};
 
 /// A request as the engine sees it.
 pub struct Ask<'a> {
@@ -29,7 +32,7 @@ pub struct Ask<'a> {
     /// A hash of the credential that the client sent for upstream.
     pub identity: Option<Box<str>>,
     /// Who asks, for the record.
-    pub label: std::sync::Arc<str>,
+    pub label: Arc<str>,
     /// Whether conditional fields and Range are honoured; a body that is rewritten at the door needs the whole.
     pub partial: Partiality,
     pub framing: Framing,
@@ -95,9 +98,17 @@ pub enum Part {
 pub enum ServedBody {
     Empty,
     Bytes(Bytes),
-    Blob(BlobReader),
+    Blob(StoredBlob),
     /// A fill under way, or an exchange that is passed on.
     Stream(ServedStream),
+}
+
+/// A blob that is read as it is sent. When a damaged piece turns up, the blob is set aside: the next asker's is good.
+pub struct StoredBlob {
+    reader: BlobReader,
+    cache: Arc<Inner>,
+    digest: Digest,
+    place: Place,
 }
 
 pub type ServedStream = Pin<Box<dyn Stream<Item = Result<Bytes, CacheError>> + Send>>;
@@ -111,13 +122,9 @@ impl Served {
         let mut stream = match self.body {
             ServedBody::Empty => return Ok(Bytes::new()),
             ServedBody::Bytes(bytes) => return Ok(bytes),
-            ServedBody::Blob(reader) => match reader.into_bytes() {
-                Ok(bytes) => return Ok(bytes),
-                Err(mut reader) => futures_util::stream::poll_fn(move |context| {
-                    reader.poll_chunk(context).map(|chunk| chunk.map(|chunk| chunk.map_err(CacheError::from)))
-                })
-                .boxed(),
-            },
+            ServedBody::Blob(mut blob) => {
+                futures_util::stream::poll_fn(move |context| blob.poll_chunk(context)).boxed()
+            }
             ServedBody::Stream(stream) => stream,
         };
         let mut whole = Vec::new();
@@ -143,10 +150,37 @@ impl ServedBody {
                 ServedBody::Bytes(bytes) if !bytes.is_empty() => Poll::Ready(Some(Ok(bytes))),
                 _ => Poll::Ready(None),
             },
-            ServedBody::Blob(reader) => {
-                reader.poll_chunk(context).map(|chunk| chunk.map(|chunk| chunk.map_err(CacheError::from)))
-            }
+            ServedBody::Blob(blob) => blob.poll_chunk(context),
             ServedBody::Stream(stream) => stream.as_mut().poll_next(context),
         }
+    }
+}
+
+impl StoredBlob {
+    pub(super) fn new(reader: BlobReader, cache: Arc<Inner>, digest: Digest, place: Place) -> StoredBlob {
+        StoredBlob { reader, cache, digest, place }
+    }
+
+    fn poll_chunk(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, CacheError>>> {
+        self.reader.poll_chunk(context).map(|chunk| {
+            chunk.map(|chunk| {
+                chunk.map_err(|error| {
+                    if matches!(error, StoreError::Corrupt { .. } | StoreError::Gone) {
+                        self.set_aside(&error);
+                    }
+                    CacheError::from(error)
+                })
+            })
+        })
+    }
+
+    fn set_aside(&self, error: &StoreError) {
+        let (cache, digest, place) = (self.cache.clone(), self.digest, self.place);
+        tracing::error!(%digest, %error, "a stored blob turned out damaged while it was sent, it is set aside");
+        self.cache.tasks.spawn("set aside", async move {
+            if let Err(error) = cache.set_aside(&digest, &place).await {
+                tracing::warn!(%digest, %error, "a damaged blob could not be set aside");
+            }
+        });
     }
 }

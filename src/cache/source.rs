@@ -10,7 +10,8 @@ use super::error::CacheError;
 use super::fill::FillPlan;
 use super::served::{Ask, Framing, Partiality, Served};
 use crate::model::checksum::Checksum;
-use crate::model::lookup::{Expect, Lookup, Origin, Origins};
+use crate::model::lookup::{Expect, Extract, Lookup, Origin, Origins};
+use crate::model::outcome::Outcome;
 
 /// The largest document that is read for an address or a sum, in bytes.
 const DOCUMENT_MAX_BYTES: u64 = 32 << 20;
@@ -35,7 +36,12 @@ struct Reader<'a> {
 }
 
 enum Document {
-    Body(bytes::Bytes),
+    Body { bytes: bytes::Bytes, outcome: Outcome },
+    Answer(Box<Served>),
+}
+
+enum Listed {
+    Sum(Checksum),
     Answer(Box<Served>),
 }
 
@@ -54,25 +60,43 @@ impl Inner {
         let expect = match &plan.lookup.expect {
             Expect::Nothing => Vec::new(),
             Expect::Sum(sum) => vec![*sum],
-            Expect::InDocument { document, extract } => {
-                let mut sum = match self.document(&reader, document, Reading::Stored).await? {
-                    Document::Body(body) => (extract.find)(&body, &extract.what),
-                    Document::Answer(answer) => return Ok(Sources::Answer(answer)),
-                };
-                // It may be newer than the document that is stored: ask once more before saying no.
-                if sum.is_none()
-                    && let Document::Body(body) = self.document(&reader, document, Reading::Confirmed).await?
-                {
-                    sum = (extract.find)(&body, &extract.what);
-                }
-                let unlisted = || CacheError::Unlisted(format!("the index does not list {}", extract.what));
-                vec![sum.ok_or_else(unlisted)?]
-            }
+            Expect::InDocument { document, extract } => match self.listed(&reader, document, extract).await? {
+                Listed::Sum(sum) => vec![sum],
+                Listed::Answer(answer) => return Ok(Sources::Answer(answer)),
+            },
         };
         match self.resolve(&reader, &plan.lookup.origins).await? {
             Addresses::Origins(origins) => Ok(Sources::Found { origins, expect }),
             Addresses::Answer(answer) => Ok(Sources::Answer(answer)),
         }
+    }
+
+    /// The sum that a document names.
+    async fn listed(
+        self: &Arc<Inner>,
+        reader: &Reader<'_>,
+        document: &Lookup,
+        extract: &Extract,
+    ) -> Result<Listed, CacheError> {
+        // The thing may be newer than the document that is stored: ask once more before saying no.
+        for reading in [Reading::Stored, Reading::Confirmed] {
+            match self.document(reader, document, reading).await? {
+                Document::Answer(answer) => return Ok(Listed::Answer(answer)),
+                Document::Body { bytes, outcome } => {
+                    if let Some(sum) = (extract.find)(&bytes, &extract.what) {
+                        return Ok(Listed::Sum(sum));
+                    }
+                    // An outage is never an absence.
+                    if reading == Reading::Confirmed && outcome == Outcome::Stale {
+                        return Err(CacheError::Unconfirmed { what: extract.what.clone() });
+                    }
+                    if matches!(outcome, Outcome::Miss | Outcome::Coalesced | Outcome::Revalidated) {
+                        break;
+                    }
+                }
+            }
+        }
+        Err(CacheError::Unlisted(format!("the index does not list {}", extract.what)))
     }
 
     pub(super) async fn addresses(self: &Arc<Inner>, ask: &Ask<'_>) -> Result<Addresses, CacheError> {
@@ -86,7 +110,7 @@ impl Inner {
             Origins::InDocument { document, derive } => (document, derive),
         };
         let body = match self.document(reader, document, Reading::Stored).await? {
-            Document::Body(body) => body,
+            Document::Body { bytes, .. } => bytes,
             Document::Answer(answer) => return Ok(Addresses::Answer(answer)),
         };
         let unusable = || CacheError::Unlisted(format!("no usable address for {}", derive.what));
@@ -127,7 +151,9 @@ impl Inner {
         };
         let served = Box::pin(self.serve(&ask)).await?;
         if served.status == 200 {
-            served.into_bytes(DOCUMENT_MAX_BYTES).await.map(Document::Body)
+            let outcome = served.outcome;
+            let bytes = served.into_bytes(DOCUMENT_MAX_BYTES).await?;
+            Ok(Document::Body { bytes, outcome })
         } else {
             Ok(Document::Answer(Box::new(served)))
         }

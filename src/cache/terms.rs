@@ -91,6 +91,10 @@ pub(super) fn ask_head<'a>(method: &'a Method, headers: &'a HeaderMap, lookup: &
     }
 }
 
+pub(super) fn only_if_cached(ask: &Ask<'_>) -> bool {
+    ask_head(ask.method, ask.headers, ask.lookup).wishes().only_if_cached
+}
+
 /// Whether a stored answer was made for requests like this one.
 pub(super) fn fits(ask: &Ask<'_>, entry: &Entry) -> bool {
     vary::fits(&ask_head(ask.method, ask.headers, ask.lookup), &entry.vary)
@@ -162,6 +166,7 @@ mod tests {
             rewrite: None,
             max_bytes: 1,
             forward: Vec::new(),
+            stand_in: None,
         };
         act(&Ask {
             hash: lookup.key.hash(),

@@ -122,7 +122,6 @@ pub(crate) fn plain(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::units::rounded_bytes;
 
     #[test]
     fn times_read_well() {

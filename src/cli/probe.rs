@@ -12,7 +12,7 @@ use crate::ecosystem::{self, path};
 use crate::runtime::clock::{Clock, SystemClock};
 
 /// Something small and mutable that most mirrors of the ecosystem have.
-const PATHS: [(&str, &str); 2] = [("cargo", "se/rd/serde"), ("go", "golang.org/x/text/@v/list")];
+const PATHS: [(&str, &str); 2] = [("cargo", "se/rd/serde"), ("go", "github.com/pkg/errors/@v/list")];
 
 /// What came of an ecosystem's probe.
 #[derive(Serialize, Debug)]

@@ -141,10 +141,10 @@ fn an_unknown_variable_is_refused_but_a_platforms_is_not() {
 #[test]
 fn the_data_directory_is_the_platforms_unless_named() {
     let config = Config::default();
-    let home = Variables::from([("HOME", "/users/ci")]);
-    let xdg = Variables::from([("HOME", "/users/ci"), ("XDG_DATA_HOME", "/srv/data")]);
+    let home = Variables::from([("HOME", "/home/ci")]);
+    let xdg = Variables::from([("HOME", "/home/ci"), ("XDG_DATA_HOME", "/srv/data")]);
     if cfg!(target_os = "linux") {
-        assert_eq!(config.data_dir(&home), Ok(PathBuf::from("/users/ci/.local/share/larder")));
+        assert_eq!(config.data_dir(&home), Ok(PathBuf::from("/home/ci/.local/share/larder")));
     }
     assert_eq!(config.data_dir(&xdg), Ok(PathBuf::from("/srv/data/larder")));
     assert!(config.data_dir(&Variables::default()).is_err());

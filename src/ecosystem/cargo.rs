@@ -181,6 +181,7 @@ fn document(source: &Source, below: String, freshness: Freshness, max_bytes: u64
         rewrite: None,
         max_bytes,
         forward: Vec::new(),
+        stand_in: None,
     }
 }
 
@@ -203,6 +204,7 @@ fn download(source: &Source, base: &str, name: &str, version: &str, sum: Option<
         rewrite: None,
         max_bytes: CRATE_BYTES,
         forward: Vec::new(),
+        stand_in: None,
     }
 }
 

@@ -16,7 +16,7 @@ use bytes::Bytes;
 
 use super::path::{self, Source};
 use crate::model::kind::ErrorKind;
-use crate::model::lookup::{About, Answer, Expect, Freshness, Lookup, Rejection, Request, Route};
+use crate::model::lookup::{About, Answer, Expect, Freshness, Lookup, Rejection, Request, Route, StandIn};
 
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
@@ -31,6 +31,9 @@ const DOCUMENT_BYTES: u64 = 16 << 20;
 const ZIP_BYTES: u64 = 4 << 30;
 /// A tile has 256 hashes, or 256 records.
 const SUMDB_BYTES: u64 = 8 << 20;
+
+/// A hash in a tile.
+const HASH_BYTES: u64 = 32;
 
 const MINUTES: Freshness = Freshness::Revalidate { fresh_for: MINUTE, stale_if_error: OUTAGE };
 const HOURLY: Freshness = Freshness::Revalidate { fresh_for: HOUR, stale_if_error: OUTAGE };
@@ -59,8 +62,10 @@ impl super::Ecosystem for Go {
             return Ok(Route::NoUpstream);
         }
         let below = path::join(source.rest.iter().map(String::as_str));
+        let key = source.key(ABOUT.name, &below);
         Ok(Route::Cached(Box::new(Lookup {
-            key: source.key(ABOUT.name, &below),
+            stand_in: wider_tile(&key.path),
+            key,
             origins: source.origins(&below),
             freshness,
             expect: Expect::Nothing,
@@ -194,6 +199,16 @@ fn is_record(record: &[&str]) -> bool {
     !name.is_empty() && !version.is_empty() && parts.into_iter().all(|part| unescape(part).is_some())
 }
 
+/// A tile that is not full is the beginning of the same tile once it has grown: `tile/H/L/K.p/W` holds the first `W` of
+/// its hashes. An emptied client asks for other widths than those that were asked for before, since it meets the tree's
+/// heads in another order.
+fn wider_tile(path: &str) -> Option<StandIn> {
+    let (prefix, width) = path.rsplit_once(".p/")?;
+    let is_of_hashes = prefix.contains("/tile/") && !prefix.contains("/data/");
+    let width: u64 = width.parse().ok().filter(|width| *width > 0 && is_of_hashes)?;
+    Some(StandIn { prefix: prefix.to_owned(), bytes: width * HASH_BYTES })
+}
+
 /// `H/L/K[.p/W]`: height, level (or `data`), and a number in groups of three digits, all but the last with an `x`.
 fn is_tile(tile: &[&str]) -> bool {
     let digits = |text: &str, at_most: usize| {
@@ -230,6 +245,17 @@ mod tests {
         match route(path, bases) {
             Ok(Route::Cached(lookup)) => *lookup,
             other => panic!("{path}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_wider_tile_stands_in_for_a_narrower_one() {
+        let found = lookup("/sumdb/sum.example/tile/8/1/x001/013.p/19", &["https://go.example/"]).stand_in;
+        let prefix = "/sumdb/sum.example/tile/8/1/x001/013".to_owned();
+        assert_eq!(found, Some(StandIn { prefix, bytes: 19 * 32 }));
+        for path in ["/sumdb/sum.example/tile/8/1/001", "/sumdb/sum.example/tile/8/data/001.p/5", "/m.example/@v/list"]
+        {
+            assert_eq!(lookup(path, &["https://go.example/"]).stand_in, None, "{path}");
         }
     }
 

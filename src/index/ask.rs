@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::catalog::{Catalog, PrefixAsk};
+use super::core::PROMISED;
 use super::error::IndexError;
 use super::recent::Recalled;
 use super::sqlite::places::{self, Located};
-use super::table::Known;
+use super::table::{Known, Use};
 use super::{Index, Presence};
 use crate::model::checksum::{Algorithm, Checksum};
 use crate::model::digest::{Digest, Prefix};
@@ -76,13 +77,18 @@ impl Index {
         }
     }
 
-    /// The rows of `digests` from SQL, in their order: one read transaction, asked in sorted order.
-    /// The sums by which the world knows a committed blob; empty when it is not known.
-    pub async fn sums_of(&self, digest: &Digest) -> Result<Vec<Checksum>, IndexError> {
-        let located = self.locate(std::slice::from_ref(digest)).await?.pop().flatten();
-        Ok(located.map(|located| located.sums).unwrap_or_default())
+    /// The sums by which the world knows each blob, in the order asked; empty for one that is not here.
+    pub async fn sums_of(&self, digests: &[Digest]) -> Result<Vec<Vec<Checksum>>, IndexError> {
+        let mut located = self.locate(digests).await?;
+        // A row that is missing may wait to be committed.
+        if located.iter().any(Option::is_none) && self.core.queue.bytes() > 0 {
+            self.flush().await?;
+            located = self.locate(digests).await?;
+        }
+        Ok(located.into_iter().map(|located| located.map(|located| located.sums).unwrap_or_default()).collect())
     }
 
+    /// The rows of `digests` from SQL, in their order: one read transaction, asked in sorted order.
     pub(super) async fn locate(&self, digests: &[Digest]) -> Result<Vec<Option<Located>>, IndexError> {
         self.count_read();
         let digests = digests.to_vec();
@@ -104,15 +110,17 @@ impl Index {
         let complete = self.core.is_complete();
         let now = self.core.minutes();
         let mut known = Vec::with_capacity(sums.len());
+        let mut found = 0;
         for turn in sums.chunks(TURN) {
-            self.core.table.find_sums(realms, turn, now, &mut known);
+            found += self.core.table.find_sums(realms, turn, now, &mut known);
             if sums.len() > TURN {
                 tokio::task::yield_now().await;
             }
         }
         let complete = complete && self.core.is_complete();
         let unsure = |known: Known| known == Known::Unsure || known == Known::NotFound && !complete;
-        let asked: Vec<usize> = (0..sums.len()).filter(|at| unsure(known[*at])).collect();
+        let asked: Vec<usize> =
+            known.iter().enumerate().filter(|(_, known)| unsure(**known)).map(|(at, _)| at).collect();
         if !asked.is_empty() {
             let unknown: Vec<Checksum> = asked.iter().map(|at| sums[*at]).collect();
             let present = self.present_in_sql(realms, &unknown).await?;
@@ -120,8 +128,10 @@ impl Index {
                 known[at] = if present { Known::Present } else { Known::NotFound };
             }
         }
-        let missing = sums.iter().zip(known).filter(|(_, known)| *known != Known::Present);
-        Ok(missing.map(|(sum, _)| *sum).collect())
+        // Room at once: a list of megabytes that grows step by step is copied as often.
+        let mut missing = Vec::with_capacity(sums.len() - found);
+        missing.extend(sums.iter().zip(known).filter(|(_, known)| *known != Known::Present).map(|(sum, _)| *sum));
+        Ok(missing)
     }
 
     async fn present_in_sql(&self, realms: &[Realm], sums: &[Checksum]) -> Result<Vec<bool>, IndexError> {
@@ -208,15 +218,35 @@ impl Index {
         self.core.table.touch(&digest.prefix(), self.core.minutes());
     }
 
-    /// Promises not to evict a blob until `until`, which is at most one lease period ahead. False when it is not here
-    /// or not known to be: then nothing is promised.
-    pub fn lease(&self, digest: &Digest, until: Timestamp) -> bool {
-        let left = until.since(self.core.clock.now());
-        let from = self.core.minutes().plus(left).minus(self.core.settings.lease_period());
-        self.core.table.lease(&digest.prefix(), from)
+    /// When and how often a blob was used, as far as the table knows it.
+    pub fn used(&self, digest: &Digest) -> Option<Use> {
+        self.core.table.get(&digest.prefix()).map(|seat| seat.used)
     }
 
-    /// Whether a blob is promised. For one period after a start, everything is.
+    /// Promises not to evict a blob until `until`, which is at most one lease period ahead. False when it is not here
+    /// or not known to be: then nothing is promised.
+    ///
+    /// Promises are kept in memory alone. That there are any is written down first, so that after a restart everything
+    /// counts as promised, for one period.
+    pub async fn lease(&self, digest: &Digest, until: Timestamp) -> Result<bool, IndexError> {
+        if until > *self.core.promised.lock() {
+            self.will_promise(until).await?;
+        }
+        let left = until.since(self.core.clock.now());
+        let from = self.core.minutes().plus(left).minus(self.core.settings.lease_period());
+        Ok(self.core.table.lease(&digest.prefix(), from))
+    }
+
+    /// Writes down that promises may run until one period after `until`, so that the next period writes nothing.
+    async fn will_promise(&self, until: Timestamp) -> Result<(), IndexError> {
+        let upto = until.plus(self.core.settings.lease_period());
+        self.put_fact(PROMISED, upto.0.to_le_bytes().to_vec().into()).await?;
+        let mut promised = self.core.promised.lock();
+        *promised = (*promised).max(upto);
+        Ok(())
+    }
+
+    /// Whether a blob is promised. For one period after a start, everything is, if anything was before it.
     pub fn leased(&self, digest: &Digest) -> bool {
         self.core.all_leased()
             || self.core.table.is_leased(&digest.prefix(), self.core.minutes(), self.core.settings.lease_period())

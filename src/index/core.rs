@@ -29,6 +29,9 @@ use crate::runtime::clock::Clock;
 /// Changes remembered while the table loads; more make it partial.
 const LATE_MAX: usize = 1 << 20;
 
+/// The fact that tells until when promises may run: milliseconds since 1970, eight bytes, little-endian.
+pub(super) const PROMISED: &str = "leases.promised";
+
 /// The parts of the index.
 pub(super) struct Core {
     pub(super) settings: Settings,
@@ -36,6 +39,10 @@ pub(super) struct Core {
     /// When it opened, by the clock that never goes back, and by the wall.
     pub(super) started: Duration,
     pub(super) opened: Timestamp,
+    /// Whether promises made before this start may still run.
+    pub(super) inherited: bool,
+    /// Until when promises may run, as far as it is written down.
+    pub(super) promised: Mutex<Timestamp>,
     pub(super) table: Table,
     pub(super) recent: Recent,
     pub(super) queue: Queue,
@@ -100,9 +107,10 @@ impl Core {
         *self.loaded.borrow() && !self.table.is_partial()
     }
 
-    /// After a start everything counts as leased for one period: promises are kept in memory alone.
+    /// After a start everything counts as leased for one period, since promises are kept in memory alone; but only
+    /// where some may still run.
     pub(super) fn all_leased(&self) -> bool {
-        self.clock.elapsed().saturating_sub(self.started) < self.settings.lease_period()
+        self.inherited && self.clock.elapsed().saturating_sub(self.started) < self.settings.lease_period()
     }
 
     pub(super) fn remember_name(&self, sum: &Checksum, digest: &Digest) {

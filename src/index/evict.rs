@@ -37,7 +37,7 @@ impl Index {
     /// Finds what to evict so that about `want_bytes` of a class become free. Segments are listed whatever is wanted.
     ///
     /// *Shape*: at most 4096 files from one scan; ask again after dropping them. For one lease period after a start
-    /// there are none. Segments with only pinned or leased blobs are listed too.
+    /// there are none, where promises made before it may still run. Segments with only pinned or leased blobs are listed too.
     pub async fn coldest(&self, class: Class, want_bytes: u64) -> Result<Coldest, IndexError> {
         let mut skip = HashSet::new();
         let scan = self.scan(class, want_bytes, &skip).await?;
@@ -177,7 +177,7 @@ impl Index {
         self.core.table.leased_bytes(class)
     }
 
-    /// Whether everything counts as leased, as it does for one period after a start.
+    /// Whether everything counts as leased, as it does for one period after a start where promises may still run.
     pub fn all_leased(&self) -> bool {
         self.core.all_leased()
     }

@@ -143,11 +143,13 @@ async fn leased_and_pinned_blobs_are_not_evicted() {
     }
     index.append_record("build", line(&1_u32.to_le_bytes(), clock.now())).await.expect("appends");
     index.flush().await.expect("flushes");
-    assert!(index.coldest(Class::Trusted, 100).await.expect("scans").files.is_empty(), "all is leased after a start");
-    assert!(index.leased(&Digest::of(b"whatever")));
-    clock.advance(Duration::from_secs(700));
-    assert!(index.lease(&Digest::of(&2_u32.to_le_bytes()), clock.now().plus(Duration::from_secs(600))));
-    assert!(!index.lease(&Digest::of(b"absent"), clock.now()), "what is not here cannot be promised");
+    assert!(!index.all_leased(), "nothing was ever promised");
+    let until = clock.now().plus(Duration::from_secs(600));
+    assert!(index.lease(&Digest::of(&2_u32.to_le_bytes()), until).await.expect("told"));
+    assert!(
+        !index.lease(&Digest::of(b"absent"), clock.now()).await.expect("told"),
+        "what is not here cannot be promised"
+    );
     assert_eq!(index.leased_bytes(Class::Trusted), 4);
     let objects = |found: super::evict::Coldest| {
         let mut objects: Vec<u32> = found.files.iter().map(|(_, place, _)| place.object).collect();
@@ -161,6 +163,29 @@ async fn leased_and_pinned_blobs_are_not_evicted() {
         index.forget_build("build").await.expect("forgets") && !index.forget_build("build").await.expect("is gone")
     );
     assert_eq!(objects(index.coldest(Class::Trusted, 100).await.expect("scans")), [0, 1, 2, 3]);
+}
+
+#[tokio::test]
+async fn after_a_start_all_is_leased_where_promises_may_still_run() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let clock = clock();
+    let index = open_with(dir.path(), &soon(), clock.clone());
+    index.record(stored("a", b"a", 1), Ack::Durable).await.expect("records");
+    assert!(index.lease(&Digest::of(b"a"), clock.now().plus(Duration::from_secs(300))).await.expect("told"));
+    let commits = index.counts().commits;
+    assert!(index.lease(&Digest::of(b"a"), clock.now().plus(Duration::from_secs(600))).await.expect("told"));
+    assert_eq!(index.counts().commits, commits, "one line in the database for a whole period");
+    // As a crash leaves it: nothing is said at the end.
+    drop(index);
+    let index = open_with(dir.path(), &soon(), clock.clone());
+    assert!(index.leased(&Digest::of(b"a")) && index.leased(&Digest::of(b"whatever")));
+    assert!(index.coldest(Class::Trusted, 100).await.expect("scans").files.is_empty());
+    clock.advance(Duration::from_secs(700));
+    assert!(!index.all_leased());
+    assert_eq!(index.coldest(Class::Trusted, 100).await.expect("scans").files.len(), 1);
+    drop(index);
+    clock.advance(Duration::from_secs(700));
+    assert!(!open_with(dir.path(), &soon(), clock).all_leased(), "all promises have run out");
 }
 
 #[tokio::test]

@@ -21,6 +21,9 @@ use crate::model::realm::Realm;
 /// Blobs put into the table under one taking of the order lock.
 const GROUP: usize = 256;
 
+/// Bytes of a row of the places with its share of half-filled pages, at most: so many rows there are at least.
+const ROW_BYTES: u64 = 150;
+
 /// Connections that hold the state of the databases at the time of opening.
 pub(super) struct Snapshot {
     places: Connection,
@@ -57,6 +60,15 @@ impl Snapshot {
             || snapshot.catalog.prepare(sql::KEYS_WITHOUT_BODY)?.exists([])?;
         Ok((any_places || any_keys).then_some(snapshot))
     }
+
+    /// Blobs and keys there are at least, nearly: counting them would read everything once more.
+    fn estimate(&self) -> Result<(u64, u64), IndexError> {
+        let pragma = |name| self.places.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
+        let bytes = (pragma("page_count")? - pragma("freelist_count")?) * pragma("page_size")?;
+        let blobs = u64::try_from(bytes).unwrap_or(0) / ROW_BYTES;
+        let keys: Option<i64> = self.catalog.query_row(sql::ENTRY_LAST, [], |row| row.get(0))?;
+        Ok((blobs, keys.and_then(|keys| u64::try_from(keys).ok()).unwrap_or(0).min(blobs)))
+    }
 }
 
 /// Loads everything, tells `on_place` of every place, and declares the table complete.
@@ -82,6 +94,8 @@ pub(super) fn load(core: &Arc<Core>, snapshot: &Snapshot, on_place: &mut OnPlace
 }
 
 fn fill(core: &Core, snapshot: &Snapshot, on_place: &mut OnPlace) -> Result<(), IndexError> {
+    let (blobs, keys) = snapshot.estimate()?;
+    core.table.reserve(blobs, keys);
     let realms = catalog::realms(&snapshot.catalog)?;
     let mut key_statement = snapshot.catalog.prepare(sql::KEYS_WITH_BODY)?;
     let mut edge_statement = snapshot.catalog.prepare(sql::EDGES_ALL)?;

@@ -63,7 +63,8 @@ pub struct Settings {
     pub readers: usize,
     /// Answers kept of one key that `Vary` tells apart.
     pub variants_max: usize,
-    /// How long a promise not to evict holds; after a start everything counts as promised for one period.
+    /// How long a promise not to evict holds. After a start everything counts as promised for one period, if promises
+    /// made before it may still run.
     pub lease_period_s: u64,
     /// Use times are written to disk so seldom.
     pub use_flush_s: u64,
@@ -80,7 +81,7 @@ impl Default for Settings {
         Settings {
             table_max_bytes: 1 << 30,
             entry_cache_bytes: 64 << 20,
-            queue_bytes: 64 << 20,
+            queue_bytes: 16 << 20,
             commit_rows: 1000,
             commit_delay_ms: 20,
             readers: 4,

@@ -10,7 +10,7 @@ use parking_lot::{Mutex, RwLock};
 use quick_cache::sync::Cache;
 use tokio::sync::watch;
 
-use super::core::{Core, Gauges, Late, Order, Places, Unseated};
+use super::core::{Core, Gauges, Late, Order, PROMISED, Places, Unseated};
 use super::error::IndexError;
 use super::load::{self, Snapshot};
 use super::lock::{DirectoryLock, cannot};
@@ -25,6 +25,7 @@ use super::writer::queue::Queue;
 use super::{Bounded, Index, Settings, format};
 use crate::model::digest::Digest;
 use crate::model::place::{Class, Place};
+use crate::model::time::Timestamp;
 use crate::runtime::clock::Clock;
 
 /// Told of every place that was committed before this start, once, by the loader's thread: the store counts its use
@@ -114,9 +115,15 @@ fn assemble(
     anything_to_load: bool,
 ) -> Result<Core, IndexError> {
     let facts = catalog.readers.read_now(write::facts)?;
+    let promised = facts.iter().find(|(name, _)| name == PROMISED).and_then(|(_, value)| {
+        let bytes: &[u8] = value.as_ref();
+        Some(Timestamp(i64::from_le_bytes(bytes.try_into().ok()?)))
+    });
     Ok(Core {
         started: clock.elapsed(),
         opened: clock.now(),
+        inherited: promised.is_some_and(|promised| promised > clock.now()),
+        promised: Mutex::new(promised.unwrap_or_default()),
         clock,
         table: Table::new(settings.table_max_bytes),
         recent: Recent::new(settings.entry_cache_bytes),
@@ -141,6 +148,13 @@ impl Threads {
         let started = std::thread::Builder::new().name(name.into()).spawn(work);
         self.handles.lock().push(started.map_err(|error| cannot("start a thread", &error))?);
         Ok(())
+    }
+
+    /// Waits until the loader has loaded everything and brought the directory to the current format.
+    #[cfg(test)]
+    pub(super) fn wait_for_loader(&self) {
+        let loader = self.handles.lock().pop().expect("started last");
+        loader.join().expect("it ends by itself");
     }
 
     /// Stops loading, lets the writer commit what is queued, and waits for both.

@@ -83,6 +83,8 @@ struct Merged {
     entries: Vec<Arc<Entry>>,
     known: Vec<bool>,
     answers: HashMap<KeyHash, Vec<Arc<Entry>>>,
+    /// Bodies that their key names no more.
+    left: Vec<Digest>,
 }
 
 enum Step {
@@ -179,7 +181,7 @@ impl Core {
         }
         let seq = order.seq + 1;
         let puts = std::mem::take(&mut record.entries);
-        let Merged { entries, known, answers } = self.merge(puts, &record.forgets, before.keys, seq)?;
+        let Merged { entries, known, answers, left } = self.merge(puts, &record.forgets, before.keys, seq)?;
         order.seq = seq;
         let seated = record.blob.as_ref().map_or(Seated::Here, |blob| self.seat(&order, blob, before.located));
         for (realm, digest) in &record.edges {
@@ -200,6 +202,10 @@ impl Core {
             self.table.name(&key.0, body.as_ref());
             self.recent.set(&key, answers.into(), seq);
             order.note_key(&self.table, &key);
+        }
+        // Old versions of documents go first, unless another key asks for them again.
+        for digest in left {
+            self.table.chill(&digest.prefix());
         }
         let Record { blob, edges, forgets, sums, .. } = record;
         let visible = Visible { seq, blob, seated, entries, known, edges, forgets, sums };
@@ -245,6 +251,7 @@ impl Core {
         }
         let mut entries = Vec::with_capacity(puts.len());
         let mut known = Vec::with_capacity(puts.len());
+        let mut left = Vec::new();
         for Put { mut entry, expected } in puts {
             let list = answers.entry(entry.hash).or_default();
             let print = vary_print(&entry.vary);
@@ -256,14 +263,15 @@ impl Core {
             Arc::make_mut(&mut entry).seq = seq;
             known.push(!list.is_empty());
             if let Some(at) = at {
-                list.remove(at);
+                let body = list.remove(at).body;
+                left.extend(body.filter(|_| body != entry.body));
             }
             list.insert(0, entry.clone());
             list.truncate(self.settings.variants_max.max(1));
             entries.push(entry);
         }
         answers.retain(|_, list| !list.is_empty());
-        Ok(Merged { entries, known, answers })
+        Ok(Merged { entries, known, answers, left })
     }
 }
 

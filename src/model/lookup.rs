@@ -110,6 +110,17 @@ pub struct Lookup {
     pub max_bytes: u64,
     /// Request headers that go upstream with a shared fill; each must be part of the key or of `Vary`.
     pub forward: Vec<http::HeaderName>,
+    /// What may be served while upstream cannot be asked, though it was stored under other keys.
+    pub stand_in: Option<StandIn>,
+}
+
+/// Documents that only ever grow: the beginning of any later one is an earlier one.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct StandIn {
+    /// Paths of the keys under which this document and its later forms are stored begin so.
+    pub prefix: String,
+    /// How many bytes of a later form are this one.
+    pub bytes: u64,
 }
 
 /// How long an answer may be used without asking.

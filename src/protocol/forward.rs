@@ -127,5 +127,6 @@ pub(super) fn lookup(url: &Url) -> Lookup {
         rewrite: None,
         max_bytes: BODY_MAX_BYTES,
         forward: Vec::new(),
+        stand_in: None,
     }
 }

@@ -34,7 +34,8 @@ pub struct Peer {
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// An answer that is there, or one that is waited for. Most are there: they need no future on the heap.
-pub type Answering<'a> = Either<Ready<http::Response<reply::ReplyBody>>, BoxFuture<'a, http::Response<reply::ReplyBody>>>;
+pub type Answering<'a> =
+    Either<Ready<http::Response<reply::ReplyBody>>, BoxFuture<'a, http::Response<reply::ReplyBody>>>;
 
 /// Answers requests. The server knows one; which conversation a request belongs to is decided behind it.
 ///

@@ -10,7 +10,7 @@ use super::files::{Access, Descriptor, Files, Space, SystemFiles};
 
 /// What can fail.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Operation {
+pub(crate) enum Operation {
     Create,
     Open,
     Rename,
@@ -24,13 +24,13 @@ pub(super) enum Operation {
     Sync,
 }
 
-pub(super) const ENOSPC: i32 = 28;
-pub(super) const EIO: i32 = 5;
-pub(super) const EMFILE: i32 = 24;
+pub(crate) const ENOSPC: i32 = 28;
+pub(crate) const EIO: i32 = 5;
+pub(crate) const EMFILE: i32 = 24;
 
 /// When to fail.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Plan {
+pub(crate) struct Plan {
     /// Only these; None: all.
     pub only: Option<Operation>,
     /// The first so many succeed.
@@ -51,7 +51,7 @@ struct State {
 }
 
 #[derive(Clone, Default)]
-pub(super) struct FaultFiles {
+pub(crate) struct FaultFiles {
     state: Arc<Mutex<State>>,
 }
 

@@ -12,8 +12,10 @@ use super::budget::Reservation;
 use super::buffers::Buffers;
 use super::error::StoreError;
 use super::files::{Descriptor, Got, Mode, read_exact};
+use super::hashes::Hashes;
 use super::layout::{BLOCK, CHUNK};
 use super::sum::xxh3_64;
+use crate::model::checksum::{Algorithm, Checksum};
 
 pub(super) struct Fill {
     state: Mutex<State>,
@@ -156,6 +158,40 @@ impl Partial {
         let task = tokio::task::spawn_blocking(move || read.run(&buffers, Mode::Wait));
         let bytes = task.await.map_err(|error| StoreError::lost("reading a fill", error))??;
         bytes.ok_or_else(broken)
+    }
+
+    /// Hashes the first `upto` bytes, which must have been written.
+    ///
+    /// *Errors*: as of `read`.
+    pub async fn hash(&self, upto: u64, also: &[Algorithm]) -> Result<Hashes, StoreError> {
+        let mut hashes = Hashes::new(also);
+        let mut at = 0;
+        while at < upto {
+            let most = usize::try_from(upto - at).unwrap_or(BLOCK).min(BLOCK);
+            let bytes = self.read(at, most).await?;
+            if bytes.is_empty() {
+                return Err(broken());
+            }
+            at += bytes.len() as u64;
+            hashes.update(&bytes);
+            tokio::task::yield_now().await;
+        }
+        Ok(hashes)
+    }
+
+    /// Holds all that was written against what was promised, where it could not be sealed.
+    ///
+    /// *Errors*: `Mismatch`, `Length`; else as of `read`.
+    pub async fn check(&self, expect: &[Checksum], len: Option<u64>) -> Result<(), StoreError> {
+        let found = self.written();
+        if let Some(expected) = len.filter(|expected| *expected != found) {
+            return Err(StoreError::Length { expected, found });
+        }
+        if expect.is_empty() {
+            return Ok(());
+        }
+        let also: Vec<Algorithm> = expect.iter().map(Checksum::algorithm).collect();
+        self.hash(found, &also).await?.check(expect)
     }
 }
 

@@ -12,7 +12,7 @@ use crate::model::digest::Digest;
 const STEP: usize = 32 * 1024;
 
 /// BLAKE3 and SHA-256 always, others where the protocol announced them.
-pub(super) struct Hashes {
+pub struct Hashes {
     blake3: blake3::Hasher,
     sha256: Sha256,
     sha512: Option<Sha512>,
@@ -47,7 +47,14 @@ impl Hashes {
         }
     }
 
-    pub fn finish(self) -> Sums {
+    /// Holds what came against what was promised.
+    ///
+    /// *Errors*: `Mismatch`, also for a promise in an algorithm that was not announced.
+    pub fn check(self, expect: &[Checksum]) -> Result<(), StoreError> {
+        self.finish().check(expect)
+    }
+
+    pub(super) fn finish(self) -> Sums {
         let digest = Digest::from_bytes(*self.blake3.finalize().as_bytes());
         let sha256 = checksum(Algorithm::Sha256, &self.sha256.finalize());
         let mut all = vec![sha256];

@@ -15,7 +15,7 @@ mod buffers;
 mod contract;
 mod error;
 #[cfg(test)]
-mod fault;
+pub(crate) mod fault;
 mod files;
 mod fill;
 mod fresh;
@@ -45,6 +45,7 @@ pub use self::budget::{ClassUse, Usage};
 pub use self::error::StoreError;
 pub use self::files::{Access, Descriptor, Files, Space, SystemFiles};
 pub use self::fill::Partial;
+pub use self::hashes::Hashes;
 pub use self::reader::BlobReader;
 pub use self::segments::{SegmentPhase, SegmentUse};
 pub use self::settings::Settings;

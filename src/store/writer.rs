@@ -62,6 +62,15 @@ impl BlobWriter {
         self.drain().await
     }
 
+    /// Waits until what was written so far rests: nothing of it is in flight to the disk then.
+    ///
+    /// *Errors*: as of `write`.
+    pub async fn rest(&mut self) -> Result<(), StoreError> {
+        self.drain().await?;
+        self.stage = Stage::Collecting(self.settle().await?);
+        Ok(())
+    }
+
     /// A view for followers.
     pub fn partial(&self) -> Partial {
         Partial::new(self.fill.clone())

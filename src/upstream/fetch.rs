@@ -170,6 +170,9 @@ pub enum UpstreamError {
     Redirects { limit: usize },
     #[error("larder is offline")]
     Offline,
+    /// What was to be sent broke off at its source: not upstream's failure.
+    #[error("the request's body broke off: {why}")]
+    SourceBroke { why: String },
 }
 
 impl UpstreamError {
@@ -177,6 +180,7 @@ impl UpstreamError {
         match self {
             UpstreamError::Refused { .. } => ErrorKind::Denied,
             UpstreamError::Crowded { .. } => ErrorKind::Busy,
+            UpstreamError::SourceBroke { .. } => ErrorKind::Invalid,
             UpstreamError::Unreachable { .. }
             | UpstreamError::Silent { .. }
             | UpstreamError::Truncated { .. }

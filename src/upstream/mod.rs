@@ -21,7 +21,7 @@ mod payload;
 mod proxy;
 mod redirect;
 pub mod resolve;
-mod resume;
+pub(crate) mod resume;
 mod retry;
 mod secret;
 pub mod settings;

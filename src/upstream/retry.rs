@@ -40,7 +40,8 @@ pub(crate) fn verdict(outcome: Outcome<'_>, redirects: Redirects) -> Verdict {
             | UpstreamError::Resting { .. }
             | UpstreamError::Crowded { .. }
             | UpstreamError::Redirects { .. }
-            | UpstreamError::Offline => Verdict::Unknown,
+            | UpstreamError::Offline
+            | UpstreamError::SourceBroke { .. } => Verdict::Unknown,
         },
     }
 }

@@ -116,7 +116,7 @@ fn download(server: &Server, project: &Path, home: &Path, within: &[String]) -> 
 }
 
 #[track_caller]
-fn assert_right(when: &str, dir: &Path, home: &Path, direct: &(BTreeMap<String, blake3::Hash>, String)) {
+fn assert_right(when: &str, home: &Path, direct: &(BTreeMap<String, blake3::Hash>, String)) {
     let got = served(home);
     let modules = got.keys().filter(|name| name.ends_with(".zip")).count();
     assert!(modules >= 100, "{when}: {modules} modules are too few");
@@ -138,7 +138,7 @@ fn go_mod_download_cold_and_again_with_no_way_out() {
     let project = project(dir.path());
     let cold = download(&server, &project, &home, &[]);
     assert_eq!(cold.code, Some(0), "cold: {}{}", cold.stdout, cold.stderr);
-    assert_right("cold", dir.path(), &home, &direct);
+    assert_right("cold", &home, &direct);
     assert!(fs::read_to_string(project.join("go.sum")).is_ok_and(|sums| sums == direct.1), "go.sum differs");
     let checked = home.join("mod/cache/download/sumdb");
     assert!(checked.is_dir(), "the checksum database was not asked through larder");
@@ -152,7 +152,7 @@ fn go_mod_download_cold_and_again_with_no_way_out() {
     let server = setup.clone().argument("--offline").start();
     let offline = download(&server, &project, &home, &[]);
     assert_eq!(offline.code, Some(0), "offline: {}{}", offline.stdout, offline.stderr);
-    assert_right("offline", dir.path(), &home, &direct);
+    assert_right("offline", &home, &direct);
     server.stop();
 
     if !root_or_say("a network namespace without a way out") {
@@ -164,5 +164,5 @@ fn go_mod_download_cold_and_again_with_no_way_out() {
     let server = setup.within(&words.iter().map(String::as_str).collect::<Vec<_>>()).start();
     let cut_off = download(&server, &project, &home, &words);
     assert_eq!(cut_off.code, Some(0), "cut off: {}{}", cut_off.stdout, cut_off.stderr);
-    assert_right("cut off", dir.path(), &home, &direct);
+    assert_right("cut off", &home, &direct);
 }

@@ -12,8 +12,8 @@ use crate::support::upstream::Upstream;
 /// Small enough for the repository, one on each side of every border.
 const SIZES: [u64; 6] = [0, 1, 1000, 65_536, 70_000, 300_000];
 
-/// The address that the golden stores have in their keys. Nothing listens there: what is asked for must be kept.
-const ORIGIN: &str = "127.0.0.1:9";
+/// Beside the data: the address of the upstream that it was made from, which is part of every key.
+const ORIGIN: &str = "origin.txt";
 
 fn golden() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden")
@@ -22,7 +22,12 @@ fn golden() -> PathBuf {
 fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).expect("scratch can be written");
     for entry in fs::read_dir(from).expect("a golden folder").map_while(Result::ok) {
-        let target = to.join(entry.file_name());
+        let name = entry.file_name();
+        let target = to.join(&name);
+        // Of the process that was, not of the store.
+        if name == "lock" || name.to_string_lossy().ends_with("-shm") {
+            continue;
+        }
         if entry.path().is_dir() {
             copy(&entry.path(), &target);
         } else {
@@ -31,22 +36,20 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// Makes a store for the format at hand: fetched over the forward proxy, since that way the upstream's name in the key
-/// can be chosen while another port answers.
+/// Makes a store for the format at hand.
 fn make(into: &Path) {
     let (dir, upstream) = (scratch(), Upstream::start());
-    let setup = Setup::below(dir.path()).variable("http_proxy", &upstream.url(""));
+    let setup = Setup::below(dir.path());
     let server = setup.start();
     for len in SIZES {
-        // As an outbound proxy, the upstream is asked in absolute form.
-        let immutable = Resource::seed(len, len).header("cache-control", "max-age=31536000, immutable");
-        upstream.put(&format!("http://{ORIGIN}/golden/{len}"), immutable.clone());
-        upstream.put(&format!("/golden/{len}"), immutable);
-        server.get(format!("/http/{ORIGIN}/golden/{len}")).assert_is(200, Body::new(len, len).digest());
+        let path = format!("/golden/{len}");
+        upstream.put(&path, Resource::seed(len, len).header("cache-control", "max-age=31536000, immutable"));
+        server.get(upstream.mirror(&path)).assert_is(200, Body::new(len, len).digest());
     }
     server.flush();
     server.stop();
-    copy(&setup.data, into);
+    copy(&setup.data, &into.join("data"));
+    fs::write(into.join(ORIGIN), upstream.addr().to_string()).expect("the golden folder can be written");
     println!("made {}", into.display());
 }
 
@@ -65,10 +68,11 @@ fn every_format_is_still_read() {
     for format in found {
         let dir = scratch();
         let setup = Setup::below(dir.path()).argument("--offline");
-        copy(&format, &setup.data);
+        copy(&format.join("data"), &setup.data);
+        let origin = fs::read_to_string(format.join(ORIGIN)).expect("a golden store has the address it was made from");
         let server = setup.start();
         for len in SIZES {
-            let reply = server.get(format!("/http/{ORIGIN}/golden/{len}"));
+            let reply = server.get(format!("/http/{origin}/golden/{len}"));
             reply.assert_is(200, Body::new(len, len).digest());
         }
         server.stop();

@@ -19,3 +19,11 @@ fn generated_pages_are_current() {
     }
     crate::assert_none(complaints);
 }
+
+#[test]
+fn the_lock_without_sources_is_current() {
+    let read = |name: &str| std::fs::read_to_string(root().join(name)).expect("cargo made one, git has the other");
+    let lock = read("Cargo.lock");
+    let ours: Vec<&str> = lock.lines().filter(|line| !line.starts_with("source = \"registry+")).collect();
+    assert!(ours == read("deps.lock").lines().collect::<Vec<_>>(), "dependencies changed: tests/lock --write");
+}

@@ -57,8 +57,9 @@ fn host_words(text: &str) -> impl Iterator<Item = (usize, &str)> {
 
 /// Beginnings of paths that exist on one machine alone. Put together here, so that this file has none of them.
 fn machine_paths() -> Vec<String> {
-    let mut paths: Vec<String> = ["home", "root", "Users", "work"].iter().map(|folder| format!("/{folder}/")).collect();
+    let mut paths: Vec<String> = ["root", "work"].iter().map(|folder| format!("/{folder}/")).collect();
     paths.push(env!("CARGO_MANIFEST_DIR").to_owned());
+    paths.extend(std::env::var("HOME").ok().filter(|home| home.len() > 1).map(|home| home + "/"));
     paths
 }
 
@@ -108,9 +109,9 @@ fn listed_words_are_found_in_any_place() {
 
 #[test]
 fn machine_paths_are_found() {
-    let path = format!("/{}/someone/larder", "home");
-    assert_eq!(complaints("a", &format!("cd {path}")).len(), 1);
-    assert_eq!(complaints("a", &path).len(), 1);
+    let path = format!("/{}/larder", "root");
+    assert!(!complaints("a", &format!("cd {path}")).is_empty());
+    assert!(!complaints("a", &path).is_empty());
     assert_eq!(complaints("a", &format!("https://host.example{path}")), [""; 0]);
     assert_eq!(complaints("a", &format!("${{X}}{path}")), [""; 0]);
 }

@@ -226,7 +226,7 @@ mod tests {
         let found = machine.look(look).remove(0);
         assert_eq!(urls(&found), ["https://near.example/index/"]);
         assert_eq!(found.settings["source"], "near");
-        assert_eq!(found.from, "/users/me/.cargo/config.toml");
+        assert_eq!(found.from, "/home/me/.cargo/config.toml");
     }
 
     #[test]
@@ -280,7 +280,7 @@ mod tests {
         ]);
         let real = machine.dir.path().join("home/me/.cargo/registry");
         std::os::unix::fs::symlink(real, machine.dir.path().join("over/registry")).expect("a link");
-        let machine = machine.with("CARGO_HOME", "/over").with(REAL_HOME, "/users/me/.cargo");
+        let machine = machine.with("CARGO_HOME", "/over").with(REAL_HOME, "/home/me/.cargo");
         assert_eq!(urls(&machine.look(look)[0]), ["https://m.example/"]);
     }
 

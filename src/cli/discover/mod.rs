@@ -241,7 +241,7 @@ pub(crate) mod tests {
                 std::fs::create_dir_all(path.parent().expect("has a parent")).expect("a directory");
                 std::fs::write(path, text).expect("a file");
             }
-            Machine { dir, env: BTreeMap::from([("HOME".into(), "/users/me".into())]) }
+            Machine { dir, env: BTreeMap::from([("HOME".into(), "/home/me".into())]) }
         }
 
         pub fn with(mut self, name: &str, value: &str) -> Machine {

@@ -38,7 +38,7 @@ pub(in crate::index) const CATALOG: &[&str] = &["
     CREATE UNIQUE INDEX entries_by_key ON entries (hash, vary);
     CREATE INDEX entries_by_body ON entries (body, hash);
     CREATE INDEX entries_by_path ON entries (scope, ecosystem, upstream, path);
-    CREATE INDEX entries_by_writer ON entries (writer, hash);
+    CREATE INDEX entries_by_writer ON entries (writer);
     CREATE TABLE refs (
         digest BLOB NOT NULL, entry INTEGER NOT NULL, PRIMARY KEY (digest, entry)
     ) STRICT, WITHOUT ROWID;

@@ -55,6 +55,7 @@ pub(in crate::index) const ENTRIES_BY_PREFIX: &str =
      WHERE scope = ?1 AND ecosystem = ?2 AND upstream = ?3 AND path >= ?4 AND path < ?5 ORDER BY path, seq DESC LIMIT ?6";
 pub(in crate::index) const ENTRY_OF_VARY: &str = "SELECT id, seq, refs FROM entries WHERE hash = ?1 AND vary = ?2";
 pub(in crate::index) const ENTRY_ANY: &str = "SELECT 1 FROM entries WHERE hash = ?1 LIMIT 1";
+pub(in crate::index) const ENTRY_LAST: &str = "SELECT max(id) FROM entries";
 pub(in crate::index) const ENTRY_INSERT: &str =
     "INSERT INTO entries (hash, vary, seq, body, scope, ecosystem, upstream, path, variant, writer, refs, head)
      VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)";
@@ -129,10 +130,9 @@ mod tests {
     use crate::index::sqlite::{pool, schema};
 
     #[test]
-    fn prepares() {
+    fn statements_of_places_prepare() {
         let dir = tempfile::tempdir().expect("a directory");
         let places = pool::open_writer(&dir.path().join("places.sqlite"), schema::PLACES).expect("opens");
-        let catalog = pool::open_writer(&dir.path().join("catalog.sqlite"), schema::CATALOG).expect("opens");
         for statement in [
             PLACE,
             PLACES_BETWEEN,
@@ -147,11 +147,18 @@ mod tests {
         ] {
             places.prepare(statement).unwrap_or_else(|error| panic!("{statement}: {error}"));
         }
+    }
+
+    #[test]
+    fn statements_of_the_catalog_prepare() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let catalog = pool::open_writer(&dir.path().join("catalog.sqlite"), schema::CATALOG).expect("opens");
         for statement in [
             ENTRIES,
             ENTRIES_BY_PREFIX,
             ENTRY_OF_VARY,
             ENTRY_ANY,
+            ENTRY_LAST,
             ENTRY_INSERT,
             ENTRY_UPDATE,
             ENTRIES_SURPLUS,

@@ -1,8 +1,8 @@
 //! Batched look-ups by SHA-256 (FindMissing): a hundred thousand at a time, in groups whose cache misses overlap.
 
 use super::realms::Right;
-use super::slot::Minutes;
-use super::tags::Home;
+use super::slot::{Minutes, NO_SLOT};
+use super::tags::{EMPTY, Home};
 use super::{Table, local_of, region_of, shard_of};
 use crate::model::checksum::{Algorithm, Checksum};
 use crate::model::digest::Prefix;
@@ -12,7 +12,7 @@ use crate::model::realm::Realm;
 /// Asks answered under one taking of the locks.
 const GROUP: usize = 4096;
 /// Asks whose cache lines are fetched side by side.
-const STRIDE: usize = 32;
+const STRIDE: usize = 64;
 
 /// What the table says of one ask. An absence is the table's alone; the index knows whether the table is complete.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -25,49 +25,62 @@ pub enum Known {
 }
 
 impl Table {
-    /// Answers `asks` in order, appending to `out`; what is present counts as used `now`.
-    pub fn find_sums(&self, realms: &[Realm], asks: &[Checksum], now: Minutes, out: &mut Vec<Known>) {
+    /// Answers `asks` in order, appending to `out`; what is present counts as used `now`. Returns how many it found.
+    pub fn find_sums(&self, realms: &[Realm], asks: &[Checksum], now: Minutes, out: &mut Vec<Known>) -> usize {
         let rights = self.realms.read().judge(realms);
         out.reserve(asks.len());
+        let before = out.len();
         for group in asks.chunks(GROUP) {
             self.find_group(&rights, group, now, out);
         }
+        out[before..].iter().filter(|known| **known == Known::Present).count()
     }
 
     fn find_group(&self, rights: &[Right], group: &[Checksum], now: Minutes, out: &mut Vec<Known>) {
         let sums: Vec<_> = self.sums.iter().map(|shard| shard.read()).collect();
         let regions: Vec<_> = self.regions.iter().map(|region| region.read()).collect();
         let slot = |id: u32| regions[region_of(id)].slot(local_of(id));
-        let mut homes = [Home::Nothing; STRIDE];
         let mut hashes = [0_u64; STRIDE];
+        let mut buckets = [&EMPTY; STRIDE];
+        let mut homes = [Home::Nothing; STRIDE];
+        let mut slots = [&NO_SLOT; STRIDE];
         for asks in group.chunks(STRIDE) {
-            // Three short loops instead of one: the reads in each do not depend on each other, so they overlap.
-            for (hash, ask) in hashes.iter_mut().zip(asks) {
+            // Short loops whose reads do not depend on each other: their cache misses overlap, and the loop that
+            // decides finds everything near.
+            for ((hash, bucket), ask) in hashes.iter_mut().zip(&mut buckets).zip(asks) {
                 *hash = self.hash(&ask.prefix());
+                *bucket = sums[shard_of(*hash)].home_of(*hash);
             }
-            for (home, hash) in homes.iter_mut().zip(&hashes[..asks.len()]) {
-                *home = sums[shard_of(*hash)].first(*hash);
+            std::hint::black_box(buckets[..asks.len()].iter().fold(0, |all, bucket| all ^ bucket.fetch()));
+            let mut near = &NO_SLOT;
+            for at in 0..asks.len() {
+                homes[at] = buckets[at].first(hashes[at]);
+                // Where there is nothing to fetch, the last one again: it is near already.
+                near = if let Home::Maybe(id) = homes[at] { slot(id) } else { near };
+                slots[at] = near;
             }
-            for ((ask, home), hash) in asks.iter().zip(homes).zip(hashes) {
+            std::hint::black_box(slots[..asks.len()].iter().fold(0, |all, slot| all ^ slot.fetch()));
+            for (at, ask) in asks.iter().enumerate() {
                 if ask.algorithm() != Algorithm::Sha256 {
                     out.push(Known::Unsure);
                     continue;
                 }
                 let prefix = ask.prefix();
-                let found = match home {
+                let found = match homes[at] {
                     Home::Nothing => None,
-                    Home::Maybe(id) if slot(id).sum == prefix => Some(id),
-                    Home::Maybe(_) | Home::Elsewhere => sums[shard_of(hash)].find(hash, |id| slot(id).sum == prefix),
+                    Home::Maybe(_) if slots[at].sum == prefix => Some(slots[at]),
+                    Home::Maybe(_) | Home::Elsewhere => {
+                        let hash = hashes[at];
+                        sums[shard_of(hash)].find(hash, |id| slot(id).sum == prefix).map(slot)
+                    }
                 };
-                let known = found.map_or(Known::NotFound, |id| {
-                    let slot = slot(id);
+                out.push(found.map_or(Known::NotFound, |slot| {
                     let known = known(rights, slot.realms);
                     if known == Known::Present {
                         slot.renew(now);
                     }
                     known
-                });
-                out.push(known);
+                }));
             }
         }
     }

@@ -115,6 +115,28 @@ impl Table {
         }
     }
 
+    /// Makes room for blobs and keys that are about to come, so that the shards need not grow to their size step by
+    /// step. For an empty table; too low an estimate costs time, too high a one memory.
+    pub fn reserve(&self, blobs: u64, keys: u64) {
+        let _alone = self.mutating.lock();
+        // Slots take their part of the bound when they come.
+        let share = |count: u64| usize::try_from(count.min(self.max_bytes / 128) / SHARDS as u64).unwrap_or(0);
+        for region in &self.regions {
+            let mut region = region.write();
+            let before = region.bytes();
+            region.digests.reserve(share(blobs));
+            self.account(before, region.bytes());
+        }
+        for (family, count) in [(&self.sums, blobs), (&self.keys, keys)] {
+            for shard in family {
+                let mut shard = shard.write();
+                let before = shard.bytes();
+                shard.reserve(share(count));
+                self.account(before, shard.bytes());
+            }
+        }
+    }
+
     /// Bytes held by slots and indexes.
     pub fn bytes(&self) -> u64 {
         self.bytes.load(Ordering::Relaxed)
@@ -157,18 +179,23 @@ impl Table {
     pub fn put(&self, blob: &Blob) -> Seated {
         let _alone = self.mutating.lock();
         let hash = self.hash(&blob.digest);
-        let (seated, id) = match self.find_blob(&blob.digest) {
-            Some(id) => (self.reseat(id, blob), id),
-            None => match self.seat(hash, blob) {
-                Some(id) => (Seated::Here, id),
-                None => {
-                    self.set_partial();
-                    return Seated::Refused;
-                }
-            },
+        let sum = blob.sha256.filter(|sum| *sum != NO_PREFIX);
+        let mut region = self.regions[shard_of(hash)].write();
+        let known = region.digests.find(hash, |id| region.slot(local_of(id)).digest == blob.digest);
+        let seated = match known {
+            Some(id) => reseat(region.slot_mut(local_of(id)), blob),
+            None => Seated::Here,
         };
-        if let Some(sum) = blob.sha256.filter(|sum| *sum != NO_PREFIX) {
-            self.set_sum(id, sum);
+        let Some(id) = known.or_else(|| self.seat(&mut region, hash, blob)) else {
+            self.set_partial();
+            return Seated::Refused;
+        };
+        let slot = region.slot_mut(local_of(id));
+        let new_sum = sum.filter(|_| slot.sum == NO_PREFIX);
+        slot.sum = new_sum.unwrap_or(slot.sum);
+        drop(region);
+        if let Some(sum) = new_sum {
+            self.file(Family::Sums, &sum, id);
         }
         seated
     }
@@ -242,14 +269,25 @@ impl Table {
             }
             self.drop_key(key, id);
         }
-        let home = self.find_blob(&digest).filter(|id| self.read_slot(*id, |slot| slot.key == NO_PREFIX));
-        let Some(id) = home.or_else(|| self.add_alias(key, digest)) else {
+        let Some(id) = self.take_home(key, &digest).or_else(|| self.add_alias(key, digest)) else {
             self.set_partial();
             return false;
         };
-        self.regions[region_of(id)].write().slot_mut(local_of(id)).key = *key;
         self.file(Family::Keys, key, id);
         true
+    }
+
+    /// Writes the key into the slot of its blob, if that is here and has no other key yet.
+    fn take_home(&self, key: &Prefix, digest: &Prefix) -> Option<u32> {
+        let hash = self.hash(digest);
+        let mut region = self.regions[shard_of(hash)].write();
+        let id = region.digests.find(hash, |id| region.slot(local_of(id)).digest == *digest)?;
+        let slot = region.slot_mut(local_of(id));
+        if slot.key != NO_PREFIX {
+            return None;
+        }
+        slot.key = *key;
+        Some(id)
     }
 
     /// Forgets a key; false when it was not known.
@@ -282,15 +320,13 @@ impl Table {
         Some(id_of(shard, local))
     }
 
-    fn seat(&self, hash: u64, blob: &Blob) -> Option<u32> {
+    fn seat(&self, region: &mut Region, hash: u64, blob: &Blob) -> Option<u32> {
         if self.is_full() {
             return None;
         }
         let slot = Slot::blob(blob.digest, &blob.place, blob.class, blob.used)?;
-        let shard = shard_of(hash);
-        let mut region = self.regions[shard].write();
         let before = region.bytes();
-        let id = id_of(shard, region.add(slot));
+        let id = id_of(shard_of(hash), region.add(slot));
         if region.digests.is_full() {
             let mut digests = std::mem::replace(&mut region.digests, Tags::new(0.0));
             digests.grow(|id| self.hash(&region.slot(local_of(id)).digest));
@@ -299,19 +335,6 @@ impl Table {
         region.digests.insert(hash, id);
         self.account(before, region.bytes());
         Some(id)
-    }
-
-    fn reseat(&self, id: u32, blob: &Blob) -> Seated {
-        let mut region = self.regions[region_of(id)].write();
-        let slot = region.slot_mut(local_of(id));
-        let standing = slot.place();
-        if standing == blob.place {
-            return Seated::Here;
-        }
-        if rank(blob.class) > rank(slot.class()) && slot.set_place(&blob.place, blob.class) {
-            return Seated::Replaced(standing);
-        }
-        Seated::Kept(standing)
     }
 
     fn set_sum(&self, id: u32, sum: Prefix) {
@@ -328,12 +351,13 @@ impl Table {
         let mut tags = self.family(family)[shard_of(hash)].write();
         if tags.is_full() {
             let before = tags.bytes();
-            tags.grow(|id| {
-                self.read_slot(id, |slot| match family {
-                    Family::Sums => self.hash(&slot.sum),
-                    Family::Keys => self.hash(&slot.key),
-                })
-            });
+            // Taken once for all: a lock for each slot would make every read wait for the one before.
+            let regions: Vec<_> = self.regions.iter().map(|region| region.read()).collect();
+            let slot = |id: u32| regions[region_of(id)].slot(local_of(id));
+            match family {
+                Family::Sums => tags.grow(|id| self.hash(&slot(id).sum)),
+                Family::Keys => tags.grow(|id| self.hash(&slot(id).key)),
+            }
             self.account(before, tags.bytes());
         }
         tags.insert(hash, id);
@@ -389,6 +413,17 @@ impl Table {
         let product = u128::from(half(0) ^ self.seed[0]) * u128::from(half(8) ^ self.seed[1]);
         (product as u64 ^ (product >> 64) as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15)
     }
+}
+
+fn reseat(slot: &mut Slot, blob: &Blob) -> Seated {
+    let standing = slot.place();
+    if standing == blob.place {
+        return Seated::Here;
+    }
+    if rank(blob.class) > rank(slot.class()) && slot.set_place(&blob.place, blob.class) {
+        return Seated::Replaced(standing);
+    }
+    Seated::Kept(standing)
 }
 
 /// A blob of a better class takes the seat from a lesser: what an untrusted scope filled must not be all a trusted one has.

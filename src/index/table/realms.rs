@@ -10,6 +10,9 @@ pub(super) const NOBODY: u16 = 0;
 /// More sets or realms than numbers: who may read is asked of the catalog.
 pub(super) const UNCERTAIN: u16 = u16::MAX;
 
+/// Steps remembered.
+const STEPS_MAX: usize = 65_536;
+
 /// Whether a caller's realms meet a blob's.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Right {
@@ -23,19 +26,36 @@ pub(super) struct Realms {
     numbers: HashMap<Realm, u16>,
     sets: Vec<Arc<[u16]>>,
     set_numbers: HashMap<Arc<[u16]>, u16>,
+    /// The set that a set becomes with a realm: nearly every blob takes one of a few such steps.
+    steps: HashMap<(u16, u16), u16>,
 }
 
 impl Realms {
     pub(super) fn new() -> Realms {
         let nobody: Arc<[u16]> = Arc::from([]);
-        Realms { numbers: HashMap::new(), sets: vec![nobody.clone()], set_numbers: HashMap::from([(nobody, NOBODY)]) }
+        Realms {
+            numbers: HashMap::new(),
+            sets: vec![nobody.clone()],
+            set_numbers: HashMap::from([(nobody, NOBODY)]),
+            steps: HashMap::new(),
+        }
     }
 
     /// The number of `set` with `realm` added to it.
     pub(super) fn with(&mut self, set: u16, realm: &Realm) -> u16 {
-        let (Some(members), Some(number)) = (self.sets.get(usize::from(set)).cloned(), self.number(realm)) else {
-            return UNCERTAIN;
-        };
+        let Some(number) = self.number(realm) else { return UNCERTAIN };
+        if let Some(known) = self.steps.get(&(set, number)) {
+            return *known;
+        }
+        let more = self.step(set, number);
+        if self.steps.len() < STEPS_MAX {
+            self.steps.insert((set, number), more);
+        }
+        more
+    }
+
+    fn step(&mut self, set: u16, number: u16) -> u16 {
+        let Some(members) = self.sets.get(usize::from(set)).cloned() else { return UNCERTAIN };
         let Err(at) = members.binary_search(&number) else { return set };
         let mut more = members.to_vec();
         more.insert(at, number);

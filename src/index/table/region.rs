@@ -12,7 +12,7 @@ const NONE: u32 = u32::MAX;
 
 /// Slots under one lock. Ids are local to the region.
 pub(super) struct Region {
-    chunks: Vec<Box<[Slot]>>,
+    chunks: Vec<Box<[Slot; CHUNK_SLOTS]>>,
     used: u32,
     free: u32,
     /// Finds blobs by digest; holds global ids.
@@ -52,8 +52,7 @@ impl Region {
     fn append(&mut self) -> u32 {
         let local = self.used;
         if local as usize == self.chunks.len() * CHUNK_SLOTS {
-            let chunk: Vec<Slot> = (0..CHUNK_SLOTS).map(|_| Slot::free()).collect();
-            self.chunks.push(chunk.into_boxed_slice());
+            self.chunks.push(Box::new([const { Slot::free() }; CHUNK_SLOTS]));
         }
         self.used += 1;
         local

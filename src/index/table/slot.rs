@@ -64,20 +64,26 @@ pub struct Use {
 }
 
 /// A blob, or (as an alias) one more key of a blob that has its own slot.
+///
+/// In this order: a batch by SHA-256 reads the sum, the use and the realms, which so lie in one cache line mostly.
+#[repr(C)]
 pub(super) struct Slot {
     pub(super) digest: Prefix,
-    pub(super) sum: Prefix,
     pub(super) key: Prefix,
-    object: u32,
-    offset: u32,
-    len_low: u32,
+    pub(super) sum: Prefix,
     usage: AtomicU32,
     pub(super) realms: u16,
     len_high: u8,
     flags: u8,
+    len_low: u32,
+    object: u32,
+    offset: u32,
 }
 
 const _: () = assert!(size_of::<Slot>() == 68);
+
+/// Stands for a slot where there is none.
+pub(super) static NO_SLOT: Slot = Slot::free();
 
 impl Slot {
     pub(super) const fn free() -> Slot {
@@ -158,6 +164,11 @@ impl Slot {
         Use { last: Minutes(word >> MINUTES_SHIFT), hits: (word & HITS_MAX) as u8 }
     }
 
+    /// Reads from the lines that a batch will need and nothing else. What it returns means nothing.
+    pub(super) fn fetch(&self) -> u32 {
+        u32::from(self.sum[0]) ^ self.usage.load(Ordering::Relaxed)
+    }
+
     /// Counts a use. Two uses at one instant may count as one: nothing is decided by so little.
     pub(super) fn touch(&self, now: Minutes) {
         let word = self.usage.load(Ordering::Relaxed);
@@ -176,6 +187,13 @@ impl Slot {
         if word >> MINUTES_SHIFT < now.0 {
             let renewed = now.0 << MINUTES_SHIFT | UNSAVED | word & (LEASED | HITS_MAX);
             self.usage.store(renewed, Ordering::Relaxed);
+        }
+    }
+
+    /// Forgets all uses, unless it is leased.
+    pub(super) fn chill(&self) {
+        if !self.is_leased() {
+            self.usage.store(UNSAVED, Ordering::Relaxed);
         }
     }
 

@@ -51,6 +51,11 @@ impl Table {
         self.with_blob(digest, |slot| slot.touch(now));
     }
 
+    /// Makes a blob the first to go, unless it is promised: what named it names something else now.
+    pub fn chill(&self, digest: &Prefix) {
+        self.with_blob(digest, |slot| slot.chill());
+    }
+
     /// Promises for `period` from `from` on; false when the blob is not here.
     pub fn lease(&self, digest: &Prefix, from: Minutes) -> bool {
         let granted = self.with_blob(digest, |slot| {

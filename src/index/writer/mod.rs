@@ -117,11 +117,8 @@ impl Writer {
                 None => Ok(staged.done),
                 Some(failure) => Err(failure.error()),
             };
-            match (staged.job.ack, acked) {
-                // Whoever asked may have gone away: the change stands all the same.
-                (Some(ack), acked) => drop(ack.send(acked)),
-                (None, Err(error)) => tracing::error!(%error, "a change that nobody awaited was taken back"),
-                (None, Ok(_)) => {}
+            if let Some(Err(error)) = staged.job.end(acked) {
+                tracing::error!(%error, "a change that nobody awaited was taken back");
             }
         }
     }

@@ -61,7 +61,23 @@ pub(in crate::index) type Acked = Result<Done, IndexError>;
 pub(in crate::index) struct Job {
     pub(in crate::index) work: Work,
     pub(in crate::index) ack: Option<oneshot::Sender<Acked>>,
-    _room: Room,
+    room: Room,
+}
+
+impl Job {
+    /// Gives back its room and lets go of its bytes, then tells who waits: what the asker looks at next is done.
+    pub(super) fn end(self, acked: Acked) -> Option<Acked> {
+        let Job { work, ack, room } = self;
+        drop((work, room));
+        match ack {
+            // Whoever asked may have gone away: the change stands all the same.
+            Some(ack) => {
+                drop(ack.send(acked));
+                None
+            }
+            None => Some(acked),
+        }
+    }
 }
 
 /// A share of the bound; given back when dropped.
@@ -132,7 +148,7 @@ impl Queue {
         let first = state.jobs.is_empty();
         state.awaited |= ack.is_some();
         let due = ack.is_some() || first;
-        state.jobs.push_back(Job { work, ack, _room: room });
+        state.jobs.push_back(Job { work, ack, room });
         let many = state.jobs.len() == self.rows;
         drop(state);
         if due || many {
