@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use serde::Serialize;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use super::error::CacheError;
 use super::{Cache, Inner};
@@ -52,21 +52,32 @@ pub struct Shown {
     pub at_ms: i64,
 }
 
-/// A line and the build it belongs to.
-pub(super) type Note = (std::sync::Arc<str>, Line);
+/// What waits to be written.
+pub(super) enum Note {
+    /// A line and the build it belongs to.
+    Line(std::sync::Arc<str>, Line),
+    /// Somebody who wants to hear when all lines before this are on their way to the index.
+    Until(oneshot::Sender<()>),
+}
 
 impl Cache {
     /// Notes a request of a build.
     pub fn note(&self, label: &std::sync::Arc<str>, line: Line) {
-        if self.inner.notes.try_send((label.clone(), line)).is_err() {
+        if self.inner.notes.try_send(Note::Line(label.clone(), line)).is_err() {
             self.inner.counters.note_dropped();
         }
     }
 
-    /// A build's record, in order. Empty when none is kept.
+    /// A build's record, in order, with all that was noted before this was asked. Empty when none is kept.
     ///
     /// *Errors*: the index's.
     pub async fn record_of(&self, label: &str) -> Result<Vec<Shown>, CacheError> {
+        let (written, told) = oneshot::channel();
+        // After shutdown nobody writes, and nothing waits either.
+        if self.inner.notes.send(Note::Until(written)).await.is_ok() {
+            let _ = told.await;
+        }
+        self.inner.index.flush().await?;
         let mut shown: Vec<Shown> = Vec::new();
         loop {
             let after = shown.last().map_or(0, |line| line.seq);
@@ -101,7 +112,23 @@ impl Inner {
     }
 }
 
-async fn keep(index: &Index, mut notes: Vec<Note>) {
+/// Writes what came before each that waits, and tells it.
+async fn keep(index: &Index, notes: Vec<Note>) {
+    let mut lines = Vec::with_capacity(notes.len());
+    for note in notes {
+        match note {
+            Note::Line(label, line) => lines.push((label, line)),
+            Note::Until(told) => {
+                keep_lines(index, std::mem::take(&mut lines)).await;
+                // Who asked may have gone.
+                let _ = told.send(());
+            }
+        }
+    }
+    keep_lines(index, lines).await;
+}
+
+async fn keep_lines(index: &Index, mut notes: Vec<(std::sync::Arc<str>, Line)>) {
     for (_, line) in &mut notes {
         if line.digest.is_none() && brings_a_body(line.outcome) {
             line.digest = filled(index, line).await;

@@ -92,7 +92,7 @@ pub(super) fn ask_head<'a>(method: &'a Method, headers: &'a HeaderMap, lookup: &
 }
 
 pub(super) fn only_if_cached(ask: &Ask<'_>) -> bool {
-    ask_head(ask.method, ask.headers, &ask.lookup).wishes().only_if_cached
+    ask_head(ask.method, ask.headers, ask.lookup).wishes().only_if_cached
 }
 
 /// Whether a stored answer was made for requests like this one.
@@ -108,6 +108,9 @@ pub(super) fn part_of(ask: &Ask<'_>, status: u16, headers: &HeaderMap, len: Opti
         Precondition::NotModified => return Part::NotModified,
         Precondition::Failed => return Part::PreconditionFailed,
         Precondition::Proceed => {}
+    }
+    if !ask.headers.contains_key(http::header::RANGE) {
+        return Part::Whole;
     }
     let asked = ask.range();
     if asked == Asked::Whole || status != StatusCode::OK.as_u16() || !validate::if_range_holds(ask.headers, headers) {

@@ -55,8 +55,11 @@ pub(crate) fn env(args: &Args) -> Result<(), Failure> {
         label: credential(label, here.token()),
         overlays: here.data_dir()?.join("overlays"),
     };
+    let carries_token = here.token().is_some() && client.base.scheme() == "http";
     let mut settings = point::settings(target, &found);
-    if !wanted("proxy") {
+    settings.notes.iter().for_each(|note| out::note(note));
+    // The token goes by way of the proxy variables where tools can show it nowhere else.
+    if !wanted("proxy") && !carries_token {
         settings.env.retain(|(name, _)| !name.to_ascii_lowercase().ends_with("_proxy"));
     }
     out::text_out(&render::render(&settings, args.format));

@@ -19,7 +19,7 @@ use super::point::{self, Target};
 use super::progress::waiting;
 use super::run_child::run_child;
 use super::stats::{encoded, of_build};
-use super::where_at::{ConfigArgs, Here, block_on_all_cores, is_alive, local_url, log, make_dir};
+use super::where_at::{ConfigArgs, Here, admits, block_on_all_cores, is_alive, local_url, log, make_dir};
 use crate::app::{self, Running, StartErrorKind, StartOptions};
 use crate::config::Config;
 use crate::model::hex;
@@ -83,6 +83,10 @@ pub(crate) fn run(args: Args) -> Result<ExitCode, Failure> {
         return Err(wrong_label(label));
     }
     let label = given.map_or_else(|| format!("run-{}", hex::encode(&random_bytes::<4>())), str::to_owned);
+    if let Some(file) = &args.record {
+        // Better now than after the build.
+        std::fs::File::create(file).map_err(|error| cannot_write(file, &error))?;
+    }
     block_on_all_cores(async move {
         let looked = waiting("reading what this machine's tools use", tokio::task::spawn_blocking(point::found_here));
         // A look that panicked found nothing.
@@ -136,7 +140,8 @@ async fn place(args: &Args, here: &Here, found: &[Found], label: &str) -> Result
     let named = args.server.as_deref().or_else(|| here.variables.get("LARDER_SERVER"));
     if let Some(address) = named {
         let client = here.client(address)?;
-        if is_alive(&client).await {
+        // One that wants a token is no reason to go without it unnoticed.
+        if admits(&client).await? {
             adopt(&client, found).await;
             return Ok(Place { client, kind: Kind::Theirs { _guest: None } });
         }
@@ -226,12 +231,6 @@ fn last_port(dir: &Path) -> u16 {
 }
 
 async fn record(client: &Client, label: &str, file: &Path) -> Result<(), Failure> {
-    let cannot = |error: std::io::Error| {
-        Failure::failed(
-            format!("{}: {error}", file.display()),
-            "name a file that this user may write with --record FILE",
-        )
-    };
     let mut lines = Vec::new();
     let path = format!("/api/v1/builds/{}", encoded(label));
     let each = |line: &str| {
@@ -240,7 +239,12 @@ async fn record(client: &Client, label: &str, file: &Path) -> Result<(), Failure
         Ok(())
     };
     client.lines(Method::GET, &path, None, each).await?;
-    std::fs::write(file, lines).map_err(cannot)
+    std::fs::write(file, lines).map_err(|error| cannot_write(file, &error))
+}
+
+fn cannot_write(file: &Path, error: &std::io::Error) -> Failure {
+    let help = "name a file that this user may write with --record FILE";
+    Failure::failed(format!("{}: {error}", file.display()), help)
 }
 
 /// Stops a server of ours, once no other build uses it.

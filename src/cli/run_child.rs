@@ -27,9 +27,12 @@ pub(crate) async fn run_child(command: &[OsString], env: &[(String, String)]) ->
     let mut heard = Heard::new()?;
     let pairs = env.iter().map(|(name, value)| (name, value));
     let mut child = Command::new(program).args(arguments).envs(pairs).spawn().map_err(|error| {
-        let code = if error.kind() == std::io::ErrorKind::NotFound { NOT_FOUND } else { NOT_RUN };
+        let (code, help) = match error.kind() {
+            std::io::ErrorKind::NotFound => (NOT_FOUND, "see whether it is installed and on PATH"),
+            _ => (NOT_RUN, "see whether it is a program that this user may execute"),
+        };
         let message = format!("{} cannot be started: {error}", program.to_string_lossy());
-        Failure { code, ..Failure::failed(message, "see whether it is installed and on PATH") }
+        Failure { code, ..Failure::failed(message, help) }
     })?;
     loop {
         tokio::select! {

@@ -185,6 +185,15 @@ impl Client<'_> {
         }
     }
 
+    fn token(&self) -> Option<&str> {
+        self.label.as_ref().map(|(_, token)| token.as_str()).filter(|token| !token.is_empty())
+    }
+
+    /// Whether tools reach their mounts by way of the proxy, to whom they show the token.
+    pub(crate) fn shows_token_as_proxy(&self) -> bool {
+        self.token().is_some() && self.server.scheme() == "http"
+    }
+
     fn found(&self, ecosystem: &str) -> Option<&Found> {
         self.found.iter().find(|found| found.ecosystem == ecosystem && found.name.is_empty())
     }
@@ -195,7 +204,13 @@ fn go_settings(client: &Client<'_>) -> Settings {
     let Some(list) = client.found("go").and_then(|found| found.settings.get("GOPROXY")) else {
         return Settings::default();
     };
-    let through = |item: &str| address(item).map(|(url, _)| client.through(&client.labelled, "go", &url));
+    let mut server = client.labelled.clone();
+    if let Some((label, token)) = client.label.as_ref().filter(|_| client.token().is_some() && server.scheme() == "https") {
+        // Cannot fail: the address has a host.
+        let _ = server.set_username(label);
+        let _ = server.set_password(Some(token));
+    }
+    let through = |item: &str| address(item).map(|(url, _)| client.through(&server, "go", &url));
     let list = go::write_list(&go::list_items(list), through);
     Settings { env: vec![("GOPROXY".into(), list)], ..Settings::default() }
 }
@@ -216,7 +231,8 @@ fn python_settings(client: &Client<'_>) -> Settings {
     Settings { env, ..Settings::default() }
 }
 
-/// The proxy variables; what the client had in `no_proxy` stays in it, and larder itself is asked directly.
+/// The proxy variables; what the client had in `no_proxy` stays in it. larder itself is asked directly, but where a token
+/// is needed and TLS is not spoken: the proxy's credential is then the one way in which every tool can show it.
 fn proxy_settings(client: &Client<'_>) -> Settings {
     let mut proxy = client.server.clone();
     proxy.set_path("");
@@ -229,7 +245,8 @@ fn proxy_settings(client: &Client<'_>) -> Settings {
     let host = client.server.host_str().unwrap_or_default().trim_matches(['[', ']']).to_owned();
     let known = ["no_proxy", "NO_PROXY"].into_iter().find_map(|name| client.around.var(name)).unwrap_or_default();
     let mut direct: Vec<&str> = known.split(',').map(str::trim).filter(|name| !name.is_empty()).collect();
-    for name in ["localhost", "127.0.0.1", "::1", &host] {
+    let larder = Some(host.as_str()).filter(|_| !client.shows_token_as_proxy());
+    for name in ["localhost", "127.0.0.1", "::1"].into_iter().chain(larder) {
         if !direct.contains(&name) {
             direct.push(name);
         }
@@ -301,8 +318,37 @@ pub(crate) mod tests {
         let set = with_client(&[], &env, Path::new("/nowhere"), settings);
         assert_eq!(variable(&set, "https_proxy"), "http://build:t%2Fk@larder.example:7070");
         assert_eq!(variable(&set, "HTTP_PROXY"), variable(&set, "http_proxy"));
-        assert_eq!(variable(&set, "no_proxy"), "corp.example,localhost,127.0.0.1,::1,larder.example");
+        assert_eq!(variable(&set, "no_proxy"), "corp.example,localhost,127.0.0.1,::1");
         assert_eq!(set.env.len(), 6);
+    }
+
+    #[test]
+    fn a_token_reaches_the_mounts_too() {
+        let mut found = Found::one("go", "", "go.env".into(), "https://go.example").expect("is an address");
+        found.settings.insert("GOPROXY", "https://go.example,direct".into());
+        let crates = Found::one("cargo", "", "x".into(), "https://crates.example/").expect("is an address");
+        let around = Surroundings::new(Path::new("/nowhere"), Path::new("/nowhere"), BTreeMap::new(), &NoTools);
+        let told = |server: &str, token: &str| {
+            let server = Url::parse(server).expect("is a URL");
+            let label = Some(("ci".to_owned(), token.to_owned()));
+            let overlays = PathBuf::from("/o");
+            let found = &[found.clone(), crates.clone()];
+            settings(&Client { labelled: server.clone(), server, label, found, around: &around, overlays })
+        };
+        // Go and cargo show no credential of their own over plain HTTP, but the proxy's to the proxy.
+        let plain = told("http://larder.example:7070", "lrd_x");
+        assert_eq!(variable(&plain, "http_proxy"), "http://ci:lrd_x@larder.example:7070");
+        assert_eq!(variable(&plain, "no_proxy"), "localhost,127.0.0.1,::1");
+        assert_eq!(variable(&plain, "GOPROXY"), "http://larder.example:7070/go/@go.example,direct");
+        assert!(plain.notes.is_empty());
+        assert_eq!(
+            variable(&told("http://larder.example:7070", ""), "no_proxy"),
+            "localhost,127.0.0.1,::1,larder.example"
+        );
+        let tls = told("https://larder.example:7070", "lrd_x");
+        assert_eq!(variable(&tls, "no_proxy"), "localhost,127.0.0.1,::1,larder.example");
+        assert_eq!(variable(&tls, "GOPROXY"), "https://ci:lrd_x@larder.example:7070/go/@go.example,direct");
+        assert!(tls.notes[0].contains("anonymous_read"), "{:?}", tls.notes);
     }
 
     #[test]

@@ -65,18 +65,14 @@ pub(crate) fn gc(args: &GcArgs) -> Result<(), Failure> {
 
 /// Hash again all that is kept
 ///
-/// A bad object is set aside, never served, and fetched anew when it is next asked for; with --repair
-/// it is fetched at once. Exit code 1 when something bad was found and not repaired.
+/// A bad object is set aside, never served, and fetched anew when it is next asked for. Exit code 1 when
+/// something was bad or could not be read.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
   larder verify
-  larder verify --repair
   larder verify --json | tail -n 1")]
 pub(crate) struct VerifyArgs {
-    /// Fetch what is bad anew
-    #[arg(long)]
-    repair: bool,
     /// Print the server's lines as they come
     #[arg(long)]
     json: bool,
@@ -84,82 +80,74 @@ pub(crate) struct VerifyArgs {
     server: ServerArgs,
 }
 
-/// One line of `POST /api/v1/verify`. `bad` holds what was found since the line before.
+/// One line of `POST /api/v1/verify`. `bad` and `unreadable` hold what was found since the line before.
 #[derive(Deserialize, Debug, Default)]
 #[serde(default)]
 struct Verified {
     done: u64,
     of: u64,
-    bad: Vec<Bad>,
-    /// The server gave up, and why.
-    error: Option<String>,
+    /// Digests whose bytes were wrong: set aside.
+    bad: Vec<String>,
+    /// Digests whose bytes the disk did not give.
+    unreadable: Vec<String>,
 }
 
-#[derive(Deserialize, Debug)]
-#[serde(untagged)]
-enum Bad {
-    Digest(String),
-    Told {
-        digest: String,
-        #[serde(default)]
-        why: String,
-        #[serde(default)]
-        repaired: bool,
-    },
-}
-
-impl Bad {
-    fn repaired(&self) -> bool {
-        matches!(self, Bad::Told { repaired: true, .. })
-    }
-
-    fn line(&self) -> String {
-        match self {
-            Bad::Digest(digest) => format!("bad: {}", out::plain(digest)),
-            Bad::Told { digest, why, repaired } => {
-                let end = if *repaired { ", repaired" } else { "" };
-                format!("bad: {} {}{end}", out::plain(digest), out::plain(why))
-            }
-        }
-    }
-}
-
-/// *Errors*: the server's, or something bad that stays bad.
+/// *Errors*: the server's, or something that was bad.
 pub(crate) fn verify(args: &VerifyArgs) -> Result<(), Failure> {
     let client = args.server.client()?;
     block_on(async {
         let mut progress = Progress::new("verifying");
-        let (mut last, mut bad) = (Verified::default(), Vec::new());
-        let ask = json!({ "repair": args.repair });
+        let (mut done, mut bad, mut unreadable) = (0, Vec::new(), Vec::new());
         let each = |line: &str| {
             if args.json {
                 out::line(line);
             }
             let Ok(said) = serde_json::from_str::<Verified>(line) else { return Ok(()) };
-            if let Some(error) = &said.error {
-                return Err(Failure::failed(out::plain(error), "see the server's log"));
-            }
             progress.at(said.done, said.of);
-            last = Verified { bad: Vec::new(), ..said };
+            // What is stored or evicted meanwhile moves `of`: the end is where the lines end.
+            done = said.done;
             bad.extend(said.bad);
+            unreadable.extend(said.unreadable);
             Ok(())
         };
-        client.lines(Method::POST, "/api/v1/verify", Some(&ask), each).await?;
+        client.lines(Method::POST, "/api/v1/verify", Some(&json!({})), each).await?;
         progress.end();
         if !args.json {
-            bad.iter().for_each(|bad| out::line(&bad.line()));
-            let found = if bad.is_empty() { "all good".to_owned() } else { format!("{} bad", bad.len()) };
-            out::line(&format!("verified {} of {}: {found}", last.done, out::count(last.of, "object", "objects")));
+            bad.iter().for_each(|digest| out::line(&format!("bad, set aside: {}", out::plain(digest))));
+            unreadable.iter().for_each(|digest| out::line(&format!("not readable: {}", out::plain(digest))));
         }
-        if last.done < last.of {
-            return Err(Failure::failed("the server stopped before the end", "run `larder verify` again"));
-        }
-        match bad.iter().filter(|bad| !bad.repaired()).count() {
-            0 => Ok(()),
-            count => Err(Failure::failed(
-                format!("{} bad and not repaired", out::count(count as u64, "object is", "objects are")),
-                "run `larder verify --repair`, and look at the disk: smartctl, dmesg",
-            )),
-        }
+        verdict(done, bad.len() as u64, unreadable.len() as u64).map(|line| {
+            if !args.json {
+                out::line(&line);
+            }
+        })
     })
+}
+
+fn verdict(done: u64, bad: u64, unreadable: u64) -> Result<String, Failure> {
+    let objects = out::count(done, "object", "objects");
+    match (bad, unreadable) {
+        (0, 0) => Ok(format!("verified {objects}: all good")),
+        (_, 0) => Err(Failure::failed(
+            format!("{bad} of {objects} bad and set aside; fetched anew when next asked for"),
+            "look at the disk, with smartctl and dmesg; what was set aside is in bad/ of the data directory",
+        )),
+        (_, _) => Err(Failure::failed(
+            format!("{unreadable} of {objects} could not be read, {bad} bad and set aside"),
+            "look at the disk, with smartctl and dmesg, and at the server's log",
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_bad_or_unreadable_fails() {
+        assert_eq!(verdict(1, 0, 0).expect("good"), "verified 1 object: all good");
+        assert_eq!(verdict(0, 0, 0).expect("good"), "verified 0 objects: all good");
+        assert!(verdict(8, 2, 0).is_err_and(|failure| failure.message.starts_with("2 of 8 objects bad and set aside")));
+        assert!(verdict(8, 0, 1).is_err_and(|failure| failure.message.starts_with("1 of 8 objects could not be read")));
+    }
 }

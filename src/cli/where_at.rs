@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::beacon::Beacon;
-use super::client::Client;
+use super::client::{Client, ClientError};
 use super::failure::Failure;
 use crate::config::sections::{Log, LogFormat};
 use crate::config::{Config, Flags, Loaded, Variables, load};
@@ -115,9 +115,17 @@ pub(crate) struct Health {
 
 /// Whether a larder answers there, soon.
 pub(crate) async fn is_alive(client: &Client) -> bool {
+    matches!(admits(client).await, Ok(true))
+}
+
+/// Whether a larder answers there, soon. *Errors*: one that wants a token, or another one.
+pub(crate) async fn admits(client: &Client) -> Result<bool, ClientError> {
     let asked = client.get::<Health>("/api/v1/health");
-    let answer = tokio::time::timeout(Duration::from_secs(2), asked).await;
-    matches!(answer, Ok(Ok(health)) if health.ready)
+    match tokio::time::timeout(Duration::from_secs(2), asked).await {
+        Ok(Ok(health)) => Ok(health.ready),
+        Ok(Err(error @ ClientError::Status { status: 401 | 403 | 407, .. })) => Err(error),
+        Ok(Err(_)) | Err(_) => Ok(false),
+    }
 }
 
 /// Runs a command that talks to a server.

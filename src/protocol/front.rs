@@ -143,8 +143,6 @@ struct Noted {
     label: Option<Arc<str>>,
     method: Method,
     uri: Uri,
-    /// Whether the answer may be a document that others wrote, under a name of ours.
-    is_hosted: bool,
 }
 
 impl Mount for Front {
@@ -155,7 +153,6 @@ impl Mount for Front {
             label: None,
             method: request.method().clone(),
             uri: request.uri().clone(),
-            is_hosted: false,
         };
         let form = self.form(&request, peer);
         let (mut visit, body) = match self.admit(request, peer, &form, &mut noted.label) {
@@ -163,25 +160,28 @@ impl Mount for Front {
             Err(refused) => return Answering::Left(ready(self.observed(noted, *refused))),
         };
         let way = self.way(&form, &mut visit);
-        noted.is_hosted = matches!((&form, &way), (Form::Ours, Way::Address(_) | Way::Package(_)));
         if body.is_end_stream()
-            && let Some(answered) = self.at_once(&visit, &way)
+            && let Some(mut answered) = self.at_once(&visit, &way)
         {
+            if is_shown(&form, &way) {
+                page::sandbox(&mut answered.response);
+            }
             return Answering::Left(ready(self.observed(noted, answered)));
         }
         Answering::Right(Box::pin(async move {
-            let answered = self.go(visit, body, way).await;
+            let is_shown = is_shown(&form, &way);
+            let mut answered = self.go(visit, body, way).await;
+            if is_shown {
+                page::sandbox(&mut answered.response);
+            }
             self.observed(noted, answered)
         }))
     }
 }
 
 impl Front {
-    fn observed(&self, noted: Noted, mut answered: Answered) -> Response<ReplyBody> {
-        let Noted { started, peer, label, method, uri, is_hosted } = noted;
-        if is_hosted {
-            page::sandbox(&mut answered.response);
-        }
+    fn observed(&self, noted: Noted, answered: Answered) -> Response<ReplyBody> {
+        let Noted { started, peer, label, method, uri } = noted;
         let observation = Observation {
             observers: self.observers.clone(),
             started,
@@ -211,32 +211,21 @@ impl Front {
             let why = "this name is not larder's; add it to server.names if it should be\n";
             return Err(Box::new(self.made(StatusCode::MISDIRECTED_REQUEST, Reason::Denied, why)));
         }
+        let in_proxy_form = matches!(form, Form::Connect | Form::Forward);
         // Before anything is judged by its path.
         let named = if let Form::Ours = form { take_path_label(request.uri_mut()) } else { None };
         if let Some((status, why)) = self.unwelcome(&request, form) {
             return Err(Box::new(self.made(status, Reason::Denied, why)));
         }
-        let door = if matches!(form, Form::Connect | Form::Forward) { Door::Proxy } else { Door::Origin };
-        let caller = self.gate.admit(request.headers(), &peer.addr, needed_right(&request, form), door);
+        let needs = needed_right(&request, form);
+        let door = if in_proxy_form { Door::Proxy } else { Door::Origin };
+        let caller = self.gate.admit(request.headers(), &peer.addr, needs, door);
         let caller = caller.map_err(|denied| Box::new(self.denied(denied, door)))?;
         let (mut parts, body) = request.into_parts();
         *label = build_label(&caller).or(named).or_else(|| agent_label(&parts.headers));
         caller.strip.apply(&mut parts.headers);
         let http::request::Parts { method, uri, version, headers, extensions, .. } = parts;
         Ok((Visit { peer, caller, method, uri, headers, version, extensions }, body))
-    }
-
-    /// What nobody is answered, whatever right it has.
-    fn unwelcome(&self, request: &Request<Incoming>, form: &Form) -> Option<(StatusCode, &'static str)> {
-        if request.headers().contains_key(header::VIA) && self.control.is_looping(request.headers()) {
-            return Some((StatusCode::LOOP_DETECTED, "this request has been here before\n"));
-        }
-        let from_a_page = match form {
-            Form::Ours if is_command(request) => page::is_any(request.headers()),
-            Form::Ours => page::is_foreign(request),
-            Form::Forward | Form::Connect | Form::Misdirected => false,
-        };
-        from_a_page.then_some((StatusCode::FORBIDDEN, "web pages are not answered here\n"))
     }
 
     fn way(&self, form: &Form, visit: &mut Visit<'_>) -> Way {
@@ -260,9 +249,6 @@ impl Front {
         };
         // Before anything is looked up: a field that stays here must not tell variants apart.
         hop::strip(&mut visit.headers);
-        if is_safe(&visit.method) {
-            hop::strip_claims(&mut visit.headers);
-        }
         way
     }
 
@@ -284,6 +270,19 @@ impl Front {
             Way::Api => self.api(visit, body).await,
             Way::Nowhere => self.made(StatusCode::NOT_FOUND, Reason::Denied, "no such mount; GET / lists them\n"),
         }
+    }
+
+    /// What nobody is answered, whatever right it has.
+    fn unwelcome(&self, request: &Request<Incoming>, form: &Form) -> Option<(StatusCode, &'static str)> {
+        if request.headers().contains_key(header::VIA) && self.control.is_looping(request.headers()) {
+            return Some((StatusCode::LOOP_DETECTED, "this request has been here before\n"));
+        }
+        let from_a_page = match form {
+            Form::Ours if is_command(request) => page::is_any(request.headers()),
+            Form::Ours => page::is_foreign(request),
+            Form::Forward | Form::Connect | Form::Misdirected => false,
+        };
+        from_a_page.then_some((StatusCode::FORBIDDEN, "web pages are not answered here\n"))
     }
 
     fn form(&self, request: &Request<Incoming>, peer: &Peer) -> Form {
@@ -367,14 +366,14 @@ pub(super) fn add_retry_after(response: &mut Response<ReplyBody>, retry_after: O
     }
 }
 
-/// Reads and fills need `read`; what changes upstream or us needs more. Of the API, readers see what is named here.
+/// Reads and fills need `read`; what changes upstream or us needs more. Of the API, readers see what this lists.
 fn needed_right(request: &Request<Incoming>, form: &Form) -> Right {
     let path = request.uri().path();
     match form {
         Form::Ours if is_command(request) => Right::Admin,
         Form::Ours if is_api(path) => {
-            let is_open = matches!(path, "/api/v1/health" | "/api/v1/stats") || path.starts_with("/api/v1/blobs/");
-            if is_open { Right::Read } else { Right::Admin }
+            let open = matches!(path, "/api/v1/health" | "/api/v1/stats") || path.starts_with("/api/v1/blobs/");
+            if open { Right::Read } else { Right::Admin }
         }
         Form::Ours | Form::Forward if !is_safe(request.method()) => Right::Write,
         Form::Ours | Form::Forward | Form::Connect | Form::Misdirected => Right::Read,
@@ -391,6 +390,11 @@ fn is_api(path: &str) -> bool {
 
 fn is_safe(method: &Method) -> bool {
     matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS)
+}
+
+/// Whether somebody else's document may be shown under our own name.
+fn is_shown(form: &Form, way: &Way) -> bool {
+    matches!((form, way), (Form::Ours, Way::Address(_) | Way::Package(_)))
 }
 
 /// Takes a build label out of a path, for clients that can carry it nowhere else: `/~LABEL/go/...`.

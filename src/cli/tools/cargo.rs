@@ -40,9 +40,12 @@ pub(super) fn settings(client: &Client<'_>) -> Settings {
         .filter(|found| found.ecosystem == "cargo")
         .partition(|found| found.settings.contains_key("token") || !found.secrets.is_empty());
     let kept = |found: &&Found| format!("cargo's registry {} has a credential and is asked directly", found.name);
-    let notes = private.iter().map(kept).collect();
+    let mut notes: Vec<String> = private.iter().map(kept).collect();
     if replaced.is_empty() {
         return Settings { notes, ..Settings::default() };
+    }
+    if client.token().is_some() && !client.shows_token_as_proxy() {
+        notes.push("cargo cannot show a token over TLS: use larder's http:// address, or gate.anonymous_read".to_owned());
     }
     let real = discovered::home(client.around);
     let replacements = replacements(client, &replaced);
