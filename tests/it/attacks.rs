@@ -229,7 +229,8 @@ fn our_tokens_stay_here() {
 #[test]
 fn an_answer_to_a_token_of_any_name_is_not_for_all() {
     let (_dir, upstream, server) = start();
-    for (at, name) in ["authorization", "private-token", "job-token", "x-jfrog-art-api", "x-api-key"].iter().enumerate() {
+    for (at, name) in ["authorization", "private-token", "job-token", "x-jfrog-art-api", "x-api-key"].iter().enumerate()
+    {
         let path = format!("/private/{at}");
         upstream.put(&path, Resource::seed(94, 100));
         Ask::get(upstream.mirror(&path)).header(name, "canary").must(server.addr());
