@@ -247,7 +247,8 @@ impl Front {
     fn described(&self, visit: &Visit<'_>, url: &str) -> Result<Lookup, (StatusCode, String)> {
         let path = match Url::parse(url) {
             Ok(url) if self.is_own(visit, &url) => url[url::Position::BeforePath..].to_owned(),
-            Ok(url) => return Ok(forward::lookup(&url)),
+            Ok(url) if matches!(url.scheme(), "http" | "https") => return Ok(forward::lookup(&url)),
+            Ok(url) => return Err(bad_request(format!("{} is not fetched: http and https are", url.scheme()))),
             Err(_) => url.to_owned(),
         };
         let (path, asked) = path.split_once('?').map_or((path.as_str(), None), |(path, query)| (path, Some(query)));
