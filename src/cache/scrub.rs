@@ -26,11 +26,17 @@ pub struct Progress {
     pub done: u64,
     pub of: u64,
     pub bytes: u64,
-    /// Digests whose bytes did not match or were gone, found since the line before. Each is set aside; whoever asks
-    /// next has it fetched anew.
-    pub bad: Vec<String>,
-    /// Digests whose bytes could not be read, found since the line before. They stay where they are.
-    pub unreadable: Vec<String>,
+    /// What was found since the line before.
+    pub bad: Vec<Bad>,
+}
+
+/// A blob that is not as it was stored.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Bad {
+    pub digest: String,
+    pub why: String,
+    /// Whoever asks next has it fetched anew. False: the disk could not be read, and it stays where it is.
+    pub set_aside: bool,
 }
 
 impl Cache {
@@ -41,7 +47,6 @@ impl Cache {
         futures_util::stream::unfold(start, |(inner, after, mut progress)| async move {
             let after: Option<Digest> = after?;
             progress.bad.clear();
-            progress.unreadable.clear();
             if after.is_none()
                 && let Err(error) = inner.index.flush().await
             {
@@ -128,13 +133,15 @@ impl Inner {
                     if self.index.find_place(&digest).await? == Some(place) {
                         tracing::error!(%digest, %error, "a stored blob is damaged, it is set aside");
                         self.set_aside(&digest, &place).await?;
-                        progress.bad.push(digest.to_string());
+                        let why = error.to_string();
+                        progress.bad.push(Bad { digest: digest.to_string(), why, set_aside: true });
                     }
                 }
                 Err(error) => {
                     // The disk, not the blob: the others are looked at all the same.
                     tracing::error!(%digest, %error, "a stored blob could not be read");
-                    progress.unreadable.push(digest.to_string());
+                    let why = error.to_string();
+                    progress.bad.push(Bad { digest: digest.to_string(), why, set_aside: false });
                 }
             }
             self.counters.scrubbed();

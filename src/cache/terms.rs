@@ -92,7 +92,7 @@ pub(super) fn ask_head<'a>(method: &'a Method, headers: &'a HeaderMap, lookup: &
 }
 
 pub(super) fn only_if_cached(ask: &Ask<'_>) -> bool {
-    ask_head(ask.method, ask.headers, &ask.lookup).wishes().only_if_cached
+    ask_head(ask.method, ask.headers, ask.lookup).wishes().only_if_cached
 }
 
 /// Whether a stored answer was made for requests like this one.

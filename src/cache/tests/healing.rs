@@ -6,6 +6,7 @@ use super::*;
 use crate::cache::scrub::Progress;
 use crate::model::digest::Digest;
 use crate::model::place::{Place, TierName};
+use crate::store::fault::{EIO, Operation, Plan};
 
 impl Bed {
     async fn place(&self, bytes: &[u8]) -> Place {
@@ -61,7 +62,8 @@ async fn verify_sets_bad_blobs_aside_and_the_next_ask_heals_them() {
         let bed = bed.restart().await;
         bed.flip(&bad, len / 2).await;
         let found = bed.verify().await;
-        assert_eq!((found.done, found.bad), (2, vec![Digest::of(&bad).to_string()]));
+        assert_eq!((found.done, found.bad.len()), (2, 1));
+        assert!(found.bad[0].set_aside && found.bad[0].digest == Digest::of(&bad).to_string());
         assert_eq!(bed.cache.counters().read().corrupt, 1);
         assert!(matches!(bed.fetch(&immutable("/good")).await.0, Outcome::Hit(_)));
         let (outcome, _, got) = bed.fetch(&immutable("/bad")).await;
@@ -84,6 +86,22 @@ async fn verify_sees_what_was_stored_a_moment_ago_and_ends_at_its_count() {
     }
     let found = bed.verify().await;
     assert_eq!((found.done, found.of, found.bad.len()), (4, 4, 0));
+}
+
+#[tokio::test]
+async fn verify_goes_on_past_what_cannot_be_read() {
+    let bed = Bed::new();
+    for at in 0..3 {
+        bed.upstream.answers(&format!("/{at}"), [Script::ok(noise(at, 2 * MIB))]);
+        bed.fetch(&immutable(&format!("/{at}"))).await;
+    }
+    let bed = bed.restart().await;
+    bed.files.fail(Plan { only: Some(Operation::Open), after: 1, times: 1, code: EIO });
+    let found = bed.verify().await;
+    assert_eq!((found.done, found.bad.len()), (3, 1));
+    assert!(!found.bad[0].set_aside);
+    bed.files.mend();
+    assert!(bed.verify().await.bad.is_empty());
 }
 
 #[tokio::test]

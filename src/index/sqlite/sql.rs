@@ -130,10 +130,9 @@ mod tests {
     use crate::index::sqlite::{pool, schema};
 
     #[test]
-    fn prepares() {
+    fn statements_of_places_prepare() {
         let dir = tempfile::tempdir().expect("a directory");
         let places = pool::open_writer(&dir.path().join("places.sqlite"), schema::PLACES).expect("opens");
-        let catalog = pool::open_writer(&dir.path().join("catalog.sqlite"), schema::CATALOG).expect("opens");
         for statement in [
             PLACE,
             PLACES_BETWEEN,
@@ -148,6 +147,12 @@ mod tests {
         ] {
             places.prepare(statement).unwrap_or_else(|error| panic!("{statement}: {error}"));
         }
+    }
+
+    #[test]
+    fn statements_of_the_catalog_prepare() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let catalog = pool::open_writer(&dir.path().join("catalog.sqlite"), schema::CATALOG).expect("opens");
         for statement in [
             ENTRIES,
             ENTRIES_BY_PREFIX,
