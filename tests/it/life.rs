@@ -117,13 +117,12 @@ fn a_record_holds_the_last_request_and_is_refused_before_the_build() {
     upstream.put("/a", Resource::seed(106, 5000));
     let server = Setup::below(dir.path()).start();
     let file = dir.path().join("record.jsonl").display().to_string();
-    let script = format!("curl -sS -o /dev/null {}", upstream.url("/a"));
-    let mut command = larder(&["run", "--server", &server.url(), "--record", &file, "--", "sh", "-c", &script]);
-    command.env("NO_PROXY", "").env("no_proxy", "");
-    let ended = end_of(command, LIMIT);
+    let script = format!("curl -sSf -o /dev/null \"$LARDER_SERVER/~$LARDER_LABEL{}\"", upstream.mirror("/a"));
+    let words = ["run", "--server", &server.url(), "--record", &file, "--", "sh", "-c", &script];
+    let ended = end_of(larder(&words), LIMIT);
     assert_eq!(ended.code, Some(0), "{ended:?}");
     let lines = std::fs::read_to_string(&file).expect("a record");
-    assert_eq!(lines.lines().count(), usize::from(ended.stderr.contains("1 request")), "{lines}{}", ended.stderr);
+    assert!(lines.lines().count() == 1 && lines.contains("/a\""), "{lines}{}", ended.stderr);
     let ended = end_of(larder(&["run", "--record", "/nowhere/at/all", "--", "echo", "was run"]), LIMIT);
     assert!(ended.code == Some(1) && !ended.stdout.contains("was run"), "{ended:?}");
 }
