@@ -110,6 +110,10 @@ impl Control for ProcessControl {
         self.parts.offline.load(Ordering::Relaxed)
     }
 
+    fn is_looping(&self, headers: &http::HeaderMap) -> bool {
+        self.parts.client.is_looping(headers)
+    }
+
     fn set_offline(&self, offline: bool) {
         self.parts.offline.store(offline, Ordering::Relaxed);
         self.parts.client.set_offline(offline);

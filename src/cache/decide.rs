@@ -12,6 +12,7 @@ use http::Method;
 use http::header::{self, HeaderMap};
 
 use super::policy::ask::AskHead;
+use super::policy::fields::has_any;
 use super::policy::freshness::{self, Lifetime, Times, age, is_absence, lifetime, made_at};
 use super::policy::rules::{Rules, Wishes};
 use super::policy::{store, validate, vary};
@@ -62,19 +63,19 @@ pub fn decide(ask: &AskHead<'_>, candidates: &[Arc<Entry>], freshness: &Freshnes
             return Decision::Relay(Reason::NoStore);
         }
         // Only the origin can judge these (RFC 9111 §4.3.2).
-        if ask.headers.contains_key(header::IF_MATCH) || ask.headers.contains_key(header::IF_UNMODIFIED_SINCE) {
+        if has_any(ask.headers, &[header::IF_MATCH, header::IF_UNMODIFIED_SINCE]) {
             return Decision::Relay(Reason::Method);
         }
     }
-    let selected = selected(ask, candidates, freshness);
-    let usable = selected.and_then(|at| serve(&wishes, at, &candidates[at], freshness, now));
+    let selected = select(ask, candidates, freshness);
+    let usable = selected.and_then(|(at, rules)| serve(&wishes, at, &candidates[at], rules.as_ref(), freshness, now));
     if let Some(decision) = usable {
         return decision;
     }
     if wishes.only_if_cached {
         return Decision::Unsatisfiable;
     }
-    match selected.map(|at| (at, validate::conditions(&candidates[at]))) {
+    match selected.map(|(at, _)| (at, validate::conditions(&candidates[at]))) {
         Some((at, conditions)) if !conditions.is_empty() => Decision::Revalidate { at, conditions },
         _ => Decision::Fetch,
     }
@@ -82,11 +83,17 @@ pub fn decide(ask: &AskHead<'_>, candidates: &[Arc<Entry>], freshness: &Freshnes
 
 /// The stored answer that was made for requests like this one: of several, the one made last (RFC 9111 §4.1).
 pub fn selected(ask: &AskHead<'_>, candidates: &[Arc<Entry>], freshness: &Freshness) -> Option<usize> {
+    select(ask, candidates, freshness).map(|(at, _)| at)
+}
+
+/// With the rules of the answer, where they count.
+fn select(ask: &AskHead<'_>, candidates: &[Arc<Entry>], freshness: &Freshness) -> Option<(usize, Option<Rules>)> {
+    let fitting = |at: usize| candidate(ask, &candidates[at], freshness).map(|rules| (at, rules));
     if candidates.len() == 1 {
-        return is_candidate(ask, &candidates[0], freshness).then_some(0);
+        return fitting(0);
     }
-    let fitting = candidates.iter().enumerate().filter(|(_, entry)| is_candidate(ask, entry, freshness));
-    fitting.rev().max_by_key(|(_, entry)| made_at(Times::from(&***entry))).map(|(at, _)| at)
+    let all = (0..candidates.len()).rev().filter_map(fitting);
+    all.max_by_key(|(at, _)| made_at(Times::from(&*candidates[*at])))
 }
 
 /// Whether a stored answer may stand in when upstream fails: unreachable, broken off, or `is_outage`.
@@ -119,35 +126,43 @@ pub fn is_outage(status: u16) -> bool {
     status == 429 || (status >= 500 && !matches!(status, 501 | 505))
 }
 
-fn is_candidate(ask: &AskHead<'_>, entry: &Entry, freshness: &Freshness) -> bool {
-    let withdrawn = || match freshness {
-        Freshness::Http => store::is_withdrawn(entry.status, &Rules::of(&entry.headers)),
-        Freshness::Immutable | Freshness::Revalidate { .. } => false,
-    };
-    vary::selects(ask, entry, freshness) && !withdrawn()
+/// None: made for other requests, or withdrawn.
+fn candidate(ask: &AskHead<'_>, entry: &Entry, freshness: &Freshness) -> Option<Option<Rules>> {
+    if !vary::selects(ask, entry, freshness) {
+        return None;
+    }
+    match freshness {
+        Freshness::Http => Some(Rules::of(&entry.headers)).filter(|rules| !store::is_withdrawn(entry.status, rules)).map(Some),
+        Freshness::Immutable | Freshness::Revalidate { .. } => Some(None),
+    }
 }
 
 /// None: it must not be used without asking upstream.
-fn serve(wishes: &Wishes, at: usize, entry: &Entry, freshness: &Freshness, now: Timestamp) -> Option<Decision> {
+fn serve(
+    wishes: &Wishes,
+    at: usize,
+    entry: &Entry,
+    rules: Option<&Rules>,
+    freshness: &Freshness,
+    now: Timestamp,
+) -> Option<Decision> {
     if !entry.valid {
         return None;
     }
-    let fresh = || freshness::spent(entry, freshness, now) < lifetime(entry, freshness);
-    let served = || Decision::Serve { at, age: age(entry, now) };
-    match freshness {
-        Freshness::Immutable => fresh().then(served),
-        Freshness::Revalidate { .. } => (fresh() && !wishes.no_cache).then(served),
-        Freshness::Http => serve_http(wishes, at, entry, now),
+    if let Some(rules) = rules {
+        return serve_http(wishes, at, entry, rules, now);
     }
+    let fresh = freshness::spent(entry, freshness, now) < lifetime(entry, freshness);
+    let welcome = *freshness == Freshness::Immutable || !wishes.no_cache;
+    (fresh && welcome).then(|| Decision::Serve { at, age: age(entry, now) })
 }
 
-fn serve_http(wishes: &Wishes, at: usize, entry: &Entry, now: Timestamp) -> Option<Decision> {
-    let rules = Rules::of(&entry.headers);
+fn serve_http(wishes: &Wishes, at: usize, entry: &Entry, rules: &Rules, now: Timestamp) -> Option<Decision> {
     if rules.no_cache || wishes.no_cache {
         return None;
     }
     let spent = freshness::spent(entry, &Freshness::Http, now);
-    let lifetime = Lifetime::of(Times::from(entry), &rules).span;
+    let lifetime = Lifetime::of(Times::from(entry), rules).span;
     let young = wishes.max_age.is_none_or(|limit| spent <= limit);
     let age = spent.as_secs();
     if let Some(left) = lifetime.checked_sub(spent).filter(|left| !left.is_zero()) {

@@ -109,6 +109,9 @@ pub(super) fn part_of(ask: &Ask<'_>, status: u16, headers: &HeaderMap, len: Opti
         Precondition::Failed => return Part::PreconditionFailed,
         Precondition::Proceed => {}
     }
+    if !ask.headers.contains_key(http::header::RANGE) {
+        return Part::Whole;
+    }
     let asked = ask.range();
     if asked == Asked::Whole || status != StatusCode::OK.as_u16() || !validate::if_range_holds(ask.headers, headers) {
         return Part::Whole;

@@ -9,6 +9,10 @@ use super::key::{Key, KeyHash};
 use super::realm::Realm;
 use super::time::Timestamp;
 
+/// Fields that each copy of a stored answer gets on its way out: Age, Cache-Status, Content-Length, Via. Stored headers
+/// have room for them, or else each copy would be laid out anew.
+pub const ADDED_FIELDS: usize = 4;
+
 /// A stored response. Bodies are named by digest; headers are kept as upstream sent them, hop-by-hop fields removed.
 #[derive(Clone, Debug)]
 pub struct Entry {

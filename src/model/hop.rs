@@ -30,6 +30,24 @@ const GUARDED: [&str; 14] = [
     "vary",
 ];
 
+/// Fields by which a request claims another host, address, path or method than its own, beside all of `x-forwarded-*`.
+const CLAIMS: [&str; 14] = [
+    "client-ip",
+    "forwarded",
+    "true-client-ip",
+    "x-client-ip",
+    "x-cluster-client-ip",
+    "x-host",
+    "x-http-host-override",
+    "x-http-method",
+    "x-http-method-override",
+    "x-method-override",
+    "x-original-host",
+    "x-original-url",
+    "x-real-ip",
+    "x-rewrite-url",
+];
+
 /// Whether a caching decision rests on the field.
 pub fn is_guarded(name: &HeaderName) -> bool {
     GUARDED.contains(&name.as_str())
@@ -55,6 +73,19 @@ pub fn strip(headers: &mut HeaderMap) {
         headers.remove(name);
     }
     for name in HOP_BY_HOP.into_iter().chain(OF_THE_PROXY) {
+        headers.remove(name);
+    }
+}
+
+/// Removes what would let one client choose the answer that others are given: no key holds these fields, and origins
+/// that heed them seldom name them in `Vary`.
+pub fn strip_claims(headers: &mut HeaderMap) {
+    let is_claim = |name: &HeaderName| name.as_str().starts_with("x-forwarded-") || CLAIMS.contains(&name.as_str());
+    if !headers.keys().any(is_claim) {
+        return;
+    }
+    let claims: Vec<HeaderName> = headers.keys().filter(|name| is_claim(name)).cloned().collect();
+    for name in claims {
         headers.remove(name);
     }
 }

@@ -4,7 +4,7 @@
 use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
-use http::{Method, StatusCode, header};
+use http::{HeaderMap, Method, StatusCode, header};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use serde::{Deserialize, Serialize};
@@ -28,6 +28,8 @@ const BODY_MAX_BYTES: usize = 4 << 20;
 pub trait Control: Send + Sync + 'static {
     fn is_ready(&self) -> bool;
     fn is_offline(&self) -> bool;
+    /// Whether a request has come through this node before.
+    fn is_looping(&self, headers: &HeaderMap) -> bool;
     /// Answers from the cache alone, or asks upstream again.
     fn set_offline(&self, offline: bool);
     /// Reads tokens, certificates and policy anew. Ok: what was read; Err: what is wrong, with the old settings kept.

@@ -2,10 +2,19 @@
 //! else's credential (RFC 9110 §11, RFC 7617).
 
 use base64::Engine;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use http::{HeaderMap, HeaderName};
 
 use super::gate::{Denied, label_of};
 use super::token::Token;
+
+/// As lenient as any upstream: what one of them would read as a token of ours must not be handed to it.
+const LENIENT: GeneralPurpose = GeneralPurpose::new(
+    &base64::alphabet::STANDARD,
+    GeneralPurposeConfig::new()
+        .with_decode_padding_mode(DecodePaddingMode::Indifferent)
+        .with_decode_allow_trailing_bits(true),
+);
 
 /// What a credential header holds.
 pub(super) enum Credential {
@@ -38,7 +47,7 @@ pub(super) fn credential(headers: &HeaderMap, name: &HeaderName) -> Result<Crede
     }
     let Ok(text) = value.to_str() else { return Ok(Credential::Other) };
     let text = text.trim();
-    let (scheme, rest) = text.split_once(' ').unwrap_or(("", text));
+    let (scheme, rest) = text.split_once([' ', '\t']).unwrap_or(("", text));
     if scheme.eq_ignore_ascii_case("basic") {
         return Ok(basic(rest.trim()));
     }
@@ -53,15 +62,15 @@ fn ours(text: &str, user: Option<&str>) -> Credential {
 }
 
 fn basic(encoded: &str) -> Credential {
-    let mut buffer = [0; 512];
-    let Ok(len) = base64::engine::general_purpose::STANDARD.decode_slice(encoded, &mut buffer) else {
-        return Credential::Other;
-    };
-    let Ok(pair) = std::str::from_utf8(&buffer[..len]) else { return Credential::Other };
-    let (user, password) = pair.split_once(':').unwrap_or((pair, ""));
-    if Token::is_ours(password) {
+    let Ok(pair) = LENIENT.decode(encoded) else { return Credential::Other };
+    let Ok(pair) = std::str::from_utf8(&pair) else { return Credential::Other };
+    // A label may hold colons, a token never does.
+    if let Some((user, password)) = pair.rsplit_once(':')
+        && Token::is_ours(password)
+    {
         return ours(password, Some(user));
     }
+    let (user, password) = pair.split_once(':').unwrap_or((pair, ""));
     if Token::is_ours(user) {
         return ours(user, None);
     }

@@ -16,6 +16,7 @@ use super::target::Target;
 use crate::cache::error::CacheError;
 use crate::cache::relay::{self, Exchange, Sent};
 use crate::cache::served::{Ask, Partiality};
+use crate::model::hop;
 use crate::model::key::Key;
 use crate::model::lookup::{Expect, Fallback, Freshness, Lookup, Origin, Origins, Trust};
 use crate::model::outcome::{Outcome, Reason};
@@ -45,15 +46,20 @@ impl Front {
     }
 
     /// An address in proxy form, or behind a mirror's path.
-    pub(super) async fn generic(&self, visit: Visit<'_>, body: Incoming, target: &Target) -> Answered {
+    pub(super) async fn generic(&self, mut visit: Visit<'_>, body: Incoming, target: &Target) -> Answered {
         let at = self.http_label();
         if !self.hosts.may_ask(&target.host, visit.nearness()) {
             return self.host_must_wait(&target.host, at);
         }
         let answer = match visit.method {
             Method::GET | Method::HEAD if body.is_end_stream() => {
+                hop::strip_claims(&mut visit.headers);
                 let served = self.cache.serve(&ask(&visit, target)).await;
                 served.map(|served| Answered::of_served(served, &visit.method, at))
+            }
+            // Its answer repeats the request, with the operator's credential for that origin.
+            Method::TRACE => {
+                return self.made(StatusCode::METHOD_NOT_ALLOWED, Reason::Method, "TRACE is not passed on\n");
             }
             _ => self.generic_unsafe(&visit, body, &target.url).await,
         };

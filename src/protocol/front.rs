@@ -22,6 +22,7 @@ use super::gate::{Caller, Denied, Door, Gate, NO_LABEL, Right};
 use super::hosts::{Hosts, Nearness};
 use super::observe::{Observation, Observers};
 use super::package::{Routed, Upstreams};
+use super::page;
 use super::reply::{self, ReplyBody};
 use super::target::{Target, Targets};
 use super::{Answering, Mount, Peer};
@@ -158,12 +159,19 @@ impl Mount for Front {
         };
         let way = self.way(&form, &mut visit);
         if body.is_end_stream()
-            && let Some(answered) = self.at_once(&visit, &way)
+            && let Some(mut answered) = self.at_once(&visit, &way)
         {
+            if is_shown(&form, &way) {
+                page::sandbox(&mut answered.response);
+            }
             return Answering::Left(ready(self.observed(noted, answered)));
         }
         Answering::Right(Box::pin(async move {
-            let answered = self.go(visit, body, way).await;
+            let is_shown = is_shown(&form, &way);
+            let mut answered = self.go(visit, body, way).await;
+            if is_shown {
+                page::sandbox(&mut answered.response);
+            }
             self.observed(noted, answered)
         }))
     }
@@ -192,7 +200,7 @@ impl Front {
     /// Lets a request in, or says why not. `label` becomes the build that it names.
     fn admit<'a>(
         &self,
-        request: Request<Incoming>,
+        mut request: Request<Incoming>,
         peer: &'a Peer,
         form: &Form,
         label: &mut Option<Arc<str>>,
@@ -202,11 +210,16 @@ impl Front {
             return Err(Box::new(self.made(StatusCode::MISDIRECTED_REQUEST, Reason::Denied, why)));
         }
         let in_proxy_form = matches!(form, Form::Connect | Form::Forward);
+        // Before anything is judged by its path.
+        let named = if let Form::Ours = form { take_path_label(request.uri_mut()) } else { None };
+        if let Some((status, why)) = self.unwelcome(&request, form) {
+            return Err(Box::new(self.made(status, Reason::Denied, why)));
+        }
         let needs = needed_right(&request, form);
-        let caller = self.gate.admit(request.headers(), &peer.addr, needs);
-        let caller = caller.map_err(|denied| Box::new(self.denied(denied, in_proxy_form)))?;
+        let door = if in_proxy_form { Door::Proxy } else { Door::Origin };
+        let caller = self.gate.admit(request.headers(), &peer.addr, needs, door);
+        let caller = caller.map_err(|denied| Box::new(self.denied(denied, door)))?;
         let (mut parts, body) = request.into_parts();
-        let named = if let Form::Ours = form { take_path_label(&mut parts.uri) } else { None };
         *label = build_label(&caller).or(named).or_else(|| agent_label(&parts.headers));
         caller.strip.apply(&mut parts.headers);
         let http::request::Parts { method, uri, version, headers, extensions, .. } = parts;
@@ -255,6 +268,19 @@ impl Front {
             Way::Api => self.api(visit, body).await,
             Way::Nowhere => self.made(StatusCode::NOT_FOUND, Reason::Denied, "no such mount; GET / lists them\n"),
         }
+    }
+
+    /// What nobody is answered, whatever right it has.
+    fn unwelcome(&self, request: &Request<Incoming>, form: &Form) -> Option<(StatusCode, &'static str)> {
+        if request.headers().contains_key(header::VIA) && self.control.is_looping(request.headers()) {
+            return Some((StatusCode::LOOP_DETECTED, "this request has been here before\n"));
+        }
+        let from_a_page = match form {
+            Form::Ours if is_command(request) => page::is_any(request.headers()),
+            Form::Ours => page::is_foreign(request),
+            Form::Forward | Form::Connect | Form::Misdirected => false,
+        };
+        from_a_page.then_some((StatusCode::FORBIDDEN, "web pages are not answered here\n"))
     }
 
     fn form(&self, request: &Request<Incoming>, peer: &Peer) -> Form {
@@ -309,9 +335,9 @@ impl Front {
         Answered::made(reply::text(status, outcome, why), outcome, self.api_label())
     }
 
-    fn denied(&self, denied: Denied, in_proxy_form: bool) -> Answered {
+    fn denied(&self, denied: Denied, door: Door) -> Answered {
         let outcome = Outcome::Bypass(Reason::Denied);
-        let (status, challenge) = denied.answer(if in_proxy_form { Door::Proxy } else { Door::Origin });
+        let (status, challenge) = denied.answer(door);
         let status = StatusCode::from_u16(status).unwrap_or(StatusCode::FORBIDDEN);
         let mut response = reply::text(status, outcome, format!("{denied}\n"));
         if let Some((name, value)) = challenge {
@@ -338,15 +364,35 @@ pub(super) fn add_retry_after(response: &mut Response<ReplyBody>, retry_after: O
     }
 }
 
-/// Reads and fills need `read`; what changes upstream or us needs more.
+/// Reads and fills need `read`; what changes upstream or us needs more. Of the API, readers see what this lists.
 fn needed_right(request: &Request<Incoming>, form: &Form) -> Right {
     let path = request.uri().path();
-    let is_safe = matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
     match form {
-        Form::Ours if path.starts_with("/api/") && !is_safe => Right::Admin,
-        Form::Ours if path.starts_with("/api/v1/upstreams") || path.starts_with("/api/v1/builds") => Right::Admin,
+        Form::Ours if is_command(request) => Right::Admin,
+        Form::Ours if is_api(path) => {
+            let open = matches!(path, "/api/v1/health" | "/api/v1/stats") || path.starts_with("/api/v1/blobs/");
+            if open { Right::Read } else { Right::Admin }
+        }
+        Form::Ours | Form::Forward if !is_safe(request.method()) => Right::Write,
         Form::Ours | Form::Forward | Form::Connect | Form::Misdirected => Right::Read,
     }
+}
+
+fn is_command(request: &Request<Incoming>) -> bool {
+    is_api(request.uri().path()) && !is_safe(request.method())
+}
+
+fn is_api(path: &str) -> bool {
+    split_mount(path).0 == "api"
+}
+
+fn is_safe(method: &Method) -> bool {
+    matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS)
+}
+
+/// Whether somebody else's document may be shown under our own name.
+fn is_shown(form: &Form, way: &Way) -> bool {
+    matches!((form, way), (Form::Ours, Way::Address(_) | Way::Package(_)))
 }
 
 /// Takes a build label out of a path, for clients that can carry it nowhere else: `/~LABEL/go/...`.

@@ -65,7 +65,7 @@ const STRANGER: &str = "192.0.2.1:4000";
 
 impl House {
     fn try_at(&self, peer: &str, pairs: &[(&str, &str)], needs: Right) -> Result<Caller, Denied> {
-        self.gate.admit(&headers(pairs), &peer.parse().expect("an address"), needs)
+        self.gate.admit(&headers(pairs), &peer.parse().expect("an address"), needs, Door::Origin)
     }
 }
 
@@ -226,7 +226,7 @@ fn an_open_address_needs_a_guard() {
     assert!(gate.check_listen(&here).is_ok());
     let error = gate.check_listen(&everywhere).expect_err("open to all");
     assert!(error.help().contains("larder token create") && error.help().contains("anonymous_read"));
-    let caller = gate.admit(&HeaderMap::new(), &here[0], Right::Admin).expect("admitted");
+    let caller = gate.admit(&HeaderMap::new(), &here[0], Right::Admin, Door::Origin).expect("admitted");
     assert_eq!(&*caller.label, "run-1");
     let listed = Settings { anonymous_read: vec!["10.0.0.0/8".parse().expect("a network")], token_file: None };
     gate.reload(&listed).expect("reloads");

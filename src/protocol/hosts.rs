@@ -59,6 +59,8 @@ pub enum Nearness {
 
 impl Hosts {
     const PENDING_MAX: usize = 1000;
+    /// The longest name that there can be, with a port.
+    const HOST_MAX_BYTES: usize = 253 + ":65535".len();
 
     pub fn new(settings: &Settings, allowed: impl IntoIterator<Item = String>) -> Hosts {
         let state = State {
@@ -84,7 +86,7 @@ impl Hosts {
     /// Writes down a host that was asked for and has to wait.
     pub(super) fn must_wait(&self, host: &str) {
         let mut state = self.state.write();
-        if state.learn == Learn::Listed {
+        if state.learn == Learn::Listed || host.len() > Hosts::HOST_MAX_BYTES {
             return;
         }
         if let Some(asked) = state.pending.get_mut(host) {

@@ -9,6 +9,7 @@ pub mod gate;
 pub mod hosts;
 pub mod observe;
 pub mod package;
+mod page;
 pub mod reply;
 mod status;
 pub mod target;

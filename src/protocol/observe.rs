@@ -20,6 +20,7 @@ use crate::model::outcome::{Outcome, Reason};
 use crate::runtime::clock::Clock;
 use crate::telemetry::access_log::{self, AccessLog};
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::redact::redact;
 use crate::telemetry::table::Name;
 
 /// Builds whose totals are kept in memory.
@@ -199,7 +200,7 @@ impl Observation {
         self.observers.cache.note(
             label,
             Line {
-                url: self.uri.to_string(),
+                url: redact(&self.uri.to_string()).into_owned(),
                 key: self.key.unwrap_or(KeyHash([0; 16])),
                 digest: self.digest,
                 outcome: self.outcome,

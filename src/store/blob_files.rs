@@ -11,7 +11,6 @@ use hashbrown::DefaultHashBuilder;
 use parking_lot::Mutex;
 use quick_cache::UnitWeighter;
 use quick_cache::sync::Cache;
-use xxhash_rust::xxh3::xxh3_64;
 
 use super::budget::{Budget, Kind};
 use super::buffers::Buffers;
@@ -21,6 +20,7 @@ use super::fresh::FreshFile;
 use super::home::Home;
 use super::layout::{CHUNK, chunks, file_bytes, read_trailer, trailer_bytes};
 use super::marks::class_of;
+use super::sum::xxh3_64;
 use crate::model::digest::Digest;
 use crate::model::place::{Class, Place, TierName};
 

@@ -7,7 +7,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use xxhash_rust::xxh3::xxh3_64;
 
 use super::budget::Reservation;
 use super::buffers::Buffers;
@@ -15,6 +14,7 @@ use super::error::StoreError;
 use super::files::{Descriptor, Got, Mode, read_exact};
 use super::hashes::Hashes;
 use super::layout::{BLOCK, CHUNK};
+use super::sum::xxh3_64;
 use crate::model::checksum::{Algorithm, Checksum};
 
 pub(super) struct Fill {

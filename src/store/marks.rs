@@ -5,10 +5,10 @@ use std::io::{self, IoSlice};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use xxhash_rust::xxh3::xxh3_64;
 
 use super::files::{Access, write_all};
 use super::home::Home;
+use super::sum::xxh3_64;
 use crate::model::place::Class;
 use crate::runtime::clock::random_bytes;
 

@@ -29,6 +29,7 @@ mod record;
 mod segment;
 mod segments;
 mod settings;
+mod sum;
 #[cfg(test)]
 mod tests;
 mod upkeep;

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use xxhash_rust::xxh3::xxh3_64;
 
 use super::buffers::Buffers;
 use super::error::StoreError;
 use super::files::{Descriptor, Got, Mode, read_exact};
 use super::layout::{CHUNK, Magic, SEAL, Seal, record_bytes};
 use super::segment::Segment;
+use super::sum::xxh3_64;
 use crate::model::digest::Digest;
 use crate::model::place::{Class, Place};
 

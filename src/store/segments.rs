@@ -9,7 +9,6 @@ use hashbrown::DefaultHashBuilder;
 use parking_lot::{Mutex, RwLock};
 use quick_cache::UnitWeighter;
 use quick_cache::sync::Cache;
-use xxhash_rust::xxh3::xxh3_64;
 
 use super::budget::{Budget, Kind};
 use super::error::{StoreError, out_of_descriptors};
@@ -19,6 +18,7 @@ use super::layout::{Magic, SEAL, Seal, record_bytes, segment_seal};
 use super::marks::Marks;
 use super::record::OpenSegment;
 use super::segment::{Segment, Slot};
+use super::sum::xxh3_64;
 use crate::model::digest::Digest;
 use crate::model::place::{Class, Place, TierName};
 use crate::runtime::durable::Dirty;

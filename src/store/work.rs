@@ -7,7 +7,6 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use xxhash_rust::xxh3::xxh3_64;
 
 use super::Inner;
 use super::blob_files::{OpenFile, file_place};
@@ -19,6 +18,7 @@ use super::fresh::FreshFile;
 use super::hashes::{Hashes, Sums};
 use super::home::Home;
 use super::layout::{BLOCK, CHUNK, file_bytes, trailer};
+use super::sum::xxh3_64;
 use crate::model::checksum::{Algorithm, Checksum};
 use crate::model::digest::Digest;
 use crate::model::place::{Class, Place};

@@ -90,11 +90,13 @@ pub struct Line<'a> {
     /// Without the query; everything from a `?` on is left out here all the same.
     pub path: &'a str,
     pub status: u16,
-    pub outcome: &'a str,
-    pub tier: &'a str,
-    pub ecosystem: &'a str,
+    /// This and the next two: words of ours, written as they are.
+    pub outcome: &'static str,
+    pub tier: &'static str,
+    pub ecosystem: &'static str,
     pub bytes: u64,
     pub micros: u64,
+    /// In hexadecimal, written as it is.
     pub digest: Option<&'a str>,
 }
 
@@ -283,7 +285,7 @@ fn text(out: &mut Vec<u8>, line: &Line<'_>) {
     number(out, u64::from(line.status));
     for (name, word) in [(" outcome=", line.outcome), (" tier=", line.tier), (" ecosystem=", line.ecosystem)] {
         out.extend_from_slice(name.as_bytes());
-        plain(out, word);
+        out.extend_from_slice(word.as_bytes());
     }
     out.extend_from_slice(b" bytes=");
     number(out, line.bytes);
@@ -291,7 +293,7 @@ fn text(out: &mut Vec<u8>, line: &Line<'_>) {
     number(out, line.micros);
     if let Some(digest) = line.digest {
         out.extend_from_slice(b" digest=");
-        plain(out, digest);
+        out.extend_from_slice(digest.as_bytes());
     }
     out.push(b'\n');
 }
@@ -351,7 +353,7 @@ fn number(out: &mut Vec<u8>, value: u64) {
     out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
 }
 
-/// A word of ours or a token of HTTP; anything else is quoted, so that no client writes lines of its own.
+/// A token of HTTP; anything else is quoted, so that no client writes lines of its own.
 fn plain(out: &mut Vec<u8>, word: &str) {
     let fits = |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'=' | b'\\');
     if !word.is_empty() && word.bytes().all(fits) {
@@ -364,6 +366,11 @@ fn plain(out: &mut Vec<u8>, word: &str) {
 /// A JSON string, which logfmt reads too.
 fn quoted(out: &mut Vec<u8>, text: &str) {
     out.push(b'"');
+    if !text.bytes().any(|byte| matches!(byte, b'"' | b'\\' | 0..0x20 | 0x7f)) {
+        out.extend_from_slice(text.as_bytes());
+        out.push(b'"');
+        return;
+    }
     for byte in text.bytes() {
         match byte {
             b'"' | b'\\' => out.extend_from_slice(&[b'\\', byte]),

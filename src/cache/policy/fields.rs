@@ -7,6 +7,7 @@ use std::borrow::Cow;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 
 use super::rules;
+use crate::model::entry::ADDED_FIELDS;
 use crate::model::hop;
 
 /// The fields of an answer that are stored: end-to-end ones, less those that `private="…"` and `no-cache="…"` name.
@@ -15,6 +16,8 @@ use crate::model::hop;
 /// (§5.2.2.4); leaving out both serves both.
 pub fn stored(headers: &HeaderMap) -> HeaderMap {
     let mut kept = headers.clone();
+    // Each copy that is served gets a few fields more. Without the room for them it would be laid out anew each time.
+    kept.reserve(ADDED_FIELDS);
     hop::strip(&mut kept);
     for name in rules::listed_fields(headers) {
         if !hop::is_guarded(&name) {
@@ -26,7 +29,16 @@ pub fn stored(headers: &HeaderMap) -> HeaderMap {
 
 /// A value as text; bytes outside of UTF-8 are replaced.
 pub(crate) fn text(value: &HeaderValue) -> Cow<'_, str> {
-    String::from_utf8_lossy(value.as_bytes())
+    // Nearly always it is text, which this tells faster than the lossy reading does.
+    match std::str::from_utf8(value.as_bytes()) {
+        Ok(text) => Cow::Borrowed(text),
+        Err(_) => String::from_utf8_lossy(value.as_bytes()),
+    }
+}
+
+/// Whether any of the fields is there: one look at each field for all names, where most requests have few fields.
+pub(crate) fn has_any(headers: &HeaderMap, names: &[HeaderName]) -> bool {
+    headers.keys().any(|name| names.contains(name))
 }
 
 /// The field names of a comma-separated list.
@@ -51,7 +63,7 @@ impl<'a> Iterator for Members<'a> {
     fn next(&mut self) -> Option<&'a str> {
         while !self.rest.is_empty() {
             let end = member_end(self.rest);
-            let member = self.rest[..end].trim();
+            let member = self.rest[..end].trim_ascii();
             self.rest = self.rest.get(end + 1..).unwrap_or("");
             if !member.is_empty() {
                 return Some(member);
@@ -64,6 +76,9 @@ impl<'a> Iterator for Members<'a> {
 /// Where the first member ends. A quote that nothing closes counts as any other character, so that it cannot hide
 /// the members behind it.
 fn member_end(list: &str) -> usize {
+    if memchr::memchr(b'"', list.as_bytes()).is_none() {
+        return memchr::memchr(b',', list.as_bytes()).unwrap_or(list.len());
+    }
     let (mut quoted, mut escaped) = (false, false);
     for (at, byte) in list.bytes().enumerate() {
         match byte {

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use http::header::{self, HeaderMap, HeaderName};
 
-use super::fields::{is_torn, members, names, text};
+use super::fields::{has_any, is_torn, members, names, text};
 use super::targeted::{self, Value};
 
 /// The field that answers are targeted at shared caches with.
@@ -166,6 +166,9 @@ pub struct Wishes {
 impl Wishes {
     pub fn of(headers: &HeaderMap) -> Wishes {
         let mut wishes = Wishes::default();
+        if !has_any(headers, &[header::CACHE_CONTROL, header::PRAGMA]) {
+            return wishes;
+        }
         if !headers.contains_key(header::CACHE_CONTROL) {
             // HTTP/1.0 (RFC 9111 §5.4)
             wishes.no_cache = pragma_no_cache(headers);
@@ -228,13 +231,15 @@ struct Directive<'a> {
 
 impl<'a> Directive<'a> {
     fn of(member: &'a str) -> Directive<'a> {
-        let Some((name, value)) = member.split_once('=') else {
+        let Some(equals) = memchr::memchr(b'=', member.as_bytes()) else {
             return Directive { name: member, value: None, spaced: false };
         };
-        let spaced = name.ends_with([' ', '\t']) || value.starts_with([' ', '\t']);
-        let value = value.trim();
+        let (name, value) = (&member[..equals], &member[equals + 1..]);
+        let (bare_name, bare_value) = (name.trim_ascii(), value.trim_ascii());
+        let spaced = bare_name.len() < name.len() || bare_value.len() < value.len();
+        let (name, value) = (bare_name, bare_value);
         let inner = value.strip_prefix('"').and_then(|value| value.strip_suffix('"'));
-        Directive { name: name.trim(), value: Some(inner.unwrap_or(value)), spaced }
+        Directive { name, value: Some(inner.unwrap_or(value)), spaced }
     }
 
     /// The name in lower case; empty for one that is longer than any that is known.

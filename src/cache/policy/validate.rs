@@ -68,7 +68,7 @@ pub enum Precondition {
 
 /// Judges the conditions of a GET or HEAD against an answer that is to be sent (RFC 9110 §13.2.2).
 pub fn precondition(asked: &HeaderMap, status: u16, headers: &HeaderMap) -> Precondition {
-    if !(200..300).contains(&status) || !CONDITIONS.iter().any(|name| asked.contains_key(name)) {
+    if !(200..300).contains(&status) || !fields::has_any(asked, &CONDITIONS) {
         return Precondition::Proceed;
     }
     let etag = headers.get(header::ETAG).map(text);

@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 
 use crate::model::checksum::{Algorithm, Checksum};
 use crate::model::digest::Digest;
-use crate::model::entry::Entry;
+use crate::model::entry::{ADDED_FIELDS, Entry};
 use crate::model::realm::Realm;
 use crate::model::time::Timestamp;
 
@@ -66,6 +66,7 @@ pub(super) fn decode_head(bytes: &[u8]) -> Option<Head> {
         let name = HeaderName::from_bytes(input.bytes()?).ok()?;
         headers.append(name, HeaderValue::from_bytes(input.bytes()?).ok()?);
     }
+    headers.reserve(ADDED_FIELDS);
     Some(Head { status, headers, vary, len, requested_at, fetched_at, fetch_ms, realm, valid })
 }
 
