@@ -394,6 +394,12 @@ impl RunningParts {
         for found in self.adopted.lock().iter().filter(|found| !config.ecosystem.contains_key(&found.ecosystem)) {
             banner.push(format!("{} from {} ({})", found.ecosystem, found.url, found.found_in));
         }
+        if banner.len() == 1 {
+            banner.push(
+                "no upstream yet: larder run and env name them, or: larder init --json | larder upstream import -"
+                    .into(),
+            );
+        }
         banner
     }
 }

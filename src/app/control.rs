@@ -154,7 +154,8 @@ impl Control for ProcessControl {
         for (name, settings) in &config.ecosystem {
             all.extend(settings.upstreams.iter().map(|url| listed(name, url, "the configuration", "configured")));
         }
-        for one in self.parts.adopted.lock().iter() {
+        // What the configuration names stands in the place of what was adopted.
+        for one in self.parts.adopted.lock().iter().filter(|one| !config.ecosystem.contains_key(&one.ecosystem)) {
             all.push(listed(&one.ecosystem, &one.url, &one.found_in, "adopted"));
         }
         all
@@ -229,9 +230,11 @@ fn report(parts: &RunningParts) -> Value {
     let usage = parts.store.usage();
     let index = parts.index.counts();
     let sums = parts.metrics.sums();
+    // Asking for this page is no build's request.
+    let asked = || sums.iter().filter(|sum| sum.ecosystem != "api");
     let saved_a_fetch = |label: &str| Outcome::ALL.iter().any(|one| one.label() == label && one.saved_a_fetch());
     let hits = sums.iter().filter(|sum| saved_a_fetch(sum.outcome));
-    let from_upstream = sums.iter().filter(|sum| sum.tier == "upstream" && sum.outcome != "coalesced");
+    let from_upstream = asked().filter(|sum| sum.tier == "upstream" && sum.outcome != "coalesced");
     let rows: Vec<Value> = sums
         .iter()
         .map(|sum| {
@@ -245,9 +248,9 @@ fn report(parts: &RunningParts) -> Value {
     json!({
         "version": env!("CARGO_PKG_VERSION"),
         "offline": parts.offline.load(Ordering::Relaxed),
-        "requests": sums.iter().map(|sum| sum.requests).sum::<u64>(),
+        "requests": asked().map(|sum| sum.requests).sum::<u64>(),
         "hits": hits.map(|sum| sum.requests).sum::<u64>(),
-        "bytes_served": sums.iter().map(|sum| sum.bytes).sum::<u64>(),
+        "bytes_served": asked().map(|sum| sum.bytes).sum::<u64>(),
         "bytes_from_upstream": from_upstream.map(|sum| sum.bytes).sum::<u64>(),
         "bytes_saved": parts.metrics.total(Name::SavedBytes),
         "seconds_saved": parts.metrics.total(Name::SavedSeconds) as f64 / 1e6,

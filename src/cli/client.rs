@@ -53,6 +53,9 @@ pub(crate) enum ClientError {
 impl From<ClientError> for Failure {
     fn from(error: ClientError) -> Failure {
         let help = match &error {
+            ClientError::Unreachable { why, .. } if why.contains("certificate") => {
+                "for an authority of larder's own, take it there with `larder ca print` and set SSL_CERT_FILE to that file"
+            }
             ClientError::Unreachable { .. } => {
                 "start one with `larder serve`, or name another with --server URL or LARDER_SERVER"
             }

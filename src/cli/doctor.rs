@@ -249,7 +249,8 @@ fn times(probes: &[Probe]) -> String {
     let mut rows = Vec::new();
     for probe in probes {
         for (name, timing) in [("cold", &probe.cold), ("warm", &probe.warm)] {
-            let said = timing.error.clone().or_else(|| timing.cache_status.clone()).unwrap_or_else(|| "-".to_owned());
+            let said: Vec<String> = [&timing.cache_status, &timing.error].into_iter().flatten().cloned().collect();
+            let said = if said.is_empty() { "-".to_owned() } else { said.join(": ") };
             rows.push(vec![
                 probe.ecosystem.to_owned(),
                 name.to_owned(),

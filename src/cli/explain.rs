@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use super::client::ClientError;
 use super::failure::Failure;
 use super::out;
 use super::stats::encoded;
@@ -28,7 +29,14 @@ pub(crate) struct Args {
 pub(crate) fn explain(args: &Args) -> Result<(), Failure> {
     let client = args.server.client()?;
     block_on(async {
-        let said: Value = client.get(&format!("/api/v1/explain?url={}", encoded(&args.url))).await?;
+        let path = format!("/api/v1/explain?url={}", encoded(&args.url));
+        let said: Value = client.get(&path).await.map_err(|error| match error {
+            ClientError::Status { status: 400, why, .. } => Failure::usage(
+                why,
+                "write what a tool asks: https://HOST/PATH, or a path below a mount such as /go/ or /cargo/",
+            ),
+            error => Failure::from(error),
+        })?;
         if args.json {
             out::line(&said.to_string());
         } else {

@@ -62,6 +62,30 @@ impl From<StartError> for Failure {
     }
 }
 
+/// Wrong usage, in one line, and one that shows the right one.
+impl From<clap::Error> for Failure {
+    fn from(error: clap::Error) -> Failure {
+        let text = error.to_string();
+        // First what is wrong, then in any number: values, tips, the usage.
+        let mut parts = text.split("\n\n").map(|part| part.split_whitespace().collect::<Vec<_>>().join(" "));
+        let first = parts.next().unwrap_or_default();
+        let (message, values) = match first.split_once(" [possible values: ") {
+            Some((message, values)) => (message.to_owned(), Some(values.trim_end_matches(']').to_owned())),
+            None => (first, None),
+        };
+        let mut help: Vec<String> = values.map(|values| format!("there is: {values}")).into_iter().collect();
+        for part in parts {
+            if let Some(tip) = part.strip_prefix("tip: ") {
+                help.extend(tip.split(" tip: ").map(str::to_owned));
+            } else if let Some(usage) = part.strip_prefix("Usage: ") {
+                help.push(usage.to_owned());
+            }
+        }
+        help.push("more with --help".to_owned());
+        Failure::usage(message.trim_start_matches("error: "), help.join("; "))
+    }
+}
+
 impl From<GateError> for Failure {
     fn from(error: GateError) -> Failure {
         Failure::usage(error.to_string(), error.help())

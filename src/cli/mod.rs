@@ -77,16 +77,24 @@ enum Command {
 pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(error) => {
+        Err(error) if is_page(&error) => {
             // A closed pipe is no reason to say more.
             let _ = error.print();
             return ExitCode::from(if error.use_stderr() { failure::USAGE } else { 0 });
         }
+        Err(error) => return Failure::from(error).report(),
     };
     match dispatch(cli.command) {
         Ok(code) => code,
         Err(failure) => failure.report(),
     }
+}
+
+/// Whether this is help or a version that was asked for, or that a bare command gets.
+fn is_page(error: &clap::Error) -> bool {
+    use clap::error::ErrorKind;
+    let bare = matches!(error.kind(), ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand);
+    bare || !error.use_stderr()
 }
 
 fn dispatch(command: Command) -> Result<ExitCode, Failure> {

@@ -50,7 +50,8 @@ pub(crate) fn table(head: &[&str], rows: &[Vec<String>]) -> String {
 /// A time for people.
 pub(crate) fn seconds(seconds: f64) -> String {
     match seconds {
-        s if s < 0.001 => "0 s".to_owned(),
+        s if s < 0.000_05 => "0 s".to_owned(),
+        s if s < 0.01 => format!("{:.1} ms", s * 1000.0),
         s if s < 1.0 => format!("{:.0} ms", s * 1000.0),
         s if s < 10.0 => format!("{s:.1} s"),
         s if s < 120.0 => format!("{s:.0} s"),
@@ -125,7 +126,9 @@ mod tests {
 
     #[test]
     fn times_read_well() {
-        for (time, text) in [(0.0, "0 s"), (0.25, "250 ms"), (2.5, "2.5 s"), (41.2, "41 s"), (600.0, "10 min")] {
+        for (time, text) in
+            [(0.0, "0 s"), (0.0004, "0.4 ms"), (0.25, "250 ms"), (2.5, "2.5 s"), (41.2, "41 s"), (600.0, "10 min")]
+        {
             assert_eq!(seconds(time), text);
         }
     }

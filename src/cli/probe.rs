@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderMap, Method};
+use http::header::CACHE_CONTROL;
+use http::{HeaderMap, HeaderValue, Method};
 use serde::Serialize;
 
 use super::client::{Client, ClientError};
@@ -29,7 +30,7 @@ pub(crate) struct Timing {
     pub seconds: f64,
     pub bytes: usize,
     pub cache_status: Option<String>,
-    /// Why there was no answer.
+    /// Why there was no answer, or none of use.
     pub error: Option<String>,
 }
 
@@ -53,28 +54,46 @@ pub(crate) async fn probe(client: &Client, found: &[Found]) -> Vec<Probe> {
             }
             None => format!("/{}/{below}", about.name),
         };
-        let cold = timed(client, &path, &clock).await;
-        let warm = timed(client, &path, &clock).await;
+        let cold = timed(client, &path, Probed::Cold, &clock).await;
+        let warm = timed(client, &path, Probed::Warm, &clock).await;
         probes.push(Probe { ecosystem: about.name, path, cold, warm });
     }
     probes
 }
 
-async fn timed(client: &Client, path: &str, clock: &Arc<dyn Clock>) -> Timing {
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Probed {
+    /// Upstream is asked, whatever is kept.
+    Cold,
+    Warm,
+}
+
+async fn timed(client: &Client, path: &str, probed: Probed, clock: &Arc<dyn Clock>) -> Timing {
     let start = clock.elapsed();
     let asked = async {
-        let response = client.send(Method::GET, path, HeaderMap::new(), bytes::Bytes::new()).await?;
+        let mut headers = HeaderMap::new();
+        if probed == Probed::Cold {
+            headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+        }
+        let response = client.send(Method::GET, path, headers, bytes::Bytes::new()).await?;
         let cache_status =
             response.headers().get("cache-status").and_then(|value| value.to_str().ok()).map(super::out::plain);
         let status = response.status().as_u16();
-        let bytes = client.collect(response).await?.len();
-        Ok::<_, ClientError>((status, bytes, cache_status))
+        let body = client.collect(response).await?;
+        let error = (status != 200).then(|| reason(&body));
+        Ok::<_, ClientError>((status, body.len(), cache_status, error))
     };
     let answer = tokio::time::timeout(Duration::from_secs(60), asked).await;
     let seconds = (clock.elapsed() - start).as_secs_f64();
     match answer {
-        Ok(Ok((status, bytes, cache_status))) => Timing { status, seconds, bytes, cache_status, error: None },
+        Ok(Ok((status, bytes, cache_status, error))) => Timing { status, seconds, bytes, cache_status, error },
         Ok(Err(error)) => Timing { status: 0, seconds, bytes: 0, cache_status: None, error: Some(error.to_string()) },
         Err(_) => Timing { status: 0, seconds, bytes: 0, cache_status: None, error: Some("no end in time".to_owned()) },
     }
+}
+
+/// The first line of a refusal.
+fn reason(body: &[u8]) -> String {
+    let text = String::from_utf8_lossy(&body[..body.len().min(200)]).into_owned();
+    super::out::plain(text.lines().next().unwrap_or("no reason given"))
 }

@@ -63,6 +63,10 @@ fn page(stats: &Stats) -> String {
     let mut text = String::new();
     if let Some(build) = &stats.build {
         text.push_str(&format!("build {}\n", out::plain(build)));
+        if stats.requests == 0 && stats.tunnelled.is_empty() {
+            text.push_str("nothing was counted for it since the server's start\n");
+            return text;
+        }
     }
     let share = if stats.requests == 0 { 0.0 } else { 100.0 * stats.hits as f64 / stats.requests as f64 };
     text.push_str(&format!(

@@ -48,9 +48,31 @@ fn examples_parse() {
     });
 }
 
-fn refused(words: &[&str]) -> (String, i32) {
-    let error = Cli::try_parse_from(words).err().expect("is refused");
-    (error.to_string(), error.exit_code())
+fn refused(words: &[&str]) -> (String, u8) {
+    let failure = Failure::from(Cli::try_parse_from(words).err().expect("is refused"));
+    (failure.text(), failure.code)
+}
+
+#[test]
+fn wrong_usage_is_one_line_and_one_of_help() {
+    for (words, text) in [
+        (
+            &["larder", "run"][..],
+            "error: the following required arguments were not provided: <COMMAND>...\n\
+             help: larder run <COMMAND>...; more with --help\n",
+        ),
+        (
+            &["larder", "offline", "maybe"],
+            "error: invalid value 'maybe' for '<STATE>'\nhelp: there is: on, off; more with --help\n",
+        ),
+        (
+            &["larder", "verfy"],
+            "error: unrecognized subcommand 'verfy'\n\
+             help: a similar subcommand exists: 'verify'; larder <COMMAND>; more with --help\n",
+        ),
+    ] {
+        assert_eq!(refused(words), (text.to_owned(), 2));
+    }
 }
 
 #[test]

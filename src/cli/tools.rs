@@ -205,7 +205,9 @@ fn go_settings(client: &Client<'_>) -> Settings {
         return Settings::default();
     };
     let mut server = client.labelled.clone();
-    if let Some((label, token)) = client.label.as_ref().filter(|_| client.token().is_some() && server.scheme() == "https") {
+    if let Some((label, token)) =
+        client.label.as_ref().filter(|_| client.token().is_some() && server.scheme() == "https")
+    {
         // Cannot fail: the address has a host.
         let _ = server.set_username(label);
         let _ = server.set_password(Some(token));

@@ -16,7 +16,9 @@ pub enum IndexError {
     #[error("the data directory is in use by process {pid}; stop it, or give this one a directory of its own")]
     Locked { pid: String },
     /// The data directory was written by a newer larder.
-    #[error("the data directory has format {found}, this larder reads up to {known}; run larder {needed} or newer")]
+    #[error(
+        "the data directory has format {found}, this larder reads up to {known}; larder that can: {needed}, or newer"
+    )]
     Newer { found: u32, known: u32, needed: String },
     #[error("bytes could not be made durable: {0}")]
     Sync(std::io::Error),

@@ -150,9 +150,10 @@ impl Front {
             }
             "/api/v1/upstreams/allow" => {
                 let ask: HostAsk = parse(&body)?;
-                let allowed = self.hosts.allow(&ask.host);
-                self.control.keep_allowed(allowed).await.map_err(bad_request)?;
-                Ok(json(StatusCode::OK, &json!({ "allowed": ask.host })))
+                let host = named_host(&ask.host)
+                    .ok_or_else(|| bad_request(format!("{:?} is no host; write HOST or HOST:PORT", ask.host)))?;
+                self.control.keep_allowed(self.hosts.allow(&host)).await.map_err(bad_request)?;
+                Ok(json(StatusCode::OK, &json!({ "allowed": host })))
             }
             "/api/v1/upstreams/import" => {
                 let lines = self.control.adopt(parse(&body)?).await.map_err(bad_request)?;
@@ -249,7 +250,8 @@ impl Front {
     fn described(&self, visit: &Visit<'_>, url: &str) -> Result<Lookup, (StatusCode, String)> {
         let path = match Url::parse(url) {
             Ok(url) if self.is_own(visit, &url) => url[url::Position::BeforePath..].to_owned(),
-            Ok(url) => return Ok(forward::lookup(&url)),
+            Ok(url) if matches!(url.scheme(), "http" | "https") => return Ok(forward::lookup(&url)),
+            Ok(url) => return Err(bad_request(format!("{} is not fetched: http and https are", url.scheme()))),
             Err(_) => url.to_owned(),
         };
         let (path, asked) = path.split_once('?').map_or((path.as_str(), None), |(path, query)| (path, Some(query)));
@@ -304,6 +306,19 @@ fn parse<T: serde::de::DeserializeOwned>(body: &[u8]) -> Result<T, (StatusCode, 
     serde_json::from_slice(body).map_err(|error| bad_request(format!("the body is not what it should be: {error}")))
 }
 
+/// The host that an operator means, by its name or by an address there; with its port unless that is the scheme's own.
+fn named_host(text: &str) -> Option<String> {
+    let with_scheme = if text.contains("://") { text.to_owned() } else { format!("http://{text}/") };
+    let url = Url::parse(&with_scheme).ok().filter(|url| matches!(url.scheme(), "http" | "https"))?;
+    let host = url.host_str().filter(|_| url.username().is_empty() && url.password().is_none())?;
+    if !text.contains("://") && (url.path() != "/" || text.contains(['/', '?', '#'])) {
+        return None;
+    }
+    // Hosts that clients name come without the port of their scheme.
+    let port = url.port().filter(|port| *port != 443);
+    Some(port.map_or_else(|| host.to_owned(), |port| format!("{host}:{port}")))
+}
+
 fn bad_request(why: impl Into<String>) -> (StatusCode, String) {
     (StatusCode::BAD_REQUEST, why.into())
 }
@@ -317,4 +332,27 @@ fn internal(error: CacheError) -> (StatusCode, String) {
 fn query(visit: &Visit<'_>, name: &str) -> Option<String> {
     let pairs = url::form_urlencoded::parse(visit.uri.query()?.as_bytes());
     pairs.into_iter().find(|(key, _)| key == name).map(|(_, value)| value.into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_allowed_is_a_host() {
+        for (text, host) in [
+            ("Packages.example", Some("packages.example")),
+            ("packages.example:8443", Some("packages.example:8443")),
+            ("https://packages.example/a/b", Some("packages.example")),
+            ("packages.example:443", Some("packages.example")),
+            ("[::1]:80", Some("[::1]")),
+            ("bad host!", None),
+            ("packages.example/a", None),
+            ("user@packages.example", None),
+            ("ftp://packages.example", None),
+            ("", None),
+        ] {
+            assert_eq!(named_host(text).as_deref(), host, "{text:?}");
+        }
+    }
 }

@@ -1,5 +1,6 @@
 //! Starting, stopping, and the commands beside `serve`.
 
+use std::io::{BufRead, Write};
 use std::process::Command;
 use std::time::Duration;
 
@@ -88,6 +89,66 @@ fn run_passes_on_the_commands_own_code() {
     let ended = end_of(larder(&["run", "--server", &url, "--", "no-such-command-anywhere"]), LIMIT);
     assert!(ended.code.is_some_and(|code| code != 0), "{ended:?}");
     assert!(ended.stderr.contains("no-such-command-anywhere"), "{}", ended.stderr);
+}
+
+#[test]
+fn run_does_not_go_around_a_server_that_wants_a_token() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("binds");
+    let url = format!("http://{}", listener.local_addr().expect("an address"));
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let mut head = std::io::BufReader::new(&stream);
+            let mut line = String::new();
+            while head.read_line(&mut line).is_ok_and(|read| read > 2) {
+                line.clear();
+            }
+            let _ = (&stream).write_all(b"HTTP/1.1 401 Unauthorized\r\ncontent-length: 10\r\n\r\nno token\r\n");
+        }
+    });
+    let ended = end_of(larder(&["run", "--server", &url, "--", "echo", "was run"]), LIMIT);
+    assert_eq!(ended.code, Some(1), "{ended:?}");
+    assert!(ended.stderr.contains("401: no token\nhelp: set LARDER_TOKEN"), "{}", ended.stderr);
+    assert!(!ended.stdout.contains("was run"), "{}", ended.stdout);
+}
+
+#[test]
+fn a_record_holds_the_last_request_and_is_refused_before_the_build() {
+    let (dir, upstream) = (scratch(), Upstream::start());
+    upstream.put("/a", Resource::seed(106, 5000));
+    let server = Setup::below(dir.path()).start();
+    let file = dir.path().join("record.jsonl").display().to_string();
+    let script = format!("curl -sSf -o /dev/null \"$LARDER_SERVER/~$LARDER_LABEL{}\"", upstream.mirror("/a"));
+    let words = ["run", "--server", &server.url(), "--record", &file, "--", "sh", "-c", &script];
+    let ended = end_of(larder(&words), LIMIT);
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    let lines = std::fs::read_to_string(&file).expect("a record");
+    assert!(lines.lines().count() == 1 && lines.contains("/a\""), "{lines}{}", ended.stderr);
+    let ended = end_of(larder(&["run", "--record", "/nowhere/at/all", "--", "echo", "was run"]), LIMIT);
+    assert!(ended.code == Some(1) && !ended.stdout.contains("was run"), "{ended:?}");
+}
+
+#[test]
+fn asking_for_stats_is_no_request_of_a_build() {
+    let (dir, upstream) = (scratch(), Upstream::start());
+    upstream.put("/a", Resource::seed(107, 5000));
+    let server = Setup::below(dir.path()).start();
+    for _ in 0..2 {
+        server.get(upstream.mirror("/a"));
+        server.stats();
+    }
+    let stats = server.stats();
+    assert_eq!((&stats["requests"], &stats["hits"]), (&2.into(), &1.into()), "{stats}");
+}
+
+#[test]
+fn an_address_that_is_none_is_wrong_usage() {
+    let dir = scratch();
+    let server = Setup::below(dir.path()).start();
+    for (address, word) in [("not a url", "no mount"), ("ftp://a.example/b", "ftp is not fetched")] {
+        let ended = end_of(larder(&["explain", address, "--server", &server.url()]), LIMIT);
+        assert!(ended.code == Some(2) && ended.stderr.contains(word), "{ended:?}");
+        assert!(ended.stderr.contains("help: write what a tool asks"), "{ended:?}");
+    }
 }
 
 #[test]

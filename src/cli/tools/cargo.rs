@@ -45,7 +45,9 @@ pub(super) fn settings(client: &Client<'_>) -> Settings {
         return Settings { notes, ..Settings::default() };
     }
     if client.token().is_some() && !client.shows_token_as_proxy() {
-        notes.push("cargo cannot show a token over TLS: use larder's http:// address, or gate.anonymous_read".to_owned());
+        notes.push(
+            "cargo cannot show a token over TLS: use larder's http:// address, or gate.anonymous_read".to_owned(),
+        );
     }
     let real = discovered::home(client.around);
     let replacements = replacements(client, &replaced);
