@@ -132,7 +132,9 @@ fn candidate(ask: &AskHead<'_>, entry: &Entry, freshness: &Freshness) -> Option<
         return None;
     }
     match freshness {
-        Freshness::Http => Some(Rules::of(&entry.headers)).filter(|rules| !store::is_withdrawn(entry.status, rules)).map(Some),
+        Freshness::Http => {
+            Some(Rules::of(&entry.headers)).filter(|rules| !store::is_withdrawn(entry.status, rules)).map(Some)
+        }
         Freshness::Immutable | Freshness::Revalidate { .. } => Some(None),
     }
 }

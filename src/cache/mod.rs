@@ -24,6 +24,7 @@ pub mod scrub;
 pub mod served;
 mod source;
 mod stand_in;
+pub mod standing;
 mod terms;
 #[cfg(test)]
 mod tests;
@@ -43,6 +44,7 @@ use self::park::Parked;
 use self::policy::freshness;
 use self::policy::validate;
 use self::served::{Ask, Part, Served, ServedBody, StoredBlob};
+use self::standing::Standing;
 use self::terms::{ask_head, fits, hashed, judged, keyed, only_if_cached, part_of, redirects, upstream_fields};
 use crate::index::{Index, Presence};
 use crate::model::digest::Digest;
@@ -53,6 +55,7 @@ use crate::model::outcome::{Outcome, Reason};
 use crate::model::place::{Place, TierName};
 use crate::model::range::ByteRange;
 use crate::model::realm::Realm;
+use crate::model::time::Timestamp;
 use crate::runtime::clock::Clock;
 use crate::runtime::tasks::Tasks;
 use crate::store::{BlobReader, Store, StoreError};
@@ -117,7 +120,13 @@ impl Cache {
     /// Answers with what memory and the page cache have and nothing speaks against: the hot path. None: `serve` has
     /// to be asked.
     pub fn at_once(&self, ask: &Ask<'_>) -> Option<Served> {
-        self.inner.at_once(ask)
+        self.inner.at_once(ask).map(|(served, _)| served)
+    }
+
+    /// As `at_once`, with the decision, if it can be used again.
+    pub fn at_once_and_again(&self, ask: &Ask<'_>) -> Option<(Served, Option<Standing>)> {
+        let (served, decided) = self.inner.at_once(ask)?;
+        Some((served, Standing::of(ask, &decided.stored, decided.at, decided.now)))
     }
 
     pub fn counters(&self) -> &Counters {
@@ -131,7 +140,7 @@ impl Cache {
 }
 
 impl Inner {
-    fn at_once(self: &Arc<Inner>, ask: &Ask<'_>) -> Option<Served> {
+    fn at_once(self: &Arc<Inner>, ask: &Ask<'_>) -> Option<(Served, Decided)> {
         let Presence::Present(stored) = self.index.recall(&hashed(ask)) else { return None };
         let head = ask_head(ask.method, ask.headers, ask.lookup);
         let now = self.clock.now();
@@ -144,7 +153,8 @@ impl Inner {
             Some((digest, range)) => self.open_now(digest, range)?,
             None => NO_BODY,
         };
-        Some(served(entry, part, body, Outcome::Hit(tier), age))
+        let served = served(entry, part, body, Outcome::Hit(tier), age);
+        Some((served, Decided { stored, at, now }))
     }
 
     pub(crate) async fn serve(self: &Arc<Inner>, ask: &Ask<'_>) -> Result<Served, CacheError> {
@@ -451,6 +461,13 @@ impl Inner {
             redirects: redirects(&ask.lookup.freshness),
         }
     }
+}
+
+/// Which of the stored answers was chosen, and when.
+struct Decided {
+    stored: Candidates,
+    at: usize,
+    now: Timestamp,
 }
 
 /// The bytes that an answer needs. None: it has no body.

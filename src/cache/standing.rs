@@ -4,8 +4,8 @@
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use http::header::{self, HeaderMap, HeaderName};
 use http::Method;
+use http::header::{self, HeaderMap, HeaderName};
 
 use super::policy::fields::has_any;
 use super::policy::freshness;
@@ -55,6 +55,8 @@ pub struct Standing {
 pub struct Again {
     pub body: ServedBody,
     pub tier: TierName,
+    /// Of the body, in bytes.
+    pub len: u64,
     pub age: u64,
 }
 
@@ -89,7 +91,7 @@ impl Standing {
 }
 
 impl Inner {
-    fn again(&self, standing: &Standing) -> Option<Again> {
+    fn again(self: &Arc<Inner>, standing: &Standing) -> Option<Again> {
         let Presence::Present(stored) = self.index.recall(&standing.hash) else { return None };
         let now = self.clock.now();
         let same = std::ptr::addr_eq(Arc::as_ptr(&stored), standing.stored.as_ptr());
@@ -97,6 +99,6 @@ impl Inner {
             return None;
         }
         let (body, tier) = self.open_now(&standing.digest, ByteRange::whole(standing.len))?;
-        Some(Again { body, tier, age: (standing.age + now.since(standing.since)).as_secs() })
+        Some(Again { body, tier, len: standing.len, age: (standing.age + now.since(standing.since)).as_secs() })
     }
 }

@@ -12,10 +12,11 @@ use url::Url;
 use super::front::{Answered, Front, Visit};
 use super::hosts::host_of;
 use super::reply;
-use super::target::Target;
+use super::target::{Ready, Target};
 use crate::cache::error::CacheError;
 use crate::cache::relay::{self, Exchange, Sent};
 use crate::cache::served::{Ask, Partiality};
+use crate::cache::standing;
 use crate::model::hop;
 use crate::model::key::Key;
 use crate::model::lookup::{Expect, Fallback, Freshness, Lookup, Origin, Origins, Trust};
@@ -41,8 +42,42 @@ impl Front {
         if !self.hosts.may_ask(&target.host, visit.nearness()) {
             return None;
         }
-        let served = self.cache.at_once(&ask(visit, target))?;
-        Some(Answered::of_served(served, &visit.method, self.http_label()))
+        let is_plain = standing::is_plain(&visit.method, &visit.headers);
+        if is_plain && let Some(answered) = self.generic_again(target) {
+            return Some(answered);
+        }
+        let (served, standing) = self.cache.at_once_and_again(&ask(visit, target))?;
+        let answered = Answered::of_served(served, &visit.method, self.http_label());
+        if let Some(standing) = standing {
+            target.set_ready(Ready {
+                standing,
+                outcome: answered.outcome,
+                status: answered.response.status(),
+                headers: answered.response.headers().clone(),
+                key: answered.key,
+                digest: answered.digest,
+                fetch_ms: answered.fetch_ms,
+            });
+        }
+        Some(answered)
+    }
+
+    /// The last answer once more, if it stands.
+    fn generic_again(&self, target: &Target) -> Option<Answered> {
+        let ready = target.ready();
+        let ready = ready.as_ref()?;
+        let again = self.cache.again(&ready.standing)?;
+        if Outcome::Hit(again.tier) != ready.outcome {
+            return None;
+        }
+        Some(Answered {
+            response: reply::again(ready.status, ready.headers.clone(), again),
+            outcome: ready.outcome,
+            ecosystem: self.http_label(),
+            key: ready.key,
+            digest: ready.digest,
+            fetch_ms: ready.fetch_ms,
+        })
     }
 
     /// An address in proxy form, or behind a mirror's path.

@@ -423,8 +423,8 @@ fn split_mount(path: &str) -> (&str, &str) {
 }
 
 pub(super) fn without_port(host: &str) -> &str {
-    match host.rfind(':') {
-        Some(at) if !host[at..].contains(']') => &host[..at],
+    match memchr::memrchr(b':', host.as_bytes()) {
+        Some(at) if !host.as_bytes()[at..].contains(&b']') => &host[..at],
         Some(_) | None => host,
     }
 }

@@ -12,6 +12,7 @@ use http_body::{Body, Frame, SizeHint};
 use super::observe::Observation;
 use crate::cache::error::CacheError;
 use crate::cache::served::{Part, Served, ServedBody};
+use crate::cache::standing::Again;
 use crate::model::outcome::{Outcome, Reason};
 use crate::model::place::TierName;
 
@@ -143,6 +144,16 @@ pub(super) fn response(served: Served, method: &Method) -> Response<ReplyBody> {
     let mut response = Response::new(body);
     *response.status_mut() = status;
     *response.headers_mut() = headers;
+    response
+}
+
+/// An answer that was given before, with what it was given with.
+pub(super) fn again(status: StatusCode, headers: HeaderMap, again: Again) -> Response<ReplyBody> {
+    let Again { body, age, len, .. } = again;
+    let mut response = Response::new(ReplyBody::new(body, Some(len)));
+    *response.status_mut() = status;
+    *response.headers_mut() = headers;
+    response.headers_mut().insert(header::AGE, HeaderValue::from(age));
     response
 }
 

@@ -3,19 +3,24 @@
 
 use std::sync::Arc;
 
+use arc_swap::ArcSwapOption;
+use http::{HeaderMap, StatusCode};
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 use url::Url;
 
 use super::forward;
 use super::hosts::{Hosts, host_of};
+use crate::cache::standing::Standing;
+use crate::model::digest::Digest;
 use crate::model::key::KeyHash;
 use crate::model::lookup::Lookup;
+use crate::model::outcome::Outcome;
 
 /// Memory for remembered addresses, roughly, in bytes.
-const KEPT_BYTES: u64 = 8 << 20;
-/// What one takes beside its text, which is in it five times.
-const OVERHEAD: u64 = 512;
+const KEPT_BYTES: u64 = 16 << 20;
+/// What one takes beside its text, which is in it five times: mostly the headers of its last answer.
+const OVERHEAD: u64 = 2048;
 const COPIES: u64 = 5;
 /// Longer ones are parsed each time.
 const LONGEST: usize = 2 << 10;
@@ -30,6 +35,20 @@ pub(super) struct Target {
     pub hash: KeyHash,
     /// The version of the policy that its trust was settled by.
     policy: u64,
+    /// What a plain request for it was answered with last.
+    ready: ArcSwapOption<Ready>,
+}
+
+/// An answer that can be given again as long as its decision stands.
+pub(super) struct Ready {
+    pub standing: Standing,
+    pub outcome: Outcome,
+    pub status: StatusCode,
+    /// As they were sent.
+    pub headers: HeaderMap,
+    pub key: Option<KeyHash>,
+    pub digest: Option<Digest>,
+    pub fetch_ms: u32,
 }
 
 /// The addresses that were asked for last. Bounded.
@@ -48,7 +67,7 @@ impl Weighter<Box<str>, Arc<Target>> for Weigh {
 
 impl Default for Targets {
     fn default() -> Targets {
-        let items = usize::try_from(KEPT_BYTES / (2 * OVERHEAD)).unwrap_or(usize::MAX);
+        let items = usize::try_from(KEPT_BYTES / OVERHEAD).unwrap_or(usize::MAX);
         Targets { known: Cache::with_weighter(items, KEPT_BYTES, Weigh) }
     }
 }
@@ -80,6 +99,14 @@ impl Targets {
 }
 
 impl Target {
+    pub(super) fn ready(&self) -> arc_swap::Guard<Option<Arc<Ready>>> {
+        self.ready.load()
+    }
+
+    pub(super) fn set_ready(&self, ready: Ready) {
+        self.ready.store(Some(Arc::new(ready)));
+    }
+
     fn new(mut url: Url, hosts: &Hosts, policy: u64) -> Option<Target> {
         url.set_fragment(None);
         let is_named = url.host_str().is_some_and(|host| !host.is_empty());
@@ -91,7 +118,7 @@ impl Target {
         let mut lookup = forward::lookup(&url);
         hosts.settle(&mut lookup);
         let hash = lookup.key.hash();
-        Some(Target { url, host, lookup, hash, policy })
+        Some(Target { url, host, lookup, hash, policy, ready: ArcSwapOption::empty() })
     }
 }
 

@@ -223,12 +223,18 @@ fn note_failure(counters: &Counters, error: &hyper::Error) {
     tracing::debug!(%error, "connection failed");
 }
 
+/// What hyper queues of an answer before it writes, in bytes: with one piece of the store's it has enough. More would
+/// be memory for each slow reader, and cold in the cache when it is written at last.
+const QUEUED_BYTES: usize = 64 << 10;
+
 /// No timer is given to hyper: its header time-out would arm one for each request and count idle time as well. The
 /// watch has both limits.
 fn http1_builder(limits: &Limits) -> http1::Builder {
     let mut builder = http1::Builder::new();
+    let head_bytes = usize::try_from(limits.header_bytes).unwrap_or(usize::MAX);
     builder
-        .max_header_size(usize::try_from(limits.header_bytes).unwrap_or(usize::MAX))
+        .max_buf_size(head_bytes.saturating_add(8 << 10).max(QUEUED_BYTES))
+        .max_header_size(head_bytes)
         .header_read_timeout(None)
         .keep_alive(true);
     if limits.headers != 100 {

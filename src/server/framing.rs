@@ -220,11 +220,11 @@ impl Head {
 
 fn request_line(line: &[u8]) -> Result<Head, Ambiguous> {
     let text = std::str::from_utf8(line).map_err(|_| Ambiguous)?;
-    let mut parts = text.split(' ');
-    let (Some(method), Some(target), Some(version), None) = (parts.next(), parts.next(), parts.next(), parts.next())
-    else {
+    let mut spaces = memchr::memchr_iter(b' ', line);
+    let (Some(first), Some(second), None) = (spaces.next(), spaces.next(), spaces.next()) else {
         return Err(Ambiguous);
     };
+    let (method, target, version) = (&text[..first], &text[first + 1..second], &text[second + 1..]);
     let http10 = match version {
         "HTTP/1.1" => false,
         "HTTP/1.0" => true,

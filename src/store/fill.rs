@@ -109,13 +109,12 @@ impl Fill {
             return Located::File(BlockRead { file: file.clone(), start, len, skip, take, sum });
         }
         let at = (at - state.flushed) as usize;
-        let flying = state.in_flight.as_deref().unwrap_or(&[]);
-        // Copied: a slice would keep the whole piece for the slowest follower.
-        if at < flying.len() {
-            let end = flying.len().min(at + max);
-            return Located::Bytes(Bytes::copy_from_slice(&flying[at..end]));
+        let flying = state.in_flight.as_ref().map_or(0, Bytes::len);
+        if let Some(piece) = state.in_flight.as_ref().filter(|_| at < flying) {
+            // A slice: all who are here share the piece, and a follower that sits on it holds no more than one.
+            return Located::Bytes(piece.slice(at..flying.min(at + max)));
         }
-        let at = at - flying.len();
+        let at = at - flying;
         Located::Bytes(match &state.tail {
             Tail::Growing(tail) => {
                 Bytes::copy_from_slice(&tail[at.min(tail.len())..tail.len().min(at.saturating_add(max))])

@@ -5,7 +5,6 @@
 //! 56 bytes before 8. A segment begins with a seal of its own (length: its number), a record is a seal and the data
 //! that it covers, a file ends with one xxh3 per 256 KiB chunk and a seal that covers those sums.
 
-
 use super::error::StoreError;
 use super::sum::xxh3_64;
 use crate::model::digest::Digest;
