@@ -80,16 +80,28 @@ pub(crate) struct VerifyArgs {
     server: ServerArgs,
 }
 
-/// One line of `POST /api/v1/verify`. `bad` and `unreadable` hold what was found since the line before.
-#[derive(Deserialize, Debug, Default)]
-#[serde(default)]
+/// One line of `POST /api/v1/verify`. Every field must be there: a line that is not understood is not "all good".
+#[derive(Deserialize, Debug)]
 struct Verified {
     done: u64,
     of: u64,
-    /// Digests whose bytes were wrong: set aside.
-    bad: Vec<String>,
-    /// Digests whose bytes the disk did not give.
-    unreadable: Vec<String>,
+    /// What was found since the line before.
+    bad: Vec<Bad>,
+}
+
+#[derive(Deserialize, Debug)]
+struct Bad {
+    digest: String,
+    why: String,
+    /// False: the disk did not give its bytes, and it stays where it is.
+    set_aside: bool,
+}
+
+impl Bad {
+    fn line(&self) -> String {
+        let what = if self.set_aside { "bad, set aside" } else { "not readable" };
+        format!("{what}: {} {}", out::plain(&self.digest), out::plain(&self.why))
+    }
 }
 
 /// *Errors*: the server's, or something that was bad.
@@ -97,26 +109,28 @@ pub(crate) fn verify(args: &VerifyArgs) -> Result<(), Failure> {
     let client = args.server.client()?;
     block_on(async {
         let mut progress = Progress::new("verifying");
-        let (mut done, mut bad, mut unreadable) = (0, Vec::new(), Vec::new());
+        let (mut done, mut found) = (0, Vec::new());
         let each = |line: &str| {
             if args.json {
                 out::line(line);
             }
-            let Ok(said) = serde_json::from_str::<Verified>(line) else { return Ok(()) };
+            let said: Verified = serde_json::from_str(line).map_err(|error| {
+                let what = format!("the server's account of what it verified is not understood: {error}");
+                Failure::failed(what, "is it another version? larder doctor URL tells")
+            })?;
             progress.at(said.done, said.of);
             // What is stored or evicted meanwhile moves `of`: the end is where the lines end.
             done = said.done;
-            bad.extend(said.bad);
-            unreadable.extend(said.unreadable);
+            found.extend(said.bad);
             Ok(())
         };
         client.lines(Method::POST, "/api/v1/verify", Some(&json!({})), each).await?;
         progress.end();
         if !args.json {
-            bad.iter().for_each(|digest| out::line(&format!("bad, set aside: {}", out::plain(digest))));
-            unreadable.iter().for_each(|digest| out::line(&format!("not readable: {}", out::plain(digest))));
+            found.iter().for_each(|bad| out::line(&bad.line()));
         }
-        verdict(done, bad.len() as u64, unreadable.len() as u64).map(|line| {
+        let set_aside = found.iter().filter(|bad| bad.set_aside).count();
+        verdict(done, set_aside as u64, (found.len() - set_aside) as u64).map(|line| {
             if !args.json {
                 out::line(&line);
             }
@@ -142,6 +156,16 @@ fn verdict(done: u64, bad: u64, unreadable: u64) -> Result<String, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_line_as_the_server_writes_it_is_understood() {
+        use crate::cache::scrub;
+        let bad = scrub::Bad { digest: "d1".into(), why: "its bytes do not match".into(), set_aside: true };
+        let line = serde_json::to_string(&scrub::Progress { done: 1, of: 2, bytes: 3, bad: vec![bad] });
+        let said: Verified = serde_json::from_str(&line.expect("written")).expect("understood");
+        assert_eq!(said.bad[0].line(), "bad, set aside: d1 its bytes do not match");
+        assert!(serde_json::from_str::<Verified>(r#"{"done": 1, "of": 1}"#).is_err());
+    }
 
     #[test]
     fn what_is_bad_or_unreadable_fails() {

@@ -163,13 +163,13 @@ impl Mount for Front {
         if body.is_end_stream()
             && let Some(mut answered) = self.at_once(&visit, &way)
         {
-            if is_shown(&form, &way) {
+            if is_shown(&form, &way, &visit.headers) {
                 page::sandbox(&mut answered.response);
             }
             return Answering::Left(ready(self.observed(noted, answered)));
         }
         Answering::Right(Box::pin(async move {
-            let is_shown = is_shown(&form, &way);
+            let is_shown = is_shown(&form, &way, &visit.headers);
             let mut answered = self.go(visit, body, way).await;
             if is_shown {
                 page::sandbox(&mut answered.response);
@@ -392,9 +392,11 @@ fn is_safe(method: &Method) -> bool {
     matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS)
 }
 
-/// Whether somebody else's document may be shown under our own name.
-fn is_shown(form: &Form, way: &Way) -> bool {
+/// Whether somebody else's document may be shown under our own name: only what leads its reader somewhere asks for HTML.
+fn is_shown(form: &Form, way: &Way, headers: &HeaderMap) -> bool {
+    let wants_html = |accept: &HeaderValue| accept.to_str().is_ok_and(|accept| accept.contains("text/html"));
     matches!((form, way), (Form::Ours, Way::Address(_) | Way::Package(_)))
+        && headers.get(header::ACCEPT).is_some_and(wants_html)
 }
 
 /// Takes a build label out of a path, for clients that can carry it nowhere else: `/~LABEL/go/...`.

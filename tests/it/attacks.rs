@@ -120,7 +120,7 @@ fn a_mirrored_page_does_not_run_in_our_name() {
     let page = Resource::text("<script>fetch('/api/v1/offline', {method: 'POST'})</script>");
     upstream.put("/page", page.header("content-type", "text/html"));
     for _ in 0..2 {
-        let reply = server.get(upstream.mirror("/page"));
+        let reply = Ask::get(upstream.mirror("/page")).header("accept", "text/html,*/*").must(server.addr());
         assert_eq!((reply.status, reply.header("content-security-policy")), (200, Some("sandbox")));
     }
     assert_eq!(server.get(upstream.url("/page")).header("content-security-policy"), None, "a proxy is no host");
