@@ -178,6 +178,7 @@ async fn after_a_start_all_is_leased_where_promises_may_still_run() {
     // As a crash leaves it: nothing is said at the end.
     drop(index);
     let index = open_with(dir.path(), &soon(), clock.clone());
+    index.loaded().await;
     assert!(index.leased(&Digest::of(b"a")) && index.leased(&Digest::of(b"whatever")));
     assert!(index.coldest(Class::Trusted, 100).await.expect("scans").files.is_empty());
     clock.advance(Duration::from_secs(700));
