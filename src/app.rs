@@ -27,6 +27,7 @@ use crate::model::lookup::{Fallback, Trust, Upstream};
 use crate::model::outcome::Outcome;
 use crate::model::units::rounded_bytes;
 use crate::protocol::Mount;
+use crate::protocol::Packages;
 use crate::protocol::front::Front;
 use crate::protocol::gate::{Gate, GateError};
 use crate::protocol::hosts::Hosts;
@@ -284,6 +285,7 @@ impl RunningParts {
             public_url: config.public.url.clone(),
             control: Arc::new(ProcessControl::new(self.clone())),
             targets: Targets::default(),
+            packages: Packages::default(),
         });
         *self.front.lock() = Some(root.clone());
         let doors = Doors { inherited, certificates: self.certificates.clone() };

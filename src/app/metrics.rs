@@ -115,6 +115,11 @@ const SERVER: &[Source] = &[
             server.counters().cut().iter().for_each(|(why, count)| samples.push(&[why], *count));
         }
     }),
+    (Name::RequestsRepeated, |parts, samples| {
+        if let Some(server) = &*parts.server.lock() {
+            samples.push(&[], server.counters().repeated.load(Relaxed));
+        }
+    }),
     (Name::RequestsMalformed, |parts, samples| {
         if let Some(server) = &*parts.server.lock() {
             samples.push(&[], server.counters().malformed.load(Relaxed));

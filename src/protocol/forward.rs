@@ -9,10 +9,11 @@ use http_body_util::BodyDataStream;
 use hyper::body::Incoming;
 use url::Url;
 
+use super::again::Ready;
 use super::front::{Answered, Front, Visit};
 use super::hosts::host_of;
 use super::reply;
-use super::target::{Ready, Target};
+use super::target::Target;
 use crate::cache::error::CacheError;
 use crate::cache::relay::{self, Exchange, Sent};
 use crate::cache::served::{Ask, Partiality};
@@ -49,15 +50,7 @@ impl Front {
         let (served, standing) = self.cache.at_once_and_again(&ask(visit, target))?;
         let answered = Answered::of_served(served, &visit.method, self.http_label());
         if let Some(standing) = standing {
-            target.set_ready(Ready {
-                standing,
-                outcome: answered.outcome,
-                status: answered.response.status(),
-                headers: answered.response.headers().clone(),
-                key: answered.key,
-                digest: answered.digest,
-                fetch_ms: answered.fetch_ms,
-            });
+            target.set_ready(Ready::new(standing, &answered, &visit.uri));
         }
         Some(answered)
     }

@@ -18,6 +18,7 @@ use http_body::Body;
 use hyper::body::Incoming;
 use serde::{Deserialize, Serialize};
 
+use super::again::{Fields, Packages, Repeated};
 use super::gate::{Caller, Denied, Door, Gate, NO_LABEL, Right};
 use super::hosts::{Hosts, Nearness};
 use super::observe::{Observation, Observers};
@@ -60,6 +61,7 @@ pub struct Front {
     pub public_url: Option<String>,
     pub control: Arc<dyn super::api::Control>,
     pub targets: Targets,
+    pub packages: Packages,
 }
 
 /// A request that passed the gate.
@@ -75,7 +77,7 @@ pub(super) struct Visit<'a> {
 
 impl Visit<'_> {
     pub(super) fn nearness(&self) -> Nearness {
-        if self.peer.addr.ip().to_canonical().is_loopback() { Nearness::Loopback } else { Nearness::Elsewhere }
+        Nearness::of(self.peer.addr.ip())
     }
 
     pub(super) fn framing(&self) -> Framing {
@@ -118,7 +120,7 @@ impl Answered {
 }
 
 /// Which conversation a request belongs to.
-enum Form {
+pub(super) enum Form {
     Connect,
     Forward,
     /// Origin form, under one of our names.
@@ -176,6 +178,14 @@ impl Mount for Front {
             }
             self.observed(noted, answered)
         }))
+    }
+
+    fn acquaint(&self, head: &[u8], peer: &Peer) -> Option<Fields> {
+        self.judged(head, peer)
+    }
+
+    fn again(&self, target: &str, fields: &mut Fields, peer: &Peer) -> Option<Repeated> {
+        self.repeated(target, fields, peer)
     }
 }
 
@@ -285,7 +295,7 @@ impl Front {
         from_a_page.then_some((StatusCode::FORBIDDEN, "web pages are not answered here\n"))
     }
 
-    fn form(&self, request: &Request<Incoming>, peer: &Peer) -> Form {
+    pub(super) fn form<B>(&self, request: &Request<B>, peer: &Peer) -> Form {
         if request.method() == Method::CONNECT {
             return Form::Connect;
         }
@@ -394,23 +404,32 @@ fn is_safe(method: &Method) -> bool {
 
 /// Whether somebody else's document may be shown under our own name: only what leads its reader somewhere asks for HTML.
 fn is_shown(form: &Form, way: &Way, headers: &HeaderMap) -> bool {
-    let wants_html = |accept: &HeaderValue| accept.to_str().is_ok_and(|accept| accept.contains("text/html"));
-    matches!((form, way), (Form::Ours, Way::Address(_) | Way::Package(_)))
-        && headers.get(header::ACCEPT).is_some_and(wants_html)
+    matches!((form, way), (Form::Ours, Way::Address(_) | Way::Package(_))) && wants_html(headers)
+}
+
+pub(super) fn wants_html(headers: &HeaderMap) -> bool {
+    headers
+        .get(header::ACCEPT)
+        .and_then(|accept| accept.to_str().ok())
+        .is_some_and(|accept| accept.contains("text/html"))
 }
 
 /// Takes a build label out of a path, for clients that can carry it nowhere else: `/~LABEL/go/...`.
 fn take_path_label(uri: &mut Uri) -> Option<Arc<str>> {
-    let target = uri.path_and_query()?.as_str();
-    let rest = target.strip_prefix("/~")?;
-    let (label, rest) = rest.split_at(rest.find('/')?);
+    let (label, rest) = split_label(uri.path_and_query()?.as_str())?;
     let label = Arc::from(label_of(label)?);
     *uri = Uri::try_from(rest).ok()?;
     Some(label)
 }
 
+/// A target's build label, as written, and what follows it.
+pub(super) fn split_label(target: &str) -> Option<(&str, &str)> {
+    let rest = target.strip_prefix("/~")?;
+    Some(rest.split_at(rest.find('/')?))
+}
+
 /// The build label at the end of a User-Agent, for clients whose User-Agent can be set: `cargo larder/LABEL`.
-fn agent_label(headers: &HeaderMap) -> Option<Arc<str>> {
+pub(super) fn agent_label(headers: &HeaderMap) -> Option<Arc<str>> {
     let agent = headers.get(header::USER_AGENT)?.to_str().ok()?;
     let (_, label) = agent.rsplit_once(" larder/")?;
     label_of(label).map(Arc::from)

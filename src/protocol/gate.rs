@@ -109,6 +109,12 @@ impl Caller {
     }
 }
 
+/// Those of a request's fields that `Gate::admit` looks at.
+pub fn heeded(headers: &HeaderMap) -> HeaderMap {
+    let heeded = headers.iter().filter(|(name, _)| HEEDED.contains(name));
+    heeded.map(|(name, value)| (name.clone(), value.clone())).collect()
+}
+
 /// Headers that are for larder and must not go on to upstream.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Strip {

@@ -1,6 +1,7 @@
 //! Which hosts clients may name, in a path or a request line: upstreams are learned by policy, never compiled in.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -55,6 +56,12 @@ struct State {
 pub enum Nearness {
     Loopback,
     Elsewhere,
+}
+
+impl Nearness {
+    pub fn of(addr: IpAddr) -> Nearness {
+        if addr.to_canonical().is_loopback() { Nearness::Loopback } else { Nearness::Elsewhere }
+    }
 }
 
 impl Hosts {

@@ -1,5 +1,6 @@
 //! One file per conversation; beside them the gate, the reply and the status table. Touches no store, index or upstream.
 
+mod again;
 pub mod api;
 mod connect;
 mod credential;
@@ -22,6 +23,8 @@ use std::sync::Arc;
 
 use futures_util::future::Either;
 
+pub use self::again::{Fields, Packages, Repeated};
+
 /// Who sent a request, as far as the connection tells.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Peer {
@@ -43,4 +46,15 @@ pub type Answering<'a> =
 /// *Cancel*: the future is dropped when the client hangs up.
 pub trait Mount: Send + Sync + 'static {
     fn serve<'a>(&'a self, request: http::Request<hyper::body::Incoming>, peer: &'a Arc<Peer>) -> Answering<'a>;
+
+    /// Judges the head of an HTTP/1.1 request for `again`. None: requests with such fields are for `serve` alone.
+    fn acquaint(&self, _head: &[u8], _peer: &Peer) -> Option<Fields> {
+        None
+    }
+
+    /// The whole answer to a request for `target` with fields that `acquaint` judged for the same peer, if `serve` gave
+    /// it before and would again. None: `serve` has to be asked.
+    fn again(&self, _target: &str, _fields: &mut Fields, _peer: &Peer) -> Option<Repeated> {
+        None
+    }
 }

@@ -1,11 +1,13 @@
 //! Any ecosystem, served: its grammar describes, the engine answers, and what must be rewritten is rewritten here.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use http::header::{self, HeaderValue};
 use http::{Response, StatusCode};
 
+use super::again::Ready;
 use super::front::{Answered, Front, Visit, add_retry_after};
 use super::hosts::host_of;
 use super::reply::{self, ReplyBody};
@@ -67,7 +69,8 @@ impl Upstreams {
 impl Front {
     /// What an ecosystem makes of a request below its mount.
     pub(super) fn routed(&self, visit: &Visit<'_>, at: usize, name: &str, rest: &str) -> Routed {
-        let upstreams = self.upstreams.load();
+        let policy = self.hosts.version();
+        let upstreams = self.upstreams.load_full();
         let ecosystem = upstreams.ecosystem(at);
         let base = format!("{}/{name}", self.public_base(visit));
         let mut route = ecosystem.route(&Request {
@@ -81,7 +84,7 @@ impl Front {
         if let Ok(Route::Cached(lookup)) = &mut route {
             self.hosts.settle(lookup);
         }
-        Routed { ecosystem, at, route }
+        Routed { ecosystem, at, route, upstreams, policy }
     }
 
     /// What is here and may be given as it is. None: `package` has to see to it.
@@ -90,13 +93,18 @@ impl Front {
         if lookup.rewrite.is_some() || self.unknown_host(visit, lookup).is_some() {
             return None;
         }
-        let served = self.cache.at_once(&ask(visit, lookup)?)?;
-        Some(Answered::of_served(served, &visit.method, routed.at))
+        let (served, standing) = self.cache.at_once_and_again(&ask(visit, lookup)?)?;
+        let answered = Answered::of_served(served, &visit.method, routed.at);
+        if let Some(standing) = standing {
+            let ready = Ready::new(standing, &answered, &visit.uri);
+            self.keep_package(&routed.upstreams, routed.policy, named_hosts(lookup), ready);
+        }
+        Some(answered)
     }
 
     /// Answers a request below an ecosystem's mount.
     pub(super) async fn package(&self, visit: Visit<'_>, routed: Routed) -> Answered {
-        let Routed { ecosystem, at, route } = routed;
+        let Routed { ecosystem, at, route, .. } = routed;
         let answer = match route {
             Ok(Route::Cached(lookup)) => self.cached(&visit, &lookup, at).await,
             Ok(Route::Generated(answer)) => {
@@ -141,17 +149,7 @@ impl Front {
 
     /// The first host in a lookup that the client named and that policy does not let it name.
     pub(super) fn unknown_host(&self, visit: &Visit<'_>, lookup: &Lookup) -> Option<String> {
-        let origins = match &lookup.origins {
-            Origins::Listed(origins) => origins,
-            Origins::InDocument { document, .. } => return self.unknown_host(visit, document),
-        };
-        if let Expect::InDocument { document, .. } = &lookup.expect
-            && let Some(host) = self.unknown_host(visit, document)
-        {
-            return Some(host);
-        }
-        let named = origins.iter().filter(|origin| origin.trust == Trust::Client);
-        named.filter_map(|origin| host_of(&origin.url)).find(|host| !self.hosts.may_ask(host, visit.nearness()))
+        named_hosts(lookup).into_iter().find(|host| !self.hosts.may_ask(host, visit.nearness()))
     }
 
     pub(super) fn host_must_wait(&self, host: &str, at: usize) -> Answered {
@@ -174,11 +172,29 @@ impl Front {
     }
 }
 
+/// The hosts in a lookup that the client named.
+fn named_hosts(lookup: &Lookup) -> Vec<String> {
+    let origins = match &lookup.origins {
+        Origins::Listed(origins) => origins,
+        Origins::InDocument { document, .. } => return named_hosts(document),
+    };
+    let mut hosts = match &lookup.expect {
+        Expect::InDocument { document, .. } => named_hosts(document),
+        Expect::Nothing | Expect::Sum(_) => Vec::new(),
+    };
+    let named = origins.iter().filter(|origin| origin.trust == Trust::Client);
+    hosts.extend(named.filter_map(|origin| host_of(&origin.url)));
+    hosts
+}
+
 /// What a request below an ecosystem's mount turned out to be.
 pub(super) struct Routed {
     ecosystem: &'static dyn Ecosystem,
     at: usize,
     route: Result<Route, Rejection>,
+    /// What the route was made from, and by which policy its trust was settled.
+    upstreams: Arc<Upstreams>,
+    policy: u64,
 }
 
 /// None: the lookup names no address.

@@ -4,18 +4,15 @@
 use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
-use http::{HeaderMap, StatusCode};
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 use url::Url;
 
+use super::again::Ready;
 use super::forward;
 use super::hosts::{Hosts, host_of};
-use crate::cache::standing::Standing;
-use crate::model::digest::Digest;
 use crate::model::key::KeyHash;
 use crate::model::lookup::Lookup;
-use crate::model::outcome::Outcome;
 
 /// Memory for remembered addresses, roughly, in bytes.
 const KEPT_BYTES: u64 = 16 << 20;
@@ -37,18 +34,6 @@ pub(super) struct Target {
     policy: u64,
     /// What a plain request for it was answered with last.
     ready: ArcSwapOption<Ready>,
-}
-
-/// An answer that can be given again as long as its decision stands.
-pub(super) struct Ready {
-    pub standing: Standing,
-    pub outcome: Outcome,
-    pub status: StatusCode,
-    /// As they were sent.
-    pub headers: HeaderMap,
-    pub key: Option<KeyHash>,
-    pub digest: Option<Digest>,
-    pub fetch_ms: u32,
 }
 
 /// The addresses that were asked for last. Bounded.
@@ -83,11 +68,16 @@ impl Targets {
         self.of(raw, hosts, mirrored)
     }
 
+    /// An address that was asked for before, written the same way.
+    pub(super) fn known(&self, raw: &str, hosts: &Hosts) -> Option<Arc<Target>> {
+        self.known.get(raw).filter(|known| known.policy == hosts.version())
+    }
+
     /// *Shape*: what `parse` makes of `raw` depends on nothing else; a mirror's path begins with a slash, so that the
     /// two kinds are not mixed up.
     fn of(&self, raw: &str, hosts: &Hosts, parse: fn(&str) -> Option<Url>) -> Option<Arc<Target>> {
         let policy = hosts.version();
-        if let Some(known) = self.known.get(raw).filter(|known| known.policy == policy) {
+        if let Some(known) = self.known(raw, hosts) {
             return Some(known);
         }
         let target = Arc::new(Target::new(parse(raw)?, hosts, policy)?);

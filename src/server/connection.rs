@@ -19,7 +19,8 @@ use tokio_rustls::server::TlsStream;
 use super::admission::{Admission, Admitted};
 use super::counters::Counters;
 use super::framing::Framing;
-use super::guarded::{Guarded, Prefix};
+use super::guarded::{Guarded, Http1, Prefix};
+use super::lane::Lane;
 use super::pulse::{Order, Pulse, Stage};
 use super::service::{Session, answer};
 use super::settings::Limits;
@@ -170,7 +171,8 @@ where
     } else {
         pulse.set_stage(Stage::Between);
         let header_bytes = usize::try_from(shared.limits.header_bytes).unwrap_or(usize::MAX);
-        let guarded = Guarded::new(io, pulse, Some(Framing::new(header_bytes)), first, place);
+        let http1 = Http1 { framing: Framing::new(header_bytes), lane: Lane::new(session.clone()) };
+        let guarded = Guarded::new(io, pulse, Some(http1), first, place);
         Box::pin(serve_http1(shared, guarded, session))
     }
 }

@@ -19,6 +19,8 @@ pub struct Counters {
     pub shed: AtomicU64,
     /// Answered 4xx by the server itself: framing, header limits, forms of the target.
     pub malformed: AtomicU64,
+    /// Requests that were answered beside hyper.
+    pub repeated: AtomicU64,
     pub cut_handshake: AtomicU64,
     pub cut_slow_header: AtomicU64,
     pub cut_slow_body: AtomicU64,

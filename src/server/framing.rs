@@ -19,6 +19,8 @@ pub(crate) struct Framing {
     /// Bytes of the current head, or of the current trailers.
     bytes: usize,
     limit: usize,
+    heads: u32,
+    had_body: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -59,7 +61,30 @@ struct Ambiguous;
 impl Framing {
     /// *Units*: `limit` is the most bytes of a head.
     pub fn new(limit: usize) -> Framing {
-        Framing { state: State::RequestLine, head: Head::default(), carry: Vec::new(), bytes: 0, limit }
+        Framing {
+            state: State::RequestLine,
+            head: Head::default(),
+            carry: Vec::new(),
+            bytes: 0,
+            limit,
+            heads: 0,
+            had_body: false,
+        }
+    }
+
+    /// Heads that were read to their end. It wraps.
+    pub fn heads(&self) -> u32 {
+        self.heads
+    }
+
+    /// Whether anything but heads has come yet.
+    pub fn had_body(&self) -> bool {
+        self.had_body
+    }
+
+    /// Whether the next byte begins a head.
+    pub fn is_between_heads(&self) -> bool {
+        self.state == State::RequestLine && self.bytes == 0
     }
 
     pub fn stage(&self) -> Stage {
@@ -147,6 +172,8 @@ impl Framing {
             State::Fields if line.is_empty() => {
                 self.state = self.head.body()?;
                 self.bytes = 0;
+                self.heads = self.heads.wrapping_add(1);
+                self.had_body |= self.state != State::RequestLine;
             }
             State::Fields => self.head.field(line)?,
             State::ChunkSize => {

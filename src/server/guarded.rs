@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 
 use super::framing::Framing;
+use super::lane::Lane;
 use super::pulse::{Order, Pulse, Stage};
 
 /// Given to hyper in place of what must not be believed: no header, name, size or line can hold it, so that hyper
@@ -26,11 +27,17 @@ pub(crate) const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 pub(crate) struct Guarded<T, P> {
     inner: T,
     pulse: Arc<Pulse>,
-    framing: Option<Framing>,
+    http1: Option<Http1>,
     first: Prefix,
     refused: Option<usize>,
     ended: bool,
     _place: P,
+}
+
+/// What HTTP/1 needs beside hyper.
+pub(crate) struct Http1 {
+    pub framing: Framing,
+    pub lane: Lane,
 }
 
 /// Bytes that were read to tell the protocols apart.
@@ -77,9 +84,9 @@ impl Prefix {
 }
 
 impl<T: AsyncRead + AsyncWrite + Unpin, P> Guarded<T, P> {
-    /// *Shape*: without `framing` the bytes are not judged (HTTP/2).
-    pub fn new(inner: T, pulse: Arc<Pulse>, framing: Option<Framing>, first: Prefix, place: P) -> Guarded<T, P> {
-        Guarded { inner, pulse, framing, first, refused: None, ended: false, _place: place }
+    /// *Shape*: without `http1` the bytes are not judged (HTTP/2).
+    pub fn new(inner: T, pulse: Arc<Pulse>, http1: Option<Http1>, first: Prefix, place: P) -> Guarded<T, P> {
+        Guarded { inner, pulse, http1, first, refused: None, ended: false, _place: place }
     }
 
     /// Waits for the first bytes of the next request and keeps them to be read.
@@ -87,6 +94,9 @@ impl<T: AsyncRead + AsyncWrite + Unpin, P> Guarded<T, P> {
     /// *Shape*: false when the peer closed.
     pub async fn wake(&mut self) -> io::Result<bool> {
         self.first = Prefix::default();
+        if let Some(http1) = &mut self.http1 {
+            http1.lane.rest();
+        }
         let more = self.inner.read(&mut self.first.bytes).await?;
         self.first.len = u8::try_from(more).unwrap_or_default();
         Ok(more > 0)
@@ -95,7 +105,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin, P> Guarded<T, P> {
     /// Reads and drops what the peer still sends of a request that was answered early: closing at once would reset
     /// the connection and take the answer with it. Bounded in bytes and time.
     pub async fn linger(mut self) {
-        let in_middle = self.framing.as_ref().is_some_and(|framing| framing.stage() != Stage::Between);
+        let in_middle = self.http1.as_ref().is_some_and(|http1| http1.framing.stage() != Stage::Between);
         if self.ended || !in_middle {
             return;
         }
@@ -113,6 +123,39 @@ impl<T: AsyncRead + AsyncWrite + Unpin, P> Guarded<T, P> {
         let _ = tokio::time::timeout(LINGER, read_on).await;
     }
 
+    /// The next bytes of the connection; none at its end.
+    fn poll_fresh(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        // What was read ahead goes together with what follows: in two parts, hyper would double its buffer for it.
+        let ahead = self.first.give(buf);
+        let read = Pin::new(&mut self.inner).poll_read(cx, buf);
+        if !ahead && read?.is_pending() {
+            self.pulse.wait_to_read();
+            if self.pulse.stage() == Stage::Tunnel {
+                // Nobody drives a tunnel's connection: an order has to reach its reader.
+                self.pulse.register(cx.waker());
+            }
+            return Poll::Pending;
+        }
+        let fresh = buf.filled().len() - before;
+        self.ended = fresh == 0 && buf.remaining() > 0;
+        self.pulse.has_read(fresh);
+        Poll::Ready(Ok(()))
+    }
+
+    fn judge(&mut self, fresh: &[u8]) -> Judged {
+        let Some(Http1 { framing, lane }) = &mut self.http1 else { return Judged::ForHyper };
+        let (is_open, heads) = (lane.is_open(framing), framing.heads());
+        let judged = framing.scan(fresh);
+        self.pulse.set_stage(framing.stage());
+        let is_one_head = judged.is_ok() && framing.heads() == heads.wrapping_add(1) && framing.is_between_heads();
+        if is_open && is_one_head && lane.take(fresh) {
+            return Judged::Taken;
+        }
+        lane.handed_over(framing);
+        judged.map_or_else(|good| Judged::Refused { good }, |()| Judged::ForHyper)
+    }
+
     /// Hands over the refusal, and then the end.
     fn refuse(&mut self, buf: &mut ReadBuf<'_>) {
         let given = self.refused.unwrap_or(0);
@@ -124,6 +167,17 @@ impl<T: AsyncRead + AsyncWrite + Unpin, P> Guarded<T, P> {
     fn is_cut(&self) -> bool {
         self.pulse.order() == Order::Cut
     }
+}
+
+/// What becomes of bytes that came.
+enum Judged {
+    /// They were a request, which is answered.
+    Taken,
+    ForHyper,
+    /// Up to where they may be believed.
+    Refused {
+        good: usize,
+    },
 }
 
 fn cut() -> io::Error {
@@ -141,29 +195,21 @@ impl<T: AsyncRead + AsyncWrite + Unpin, P: Unpin> AsyncRead for Guarded<T, P> {
             return Poll::Ready(Ok(()));
         }
         let before = buf.filled().len();
-        // What was read ahead goes together with what follows: in two parts, hyper would double its buffer for it.
-        let ahead = this.first.give(buf);
-        let read = Pin::new(&mut this.inner).poll_read(cx, buf);
-        if !ahead && read?.is_pending() {
-            this.pulse.wait_to_read();
-            if this.pulse.stage() == Stage::Tunnel {
-                // Nobody drives a tunnel's connection: an order has to reach its reader.
-                this.pulse.register(cx.waker());
+        loop {
+            if let Some(http1) = &mut this.http1 {
+                ready!(http1.lane.pay(&mut this.inner, cx))?;
             }
-            return Poll::Pending;
-        }
-        let fresh = &buf.filled()[before..];
-        this.ended = fresh.is_empty() && buf.remaining() > 0;
-        this.pulse.has_read(fresh.len());
-        if let Some(framing) = &mut this.framing {
-            let judged = framing.scan(fresh);
-            this.pulse.set_stage(framing.stage());
-            if let Err(good) = judged {
-                buf.set_filled(before + good);
-                this.refuse(buf);
+            ready!(this.poll_fresh(cx, buf))?;
+            match this.judge(&buf.filled()[before..]) {
+                Judged::Taken => buf.set_filled(before),
+                Judged::ForHyper => return Poll::Ready(Ok(())),
+                Judged::Refused { good } => {
+                    buf.set_filled(before + good);
+                    this.refuse(buf);
+                    return Poll::Ready(Ok(()));
+                }
             }
         }
-        Poll::Ready(Ok(()))
     }
 }
 
@@ -193,6 +239,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin, P: Unpin> AsyncWrite for Guarded<T, P> {
         let poll = Pin::new(&mut this.inner).poll_flush(cx);
         if poll.is_pending() {
             this.pulse.wait_to_write();
+        } else if let Some(http1) = &mut this.http1 {
+            http1.lane.flushed(&http1.framing);
         }
         poll
     }

@@ -13,6 +13,7 @@ mod admission;
 mod connection;
 mod framing;
 mod guarded;
+mod lane;
 mod pulse;
 mod service;
 mod watch;

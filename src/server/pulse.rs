@@ -151,6 +151,11 @@ impl Pulse {
         beat.stage == Stage::Between && beat.in_flight == 0 && beat.waits_to_read && !beat.waits_to_write
     }
 
+    /// Whether as many requests as `heads` have begun, and ended.
+    pub fn has_settled(&self, heads: u32) -> bool {
+        self.in_flight.load(Relaxed) == 0 && self.requests.load(Relaxed) == heads
+    }
+
     pub fn register(&self, waker: &Waker) {
         self.waker.register(waker);
     }

@@ -32,6 +32,7 @@ pub enum Name {
     ConnectionsAccepted,
     ConnectionsRefused,
     ConnectionsCut,
+    RequestsRepeated,
     RequestsMalformed,
     RequestsShed,
     TasksRunning,
@@ -111,6 +112,7 @@ rows! {
     ConnectionsAccepted "larder_connections_accepted_total" Counter "connections" &[], "Client connections accepted.";
     ConnectionsRefused "larder_connections_refused_total" Counter "connections" &["why"], "Client connections closed at once.";
     ConnectionsCut "larder_connections_cut_total" Counter "connections" &["why"], "Client connections ended by a limit.";
+    RequestsRepeated "larder_requests_repeated_total" Counter "requests" &[], "Requests that came again byte for byte and were answered without being taken apart.";
     RequestsMalformed "larder_requests_malformed_total" Counter "requests" &[], "Requests refused for ambiguous or broken framing.";
     RequestsShed "larder_requests_shed_total" Counter "requests" &[], "Requests answered 429 by the rate limit.";
     TasksRunning "larder_tasks_running" Gauge "tasks" &[], "Background tasks and connections under way.";

@@ -4,7 +4,7 @@
 //! expired" (RFC 9111 §5.3), and a cache that guesses keeps such answers for years.
 
 use std::borrow::Cow;
-use std::time::UNIX_EPOCH;
+use std::time::{Duration, UNIX_EPOCH};
 
 use http::header::{HeaderMap, HeaderName};
 
@@ -18,6 +18,12 @@ pub fn parse(text: &str) -> Option<Timestamp> {
     let instant = httpdate::parse_http_date(&recased(text)).ok()?;
     let secs = instant.duration_since(UNIX_EPOCH).ok()?.as_secs();
     i64::try_from(secs).ok().map(Timestamp::from_secs)
+}
+
+/// Writes a date in the preferred form. What lies before 1970 is written as its first second.
+pub fn format(instant: Timestamp) -> String {
+    let millis = u64::try_from(instant.0).unwrap_or_default();
+    httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_millis(millis))
 }
 
 /// A field that must hold one date.

@@ -1,0 +1,132 @@
+//! The lane beside hyper: a request that the mount has answered before is answered where its bytes are read, and hyper
+//! never hears of it. Everything else goes on to hyper, which stays the one that decides what HTTP/1 means.
+//!
+//! It is open only while hyper holds nothing: every request it was handed has begun, ended and been flushed. So answers
+//! leave in the order of their requests. `Framing` has judged the bytes before the lane sees them.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use tokio::io::AsyncWrite;
+
+use super::counters::Counters;
+use super::framing::Framing;
+use super::pulse::Order;
+use super::service::Session;
+use crate::protocol::{Fields, Repeated};
+
+/// How many different heads of one connection are judged. A client that never repeats itself gains nothing by it.
+const JUDGED_MAX: u8 = 8;
+
+/// Answers what comes again on one connection.
+pub(crate) struct Lane {
+    session: Arc<Session>,
+    fields: Option<Fields>,
+    judged: u8,
+    /// hyper has nothing in hand.
+    is_clear: bool,
+    is_shut: bool,
+    owed: Option<Owed>,
+}
+
+/// An answer that the socket has not taken all of.
+struct Owed {
+    answer: Repeated,
+    sent: usize,
+}
+
+impl Lane {
+    pub fn new(session: Arc<Session>) -> Lane {
+        Lane { session, fields: None, judged: 0, is_clear: true, is_shut: false, owed: None }
+    }
+
+    /// Whether bytes that are read now may be answered here, if they turn out to be one whole head.
+    pub fn is_open(&self, framing: &Framing) -> bool {
+        self.is_clear && framing.is_between_heads() && self.session.pulse.order() == Order::Live
+    }
+
+    /// Bytes went on to hyper.
+    pub fn handed_over(&mut self, framing: &Framing) {
+        self.is_clear = false;
+        // Whether hyper has read a body to its end is not seen from here.
+        self.is_shut = framing.had_body();
+    }
+
+    /// hyper has flushed all it had.
+    pub fn flushed(&mut self, framing: &Framing) {
+        self.is_clear = !self.is_shut && self.session.pulse.has_settled(framing.heads());
+    }
+
+    /// Gives up what only a busy connection needs.
+    pub fn rest(&mut self) {
+        self.fields = None;
+        self.judged = self.judged.saturating_sub(1);
+    }
+
+    /// Takes on a request, if it came before. `head` is one whole head and nothing else; `pay` sends the answer.
+    pub fn take(&mut self, head: &[u8]) -> bool {
+        let Some(answer) = self.answer_to(head) else { return false };
+        self.session.pulse.request_began();
+        Counters::up(&self.session.counters.repeated);
+        self.owed = Some(Owed { answer, sent: 0 });
+        true
+    }
+
+    fn answer_to(&mut self, head: &[u8]) -> Option<Repeated> {
+        let end = memchr::memchr(b'\n', head)?;
+        let line = std::str::from_utf8(&head[..end]).ok()?;
+        let target = line.strip_prefix("GET ")?.strip_suffix(" HTTP/1.1\r")?;
+        let session = &self.session;
+        if target.len() > session.target_bytes {
+            return None;
+        }
+        if !self.fields.as_ref().is_some_and(|fields| fields.are(target, &head[end + 1..])) {
+            if self.judged >= JUDGED_MAX {
+                return None;
+            }
+            self.judged += 1;
+            self.fields = session.root.acquaint(head, &session.peer);
+        }
+        let answer = session.root.again(target, self.fields.as_mut()?, &session.peer)?;
+        // One that may not ask is told so by hyper's way.
+        session.bucket.as_ref().is_none_or(|bucket| bucket.take()).then_some(answer)
+    }
+
+    /// Sends what is owed.
+    ///
+    /// *Errors*: the connection's; it is of no use after one.
+    pub fn pay<T: AsyncWrite + Unpin>(&mut self, to: &mut T, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let pulse = &self.session.pulse;
+        while let Some(owed) = &mut self.owed {
+            let rest = owed.answer.rest(owed.sent).map(IoSlice::new);
+            let first = rest.iter().position(|piece| !piece.is_empty()).unwrap_or(0);
+            let poll = Pin::new(&mut *to).poll_write_vectored(cx, &rest[first..]);
+            if poll.is_pending() {
+                pulse.wait_to_write();
+            }
+            let written = ready!(poll)?;
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            pulse.wrote(written);
+            owed.sent += written;
+            if owed.sent == owed.answer.wire_bytes()
+                && let Some(owed) = self.owed.take()
+            {
+                owed.answer.gone_out();
+                pulse.request_ended();
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Drop for Lane {
+    fn drop(&mut self) {
+        if self.owed.is_some() {
+            self.session.pulse.request_ended();
+        }
+    }
+}
