@@ -143,17 +143,17 @@ impl<T: AsyncRead + AsyncWrite + Unpin, P> Guarded<T, P> {
         Poll::Ready(Ok(()))
     }
 
-    fn judge(&mut self, fresh: &[u8]) -> Judged {
-        let Some(Http1 { framing, lane }) = &mut self.http1 else { return Judged::ForHyper };
+    fn judge(&mut self, fresh: &[u8], cx: &mut Context<'_>) -> io::Result<Judged> {
+        let Some(Http1 { framing, lane }) = &mut self.http1 else { return Ok(Judged::ForHyper) };
         let (is_open, heads) = (lane.is_open(framing), framing.heads());
         let judged = framing.scan(fresh);
         self.pulse.set_stage(framing.stage());
         let is_one_head = judged.is_ok() && framing.heads() == heads.wrapping_add(1) && framing.is_between_heads();
-        if is_open && is_one_head && lane.take(fresh) {
-            return Judged::Taken;
+        if is_open && is_one_head && lane.take(fresh, &mut self.inner, cx)? {
+            return Ok(Judged::Taken);
         }
         lane.handed_over(framing);
-        judged.map_or_else(|good| Judged::Refused { good }, |()| Judged::ForHyper)
+        Ok(judged.map_or_else(|good| Judged::Refused { good }, |()| Judged::ForHyper))
     }
 
     /// Hands over the refusal, and then the end.
@@ -200,7 +200,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin, P: Unpin> AsyncRead for Guarded<T, P> {
                 ready!(http1.lane.pay(&mut this.inner, cx))?;
             }
             ready!(this.poll_fresh(cx, buf))?;
-            match this.judge(&buf.filled()[before..]) {
+            match this.judge(&buf.filled()[before..], cx)? {
                 Judged::Taken => buf.set_filled(before),
                 Judged::ForHyper => return Poll::Ready(Ok(())),
                 Judged::Refused { good } => {

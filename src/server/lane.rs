@@ -13,7 +13,7 @@ use tokio::io::AsyncWrite;
 
 use super::counters::Counters;
 use super::framing::Framing;
-use super::pulse::Order;
+use super::pulse::{Order, Pulse};
 use super::service::Session;
 use crate::protocol::{Fields, Repeated};
 
@@ -23,12 +23,12 @@ const JUDGED_MAX: u8 = 8;
 /// Answers what comes again on one connection.
 pub(crate) struct Lane {
     session: Arc<Session>,
-    fields: Option<Fields>,
+    fields: Option<Box<Fields>>,
     judged: u8,
     /// hyper has nothing in hand.
     is_clear: bool,
     is_shut: bool,
-    owed: Option<Owed>,
+    owed: Option<Box<Owed>>,
 }
 
 /// An answer that the socket has not taken all of.
@@ -65,13 +65,24 @@ impl Lane {
         self.judged = self.judged.saturating_sub(1);
     }
 
-    /// Takes on a request, if it came before. `head` is one whole head and nothing else; `pay` sends the answer.
-    pub fn take(&mut self, head: &[u8]) -> bool {
-        let Some(answer) = self.answer_to(head) else { return false };
+    /// Takes on a request, if it came before, and sends what the connection takes of the answer. `head` is one whole head
+    /// and nothing else. False: it is hyper's.
+    ///
+    /// *Errors*: the connection's; it is of no use after one.
+    pub fn take<T: AsyncWrite + Unpin>(&mut self, head: &[u8], to: &mut T, cx: &mut Context<'_>) -> io::Result<bool> {
+        let Some(answer) = self.answer_to(head) else { return Ok(false) };
         self.session.pulse.request_began();
         Counters::up(&self.session.counters.repeated);
-        self.owed = Some(Owed { answer, sent: 0 });
-        true
+        let mut owed = Owed { answer, sent: 0 };
+        match owed.pay(&self.session.pulse, to, cx) {
+            Poll::Ready(paid) => {
+                self.session.pulse.request_ended();
+                paid?;
+                owed.answer.gone_out();
+            }
+            Poll::Pending => self.owed = Some(Box::new(owed)),
+        }
+        Ok(true)
     }
 
     fn answer_to(&mut self, head: &[u8]) -> Option<Repeated> {
@@ -87,7 +98,7 @@ impl Lane {
                 return None;
             }
             self.judged += 1;
-            self.fields = session.root.acquaint(head, &session.peer);
+            self.fields = session.root.acquaint(head, &session.peer).map(Box::new);
         }
         let answer = session.root.again(target, self.fields.as_mut()?, &session.peer)?;
         // One that may not ask is told so by hyper's way.
@@ -96,11 +107,23 @@ impl Lane {
 
     /// Sends what is owed.
     ///
-    /// *Errors*: the connection's; it is of no use after one.
+    /// *Errors*: as `take`.
     pub fn pay<T: AsyncWrite + Unpin>(&mut self, to: &mut T, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let pulse = &self.session.pulse;
-        while let Some(owed) = &mut self.owed {
-            let rest = owed.answer.rest(owed.sent).map(IoSlice::new);
+        if let Some(owed) = &mut self.owed {
+            ready!(owed.pay(&self.session.pulse, to, cx))?;
+        }
+        if let Some(owed) = self.owed.take() {
+            self.session.pulse.request_ended();
+            owed.answer.gone_out();
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Owed {
+    fn pay<T: AsyncWrite + Unpin>(&mut self, pulse: &Pulse, to: &mut T, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.sent < self.answer.wire_bytes() {
+            let rest = self.answer.rest(self.sent).map(IoSlice::new);
             let first = rest.iter().position(|piece| !piece.is_empty()).unwrap_or(0);
             let poll = Pin::new(&mut *to).poll_write_vectored(cx, &rest[first..]);
             if poll.is_pending() {
@@ -111,13 +134,7 @@ impl Lane {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
             pulse.wrote(written);
-            owed.sent += written;
-            if owed.sent == owed.answer.wire_bytes()
-                && let Some(owed) = self.owed.take()
-            {
-                owed.answer.gone_out();
-                pulse.request_ended();
-            }
+            self.sent += written;
         }
         Poll::Ready(Ok(()))
     }
