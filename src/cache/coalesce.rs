@@ -103,6 +103,18 @@ impl Flight {
         self.stage.subscribe()
     }
 
+    /// Whether an asker has to wait: there is no head yet, or it is all of the answer and not yet proven and recorded.
+    /// Of other answers the last piece is withheld instead; an empty one has none.
+    pub fn is_awaited(&self, stage: &Stage) -> bool {
+        match stage {
+            Stage::Asking => true,
+            Stage::Streaming { .. } => self.head.get().is_some_and(|head| head.len == Some(0)),
+            Stage::Overflowed { .. } | Stage::Sealed(_) | Stage::Kept(..) | Stage::HandedOff(_) | Stage::Failed(_) => {
+                false
+            }
+        }
+    }
+
     pub fn is_doubtful(&self) -> bool {
         self.doubtful.load(Ordering::Acquire)
     }

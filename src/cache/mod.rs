@@ -339,7 +339,7 @@ impl Inner {
             Boarded::Joined(seat) => (seat, Outcome::Coalesced),
         };
         let mut watch = seat.flight.watch();
-        let stage = match watch.wait_for(|stage| !matches!(stage, Stage::Asking)).await {
+        let stage = match watch.wait_for(|stage| !seat.flight.is_awaited(stage)).await {
             Ok(stage) => stage.clone(),
             Err(_) => return Err(CacheError::Abandoned),
         };

@@ -118,6 +118,24 @@ fn a_wrong_checksum_is_never_served_nor_kept() {
     }
 }
 
+/// A head alone is the whole of an empty answer: there is no last piece to withhold.
+#[test]
+fn nothing_in_the_place_of_a_crate_is_never_served_nor_kept() {
+    let (_dir, upstream, server) = start();
+    let crates = Crates::on(&upstream);
+    let body = Body::new(26, 900);
+    crates.publish("hollow", body);
+    upstream.put(&Crates::download_path("hollow"), Resource::seed(26, 0));
+    let sum = crate::support::body::sha256_hex(&body.whole());
+    let target = crates.download_target(&server, "hollow", &sum);
+    for _ in 0..2 {
+        let reply = server.get(&target);
+        assert!(reply.status >= 500, "an empty crate ended cleanly: {} {}", reply.status, reply.cache_status());
+    }
+    upstream.put(&Crates::download_path("hollow"), Resource::seed(26, 900));
+    heals(&server, &target, body.digest());
+}
+
 #[test]
 fn a_drip_is_passed_on_as_it_comes() {
     let (_dir, upstream, server) = start();

@@ -44,6 +44,36 @@ async fn bytes_that_do_not_match_are_never_whole_nor_kept() {
     }
 }
 
+/// Its head is all of it: there is no last byte to withhold.
+#[tokio::test]
+async fn an_empty_answer_that_does_not_match_is_not_even_begun() {
+    let bed = Bed::new();
+    let good = noise(2, 100);
+    bed.upstream.answers("/a", [Script::ok(""), Script::ok(good.clone())]);
+    let lookup = expecting(immutable("/a"), &good);
+    let (one, two) = tokio::join!(bed.get(&lookup), bed.get(&lookup));
+    for served in [one, two] {
+        let error = served.err();
+        assert!(matches!(error, Some(CacheError::Mismatch { .. })), "{error:?}");
+    }
+    assert_eq!(bed.kept(&lookup).await, 0);
+    let (outcome, _, got) = bed.fetch(&lookup).await;
+    assert!(outcome == Outcome::Miss && got == good);
+}
+
+/// Else a flush that the client asks for next would not cover it.
+#[tokio::test]
+async fn an_empty_answer_is_recorded_before_it_is_given() {
+    let bed = Bed::new();
+    bed.upstream.answers("/a", [Script::ok("")]);
+    bed.upstream.answers("/b", [Script::new(404, "")]);
+    for lookup in [immutable("/a"), immutable("/b")] {
+        let served = bed.get(&lookup).await.expect("an answer");
+        assert_eq!(bed.kept(&lookup).await, 1);
+        assert_eq!(drain(served).await.0, b"");
+    }
+}
+
 #[tokio::test]
 async fn a_wrong_length_is_never_whole_nor_kept() {
     for (said, len) in [(2 * MIB as u64, MIB), (MIB as u64 / 2, MIB), (10, 0)] {
