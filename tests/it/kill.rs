@@ -1,17 +1,18 @@
 //! `kill -9` at any moment: what was acknowledged is there, nothing wrong is served, and it is back within a second.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::support::alone;
 use crate::support::machine::scratch;
+use crate::support::promises::Promises;
 use crate::support::seed::Chance;
 use crate::support::server::Setup;
 use crate::support::workload::{Found, Workload};
 
 /// Cycles in one run; `LARDER_KILL_CYCLES` for a longer one.
-fn cycles() -> u64 {
-    std::env::var("LARDER_KILL_CYCLES").ok().and_then(|text| text.parse().ok()).unwrap_or(300)
+fn cycles(usual: u64) -> u64 {
+    std::env::var("LARDER_KILL_CYCLES").ok().and_then(|text| text.parse().ok()).unwrap_or(usual)
 }
 
 /// A check stops the upstream: only each so many cycles, so that the breaker does not set the pace.
@@ -25,7 +26,7 @@ fn three_hundred_kills_lose_nothing_acknowledged() {
     let setup = Setup::below(dir.path());
     let mut workload = Workload::new(chance.next());
     let (mut found, mut wrong, mut starts) = (Found::default(), 0, Vec::new());
-    for cycle in 0..cycles() {
+    for cycle in 0..cycles(300) {
         let server = setup.start();
         starts.push(server.started_in);
         workload.begin_life();
@@ -62,4 +63,48 @@ fn three_hundred_kills_lose_nothing_acknowledged() {
     // One start in twenty may meet a busy machine.
     let most = starts[starts.len() * 19 / 20];
     assert!(most < Duration::from_secs(1), "restart takes {most:?}");
+}
+
+/// How long a server may take to promise something.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Segments that are full after a few blobs, whatever the budget is.
+const SMALL_SEGMENTS: &str = "\n[store]\nsegment_bytes = 262144\n";
+
+#[test]
+fn killed_right_after_its_word_it_keeps_it() {
+    let _alone = alone();
+    let mut chance = Chance::announced("kill -9 after an acknowledgement");
+    let dir = scratch();
+    let setup = Setup::below(dir.path()).config(SMALL_SEGMENTS);
+    let cut_off = setup.clone().argument("--offline");
+    let promises = Promises::new(chance.next());
+    for cycle in 0..cycles(60) {
+        let server = setup.start();
+        promises.begin_life();
+        let (addr, stop) = (server.addr(), AtomicBool::new(false));
+        let (enough, pause) = (1 + chance.below(12), Duration::from_micros(chance.below(300)));
+        std::thread::scope(|scope| {
+            scope.spawn(|| promises.traffic(addr, 4, cycle, &stop));
+            let (asked, mut promised) = (Instant::now(), None);
+            // Looking again at once: a sleep would be longer than what is to be hit.
+            while promised.is_none_or(|at: Instant| at.elapsed() < pause) && asked.elapsed() < PATIENCE {
+                promised = promised.or((promises.made() >= enough).then(Instant::now));
+                std::thread::yield_now();
+            }
+            server.kill();
+            stop.store(true, Ordering::Relaxed);
+        });
+        // Starts that end before they have begun to be of use.
+        for _ in 0..chance.below(3) {
+            let server = setup.start();
+            std::thread::sleep(Duration::from_micros(chance.below(3_000)));
+            server.kill();
+        }
+        let server = cut_off.start();
+        let lost = promises.check(&server, &mut chance);
+        server.kill();
+        assert!(lost.is_empty() && promises.wrong() == 0, "cycle {cycle}: {} wrong, {lost:#?}", promises.wrong());
+    }
+    println!("{} promises kept", promises.len());
 }

@@ -5,6 +5,7 @@
 pub mod body;
 pub mod client;
 pub mod machine;
+pub mod promises;
 pub mod registry;
 pub mod resource;
 pub mod seed;
