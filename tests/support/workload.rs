@@ -85,9 +85,10 @@ impl Workload {
     fn add_object(&self) -> u64 {
         let mut objects = self.objects.lock().expect("no panic while locked");
         let object = *objects;
-        *objects += 1;
         let body = self.body(object);
+        // Upstream first: who reads the number finds what it names.
         self.upstream.put(&Workload::path(object), Resource::seed(body.seed, body.len));
+        *objects += 1;
         object
     }
 
