@@ -263,6 +263,10 @@ impl Inner {
                 self.store.close_segment(segment.number);
                 // What was appended and recorded a moment ago is found only once it is committed.
                 self.index.flush().await?;
+                // What was appended and is still to be recorded is not found at all.
+                if !self.store.is_told(segment.number) {
+                    continue;
+                }
             }
             let Some(survey) = self.survey(&segment, class_mean).await? else { continue };
             let freed = Collected {

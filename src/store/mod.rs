@@ -205,6 +205,12 @@ impl Store {
         self.inner.segments.close(segment);
     }
 
+    /// Whether nobody holds the handle of an append to a segment any more: all that is in it has been recorded, or is
+    /// nobody's. Of a closed one this stays so.
+    pub fn is_told(&self, segment: u32) -> bool {
+        self.inner.segments.is_told(segment)
+    }
+
     /// Unlinks a whole segment, after the index dropped or moved all its places. Who reads it goes on. Blocks.
     ///
     /// *Errors*: `Gone` when there is none; after `Io` it is still there.

@@ -28,6 +28,8 @@ pub(super) struct Segment {
     pub live_bytes: AtomicI64,
     pub live_blobs: AtomicI64,
     pub reading: Arc<AtomicUsize>,
+    /// Appends whose handles somebody holds: not yet recorded, as far as this room can tell.
+    held: AtomicUsize,
 }
 
 struct Appending {
@@ -54,10 +56,13 @@ enum Phase {
 
 /// Room in a segment for one record.
 pub(super) struct Slot {
-    pub segment: Arc<Segment>,
+    pub append: Append,
     pub offset: u64,
     pub descriptor: Arc<dyn Descriptor>,
 }
+
+/// An append that is under way or waits to be recorded. While there is one, nobody knows all that is in the segment.
+pub(super) struct Append(Arc<Segment>);
 
 impl Segment {
     /// One that an earlier run left, `end` bytes long. Closed until it is reopened.
@@ -86,6 +91,7 @@ impl Segment {
             live_bytes: AtomicI64::new(0),
             live_blobs: AtomicI64::new(0),
             reading: Arc::new(AtomicUsize::new(0)),
+            held: AtomicUsize::new(0),
         }
     }
 
@@ -104,6 +110,11 @@ impl Segment {
 
     pub fn is_open(&self) -> bool {
         self.state.lock().phase == Phase::Open
+    }
+
+    /// Whether every append has been recorded or given up.
+    pub fn is_told(&self) -> bool {
+        self.held.load(Ordering::Acquire) == 0
     }
 
     /// Goes on with an old segment at its real end. False when it is of no use any more.
@@ -127,7 +138,9 @@ impl Segment {
         let offset = state.end;
         state.end += bytes;
         state.writing.insert(offset);
-        Some(Slot { segment: self.clone(), offset, descriptor })
+        // Under the lock: once it is closed, appends only end.
+        self.held.fetch_add(1, Ordering::AcqRel);
+        Some(Slot { append: Append(self.clone()), offset, descriptor })
     }
 
     /// The record at `offset` is written.
@@ -199,11 +212,29 @@ impl Appending {
     }
 }
 
-impl Unsynced for Segment {
+impl Append {
+    pub fn segment(&self) -> &Segment {
+        &self.0
+    }
+}
+
+impl Drop for Append {
+    fn drop(&mut self) {
+        self.0.held.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+impl Unsynced for Append {
     fn object(&self) -> u64 {
-        u64::from(self.number)
+        u64::from(self.0.number)
     }
 
+    fn sync(&self) -> io::Result<()> {
+        self.0.sync()
+    }
+}
+
+impl Segment {
     fn sync(&self) -> io::Result<()> {
         let _one_at_a_time = self.syncing.lock();
         let Some(sync) = self.unsynced()? else { return Ok(()) };

@@ -109,7 +109,8 @@ impl Segments {
         data: &[u8],
     ) -> Result<(Place, Dirty), StoreError> {
         let bytes = record_bytes(data.len() as u64);
-        let Slot { segment, offset, descriptor } = self.slot(marks, class, bytes)?;
+        let Slot { append, offset, descriptor } = self.slot(marks, class, bytes)?;
+        let segment = append.segment();
         self.budget.count(class, Kind::Segment, signed(bytes), 1);
         let seal = Seal { class, digest: *digest, len: data.len() as u64, sum: xxh3_64(data) }.encode(Magic::Record);
         if let Err(error) = write_all(&*descriptor, &mut [IoSlice::new(&seal), IoSlice::new(data)], offset) {
@@ -126,7 +127,7 @@ impl Segments {
         segment.live_blobs.fetch_add(1, Ordering::Relaxed);
         let offset = u32::try_from(offset).expect("a segment is at most 1 GiB");
         let place = Place { tier: TierName::Segment, object: segment.number, offset, len: data.len() as u64 };
-        Ok((place, segment))
+        Ok((place, Arc::new(append)))
     }
 
     fn slot(&self, marks: &Marks, class: Class, bytes: u64) -> Result<Slot, StoreError> {
@@ -287,6 +288,11 @@ impl Segments {
         }
         segment.close();
         Some(segment.class())
+    }
+
+    /// Whether every append to a segment has been recorded or given up.
+    pub fn is_told(&self, number: u32) -> bool {
+        self.table.read().get(&number).is_none_or(|segment| segment.is_told())
     }
 
     /// Unlinks a segment. Who reads it goes on. Blocks.

@@ -46,8 +46,8 @@ pub struct SealedBlob {
     pub sums: Vec<Checksum>,
     pub len: u64,
     pub place: Place,
-    /// To be synced before the place is recorded. A file whose handle is dropped unsynced is removed; of a blob in a
-    /// segment that is never recorded, `Store::remove` is told.
+    /// To be synced before the place is recorded, and held until it is: a file whose handle is dropped unsynced is
+    /// removed, a segment may then be retired. Of a blob in a segment that is never recorded, `Store::remove` is told.
     pub dirty: Dirty,
     /// The bytes, when the blob is small enough for a segment. Exact: nobody's slice.
     pub small: Option<Bytes>,

@@ -3,10 +3,13 @@
 use futures_util::future::join_all;
 
 use super::*;
+use crate::index::Ack;
 use crate::index::ledger::RecordLine;
+use crate::index::record::{NewBlob, Record};
 use crate::model::digest::Digest;
 use crate::model::key::KeyHash;
 use crate::model::place::Class;
+use crate::store::Intent;
 
 fn small() -> Bed {
     Bed::with(Settings {
@@ -237,4 +240,24 @@ async fn two_copies_of_one_blob_leave_one() {
         let (outcome, _, got) = bed.fetch(&immutable(path)).await;
         assert!(matches!(outcome, Outcome::Hit(_)) && got == bytes);
     }
+}
+
+/// Its fill is on the way to the index with it: eviction, which finds nothing that names it, must not be faster.
+#[tokio::test]
+async fn what_is_sealed_and_not_yet_recorded_keeps_its_segment() {
+    let bed = small();
+    let bytes = noise(1, 1000);
+    let intent = Intent { len: Some(1000), class: Class::Trusted, sums: Vec::new() };
+    let mut writer = bed.store.writer(intent).expect("room");
+    writer.write(bytes).await.expect("taken");
+    let sealed = writer.seal(&[], Some(1000)).await.expect("sealed");
+    let (digest, place) = (sealed.digest, sealed.place);
+    let done = bed.cache.collect(Some(0), false).await.expect("collected");
+    assert_eq!(done.freed_segments, 0);
+    let blob = NewBlob { digest, sums: sealed.sums, place, class: Class::Trusted, dirty: sealed.dirty };
+    let record = Record { blob: Some(blob), ..Record::default() };
+    bed.index.record(record, Ack::Durable).await.expect("its bytes are there to be synced");
+    bed.store.verify_blob(&digest, &place).expect("its bytes are good");
+    let done = bed.cache.collect(Some(0), false).await.expect("collected");
+    assert_eq!((done.freed_objects, done.freed_segments), (1, 1), "once recorded it goes as any other");
 }
