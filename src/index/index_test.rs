@@ -4,12 +4,14 @@ use std::sync::Arc;
 
 use super::catalog::{PrefixAsk, Put};
 use super::error::IndexError;
-use super::record::{Forget, NewBlob, Record};
+use super::record::{Forget, NewBlob, Record, seat_of};
+use super::table::Use;
 use super::testing::{Fate, blob, clock, entry, key, open, open_with, place, put, sha256, stored};
 use super::{Ack, Index, Presence, Settings};
 use crate::model::checksum::Checksum;
 use crate::model::digest::Digest;
 use crate::model::entry::Entry;
+use crate::model::place::Class;
 use crate::model::realm::{Realm, Scope};
 
 const PUBLIC: fn() -> [Realm; 1] = || [Realm::public()];
@@ -120,6 +122,30 @@ async fn a_failed_copy_of_what_another_keeps_harms_nobody() {
     second.expect("its copy is good");
     assert_eq!(index.place(&Digest::of(b"two")), Presence::Present(place(4, 3)));
     assert_eq!(bodies(&index, "d").await, [Some(Digest::of(b"two"))]);
+}
+
+/// Whatever the table thought, the rows are the truth: else it names bytes that are about to be removed.
+#[tokio::test]
+async fn the_place_that_was_committed_is_the_one_that_is_told() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let index = open(dir.path());
+    let of_class = |class, object, fate| Record {
+        blob: Some(NewBlob { class, ..blob(b"same", object, fate) }),
+        ..stored("a", b"same", object)
+    };
+    index.record(of_class(Class::Document, 1, Fate::Kept), Ack::Durable).await.expect("records");
+    // It takes the seat, and gives back the place but not the class.
+    index.record(of_class(Class::Trusted, 2, Fate::Lost), Ack::Durable).await.expect_err("its copy is lost");
+    index.record(of_class(Class::Trusted, 3, Fate::Kept), Ack::Durable).await.expect("records");
+    let digest = Digest::of(b"same");
+    assert_eq!(index.superseded(), [(digest, place(1, 4))]);
+    assert_eq!(index.place(&digest), Presence::Present(place(3, 4)));
+
+    // A seat without a row, as a drop leaves it that a loading table overtook.
+    let (stale, used) = (Digest::of(b"stale"), Use::default());
+    index.core.table.put(&seat_of(&stale, &[], place(4, 5), Class::Trusted, used));
+    index.record(stored("b", b"stale", 5), Ack::Durable).await.expect("records");
+    assert_eq!(index.place(&stale), Presence::Present(place(5, 5)));
 }
 
 #[tokio::test]

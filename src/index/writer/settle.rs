@@ -52,13 +52,19 @@ fn settle_blob(core: &Core, blob: &NewBlob, seated: Seated, written: Written) {
     let prefix = blob.digest.prefix();
     match written {
         Written::Here => {
-            if let Seated::Kept(_) = seated {
+            if let Seated::Kept(standing) = seated {
                 // The place that stood when this was recorded has gone meanwhile: dropped, or never made durable.
-                let used = Use { last: core.minutes(), hits: 0 };
-                core.table.put(&seat_of(&blob.digest, &blob.sums, blob.place, blob.class, used));
+                if !core.table.move_if(&prefix, &standing, &blob.place) {
+                    let used = Use { last: core.minutes(), hits: 0 };
+                    core.table.put(&seat_of(&blob.digest, &blob.sums, blob.place, blob.class, used));
+                }
             }
         }
-        Written::Replaced(old) => supersede(core, blob.digest, old),
+        Written::Replaced(old) => {
+            // A better copy that failed has left its class to the place that stood before it.
+            core.table.move_if(&prefix, &old, &blob.place);
+            supersede(core, blob.digest, old);
+        }
         Written::Kept(standing) => {
             core.table.move_if(&prefix, &blob.place, &standing);
             supersede(core, blob.digest, blob.place);
