@@ -58,9 +58,12 @@ impl Index {
         if let Some(seat) = self.core.table.get(&digest.prefix()) {
             return Presence::Present(seat.place);
         }
-        match self.core.unseated.get(digest) {
+        // What that look missed may have come since, with the end of loading: an absence counts only after it.
+        let complete = self.core.is_complete();
+        let seat = if complete { self.core.table.get(&digest.prefix()) } else { None };
+        match seat.map(|seat| seat.place).or_else(|| self.core.unseated.get(digest)) {
             Some(place) => Presence::Present(place),
-            None if self.core.is_complete() => Presence::Absent,
+            None if complete => Presence::Absent,
             None => Presence::Unknown,
         }
     }

@@ -199,8 +199,9 @@ impl Core {
         }
         for (key, answers) in answers {
             let body = answers.first().and_then(|entry| entry.body).map(|body| body.prefix());
-            self.table.name(&key.0, body.as_ref());
+            // First the answer: a key that changes homes in the table is in neither for a moment.
             self.recent.set(&key, answers.into(), seq);
+            self.table.name(&key.0, body.as_ref());
             order.note_key(&self.table, &key);
         }
         // Old versions of documents go first, unless another key asks for them again.
