@@ -1,9 +1,10 @@
 //! Composition root: settings to parts, start and stop order.
 //!
-//! Start: gate (refuses an open door), the predecessor's sockets, index (owns the directory), store, upstream client,
+//! Start: gate (refuses an open door), the predecessor's sockets, the directory's lock, store, index, upstream client,
 //! engine, front, server. Stop: the other way round; what was acknowledged is committed before the directory is let go.
 
 mod control;
+mod directory;
 mod metrics;
 
 use std::collections::BTreeMap;
@@ -21,8 +22,6 @@ use crate::cache::{Cache, Parts};
 use crate::config::{Config, Variables};
 use crate::ecosystem;
 use crate::index::Index;
-use crate::index::error::IndexError;
-use crate::index::open::OnPlace;
 use crate::model::lookup::{Fallback, Trust, Upstream};
 use crate::model::outcome::Outcome;
 use crate::model::units::rounded_bytes;
@@ -40,7 +39,7 @@ use crate::server::front::{Doors, Server};
 use crate::server::handover::{Control as HandoverControl, Takeover};
 use crate::server::tls::Certificates;
 use crate::server::{ca, front, systemd};
-use crate::store::{Store, SystemFiles};
+use crate::store::Store;
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::metrics::Metrics;
 use crate::upstream::client::Client;
@@ -155,8 +154,8 @@ pub async fn start(config: Config, options: StartOptions) -> Result<Running, Sta
     gate.check_listen(&config.server.listen)?;
     let given = systemd::sockets().map_err(StartError::failed)?;
     let inherited = if options.embedded || !given.is_empty() { given } else { take_over(&dir).await? };
-    let store = Store::open(&dir, &config.store, SystemFiles::shared(), clock.clone()).map_err(StartError::failed)?;
-    let index = open_index(&dir, &config, &clock, &store, !inherited.is_empty()).await?;
+    let patience = (!inherited.is_empty()).then_some(HANDOVER_PATIENCE);
+    let (store, index) = directory::open(&dir, &config, &clock, patience).await?;
     let client = Client::new(config.upstream.clone(), clock.clone(), tasks.clone()).map_err(|error| {
         StartError::new(
             StartErrorKind::Config,
@@ -209,31 +208,6 @@ async fn take_over(dir: &Path) -> Result<Vec<std::net::TcpListener>, StartError>
             Ok(Vec::new())
         }
     }
-}
-
-async fn open_index(
-    dir: &Path,
-    config: &Config,
-    clock: &Arc<dyn Clock>,
-    store: &Store,
-    after_handover: bool,
-) -> Result<Index, StartError> {
-    let accounts = store.clone();
-    let on_place: OnPlace = Box::new(move |_, place, class| accounts.adopt([(*place, class)]));
-    let opened = if after_handover {
-        Index::open_when_free(dir, &config.index, clock.clone(), on_place, HANDOVER_PATIENCE).await
-    } else {
-        Index::open(dir, &config.index, clock.clone(), on_place)
-    };
-    opened.map_err(|error| match error {
-        IndexError::Locked { .. } => StartError::new(
-            StartErrorKind::InUse,
-            error.to_string(),
-            "stop the other larder, or give this one its own directory with --data DIR",
-        ),
-        IndexError::Newer { .. } => StartError::new(StartErrorKind::Config, error.to_string(), "nothing was changed"),
-        other => StartError::failed(other),
-    })
 }
 
 /// Makes larder's own certificate authority in a data directory, if it is not there.

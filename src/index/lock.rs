@@ -12,9 +12,9 @@ use super::error::IndexError;
 /// How often a waiting successor looks again.
 const LOOK: Duration = Duration::from_millis(10);
 
-/// The lock, held until dropped.
+/// The lock, held until dropped. Whatever is in the directory is opened under it: its owner may still change it.
 #[derive(Debug)]
-pub(super) struct DirectoryLock {
+pub struct DirectoryLock {
     _file: File,
 }
 
@@ -22,7 +22,7 @@ impl DirectoryLock {
     /// Takes the lock at once.
     ///
     /// *Errors*: `Locked` with the owner's process id.
-    pub(super) fn take(dir: &Path) -> Result<DirectoryLock, IndexError> {
+    pub fn take(dir: &Path) -> Result<DirectoryLock, IndexError> {
         std::fs::create_dir_all(dir).map_err(|error| cannot("make the data directory", &error))?;
         let path = dir.join("lock");
         let options = File::options().read(true).write(true).create(true).truncate(false).open(path);
@@ -40,7 +40,7 @@ impl DirectoryLock {
     /// Waits for the owner to let go, at most `patience`: for a successor that takes over in place.
     ///
     /// *Cancel*: nothing is held.
-    pub(super) async fn wait(dir: &Path, patience: Duration) -> Result<DirectoryLock, IndexError> {
+    pub async fn wait(dir: &Path, patience: Duration) -> Result<DirectoryLock, IndexError> {
         let waited = tokio::time::timeout(patience, async {
             loop {
                 match DirectoryLock::take(dir) {

@@ -18,7 +18,7 @@ mod core;
 mod facts;
 mod format;
 mod load;
-mod lock;
+pub mod lock;
 pub mod open;
 mod recent;
 mod writer;

@@ -4,7 +4,6 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
 use quick_cache::sync::Cache;
@@ -54,24 +53,11 @@ impl Index {
         clock: Arc<dyn Clock>,
         on_place: OnPlace,
     ) -> Result<Index, IndexError> {
-        Index::open_locked(dir, settings, clock, on_place, DirectoryLock::take(dir)?)
+        Index::open_owned(dir, settings, clock, on_place, DirectoryLock::take(dir)?)
     }
 
-    /// Like `open`, waiting at most `patience` for the process that owns the directory to end: a restart in place.
-    ///
-    /// *Cancel*: nothing is held.
-    pub async fn open_when_free(
-        dir: &Path,
-        settings: &Settings,
-        clock: Arc<dyn Clock>,
-        on_place: OnPlace,
-        patience: Duration,
-    ) -> Result<Index, IndexError> {
-        let lock = DirectoryLock::wait(dir, patience).await?;
-        Index::open_locked(dir, settings, clock, on_place, lock)
-    }
-
-    fn open_locked(
+    /// Like `open`, for who holds the directory's lock already, since other things in it were opened before.
+    pub fn open_owned(
         dir: &Path,
         settings: &Settings,
         clock: Arc<dyn Clock>,
