@@ -316,7 +316,7 @@ impl RunningParts {
                 releasing.store(true, Ordering::Release);
                 parts.tasks.stop();
                 parts.cache.drain(HANDOVER_PATIENCE).await;
-                parts.index.close().await;
+                parts.let_go().await;
             };
             // A stop that the release itself began must not cut the release short.
             let stopped = async {
@@ -330,6 +330,14 @@ impl RunningParts {
                 () = stopped => {}
             }
         });
+    }
+
+    /// Commits what was sealed and lets go of the data directory. Fills that still run are passed on and not kept.
+    async fn let_go(&self) {
+        let store = self.store.clone();
+        // It waits for writes under way; should the pool be gone, so are they.
+        let _ = tokio::task::spawn_blocking(move || store.close()).await;
+        self.index.close().await;
     }
 
     /// The configured upstreams, and for ecosystems without any the adopted ones.
@@ -408,7 +416,7 @@ impl Running {
         if left > 0 {
             tracing::warn!(left, "tasks were still running at the end of the drain");
         }
-        self.parts.index.close().await;
+        self.parts.let_go().await;
         self.parts.log.close();
     }
 }

@@ -13,6 +13,7 @@ mod budget;
 mod buffers;
 #[cfg(test)]
 mod contract;
+mod door;
 mod error;
 #[cfg(test)]
 pub(crate) mod fault;
@@ -55,6 +56,7 @@ pub use self::writer::{BlobWriter, Intent};
 use self::blob_files::BlobFiles;
 use self::budget::{Budget, Room};
 use self::buffers::Buffers;
+use self::door::Door;
 use self::home::Home;
 use self::layout::{CHUNK, file_bytes, record_bytes};
 use self::marks::Marks;
@@ -81,6 +83,7 @@ struct Inner {
     budget: Arc<Budget>,
     buffers: Arc<Buffers>,
     marks: Marks,
+    door: Door,
     /// Blobs up to this go to segments.
     border: u64,
 }
@@ -117,6 +120,7 @@ impl Store {
             budget,
             buffers: Arc::new(Buffers::default()),
             marks,
+            door: Door::default(),
             border: limits.border,
         };
         Ok(Store { inner: Arc::new(inner) })
@@ -188,6 +192,12 @@ impl Store {
         self.inner.remove(digest, place);
     }
 
+    /// Lets go of the directory, before its lock is: a successor appends to the same segments. What was sealed may still
+    /// be synced, readers read on; nothing more is sealed or removed, a fill under way counts as `Full`. May block.
+    pub fn close(&self) {
+        self.inner.door.close();
+    }
+
     /// What is used, by tier and class, and what may be.
     pub fn usage(&self) -> Usage {
         let (memory_bytes, memory_blobs) = self.inner.memory.usage();
@@ -213,8 +223,9 @@ impl Store {
 
     /// Unlinks a whole segment, after the index dropped or moved all its places. Who reads it goes on. Blocks.
     ///
-    /// *Errors*: `Gone` when there is none; after `Io` it is still there.
+    /// *Errors*: `Gone` when there is none; after `Io` and `Full` it is still there.
     pub fn retire_segment(&self, segment: u32) -> Result<(), StoreError> {
+        let _ours = self.inner.door.enter()?;
         self.inner.segments.retire(segment)
     }
 
@@ -230,6 +241,8 @@ impl Store {
 
 impl Inner {
     fn remove(&self, digest: &Digest, place: &Place) {
+        // Left to the successor's scrub.
+        let Ok(_ours) = self.door.enter() else { return };
         self.memory.forget(digest);
         match place.tier {
             TierName::Memory => {}

@@ -62,6 +62,7 @@ impl Store {
     /// Sets a bad blob aside in `bad/`, after the index dropped its place. Blocks.
     pub fn quarantine(&self, digest: &Digest, place: &Place) -> Result<(), StoreError> {
         let inner = &self.inner;
+        let _ours = inner.door.enter()?;
         inner.memory.forget(digest);
         let bad = inner.home.set_aside();
         inner.home.files.make_dir(&bad).map_err(StoreError::io("setting a blob aside"))?;
@@ -98,6 +99,7 @@ impl Store {
         let known = inner.segments.close(place.object).ok_or(StoreError::Gone)?;
         let class = known.or(open.class_of(digest, place)?).unwrap_or(Class::Trusted);
         let mut held = inner.budget.reserve(class, record_bytes(place.len), Room::Reserve)?;
+        let _ours = inner.door.enter()?;
         let (place, dirty) = inner.segments.append(&inner.marks, class, digest, &bytes)?;
         held.release();
         Ok(SealedBlob::new(sums, place, dirty, Some(bytes)))
@@ -108,6 +110,7 @@ impl Store {
     /// *Shape*: how many were removed.
     pub fn sweep_temporary(&self) -> usize {
         let home = &self.inner.home;
+        let Ok(_ours) = self.inner.door.enter() else { return 0 };
         let names = home.files.list(&home.temporaries()).unwrap_or_else(|error| {
             tracing::warn!(%error, "the temporary files cannot be listed");
             Vec::new()
@@ -131,6 +134,7 @@ impl Store {
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
                 Err(error) => return Err(failed(error)),
             };
+            let _ours = self.inner.door.enter()?;
             for (digest, generation) in names.iter().filter_map(|name| file_name(name)) {
                 if !self.inner.marks.is_of_this_run(generation) && !named(&digest, generation) {
                     removed += usize::from(home.files.remove(&home.file(&digest, generation)).is_ok());

@@ -101,6 +101,7 @@ impl Work {
         let mut sums = hashes.finish();
         sums.complete(expect, |also| Ok(Sums::of(&bytes, also)))?;
         sums.check(expect)?;
+        let _ours = inner.door.enter()?;
         let (place, dirty) = inner.segments.append(&inner.marks, class, &sums.digest, &bytes)?;
         reservation.lock().release();
         Ok(SealedBlob::new(sums, place, dirty, Some(bytes)))
@@ -115,6 +116,7 @@ impl Work {
         let trailer = trailer(class, sums.digest, len, &chunk_sums);
         write_all(&*temporary.descriptor, &mut [IoSlice::new(&trailer)], len)
             .map_err(StoreError::io("writing a blob"))?;
+        let _ours = inner.door.enter()?;
         let generation = inner.marks.next_generation(class).map_err(StoreError::io("numbering a blob"))?;
         let open = OpenFile::written(sums.digest, len, temporary.descriptor.clone(), chunk_sums);
         let path = temporary.keep();

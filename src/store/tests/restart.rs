@@ -167,3 +167,27 @@ async fn a_segment_is_closed_when_it_is_full() {
     assert_eq!(segments.iter().filter(|segment| segment.phase == SegmentPhase::Open).count(), 1);
     assert!(segments.iter().all(|segment| segment.bytes <= 1 << 20 && segment.reading == 0));
 }
+
+/// A predecessor still sends what it was sending when its successor opens the directory.
+#[tokio::test]
+async fn who_let_go_of_the_directory_harms_nothing_of_its_successor() {
+    let bed = Bed::new();
+    let store = bed.open();
+    let first = put(&store, &noise(1, 3000)).await;
+    first.dirty.sync().expect("synced");
+    let mut writer = store.writer(Intent { len: Some(3000), class: Class::Trusted, sums: Vec::new() }).expect("room");
+    writer.write(Bytes::from(noise(2, 3000))).await.expect("taken");
+    store.close();
+
+    let successor = bed.open();
+    let second = put(&successor, &noise(3, 3000)).await;
+    assert_eq!(second.place.object, first.place.object, "it goes on with the segment");
+    let late = writer.seal(&[], Some(3000)).await;
+    assert!(matches!(late, Err(StoreError::Full { .. })), "sealed in a directory that is another's");
+    store.remove(&first.digest, &first.place);
+    assert!(store.retire_segment(first.place.object).is_err());
+    assert_eq!(store.sweep_files(|_, _| false).unwrap_or(0), 0);
+    for (blob, seed) in [(&first, 1), (&second, 3)] {
+        assert!(get_all(&successor, blob).await.expect("readable") == noise(seed, 3000));
+    }
+}
