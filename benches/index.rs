@@ -3,9 +3,13 @@
 //! Ratios within one run count, absolute numbers depend on the machine. Prints a line for each figure and fails when
 //! one misses its bar: at most 100 bytes for a blob with its SHA-256 and a key at the worst point while the table
 //! grows, at most 10 ms of CPU for 100,000 checksums among a million and 8 times faster than SQLite, open in under
-//! a second.
+//! a second. Two figures have no bar: how long hits take while the writer commits all the time, against a quiet index,
+//! and what the whole program holds more for a million blobs than for none.
 
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
 use std::path::Path;
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,6 +33,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 const BLOBS: u32 = 1_000_000;
 const ASKS: u32 = 100_000;
 const ROUNDS: usize = 11;
+/// Single hits that are timed.
+const HITS: usize = 4_000_000;
 
 struct Bar {
     failed: bool,
@@ -63,9 +69,107 @@ fn main() {
         let index = open(&dir, &mut bar).await;
         recall(&index, blobs).await;
         find_missing(&index, blobs, &mut bar).await;
+        during_commits(&index, blobs).await;
         index.close().await;
     });
+    whole_program(&dir, blobs);
     std::process::exit(i32::from(bar.failed));
+}
+
+/// Times of single hits, first with nothing else to do, then while records come as fast as they are taken.
+async fn during_commits(index: &Index, blobs: u32) {
+    let hits = |index: Index| std::thread::spawn(move || times_of_hits(&index, blobs));
+    let quiet = hits(index.clone()).join().expect("it counts to its end");
+    println!("hits: {}, of a quiet index", of_many(&quiet));
+    let dirty: Dirty = Arc::new(Synced);
+    let before = index.counts();
+    let start = cpu(ClockId::Monotonic);
+    let busy = hits(index.clone());
+    // Numbers that no other figure asks for.
+    let mut n = 3 << 30;
+    while !busy.is_finished() {
+        index.record(record(n, &dirty), Ack::Visible).await.expect("records");
+        n += 1;
+    }
+    let (took, after) = (cpu(ClockId::Monotonic) - start, index.counts());
+    let busy = busy.join().expect("it counts to its end");
+    let records = f64::from(n - (3 << 30)) / took.as_secs_f64();
+    let commits = after.commits - before.commits;
+    println!("hits: {}, during {records:.0} records a second in {commits} commits", of_many(&busy));
+}
+
+/// A hit's share of the index: the entry, the place of its body, the use.
+fn times_of_hits(index: &Index, blobs: u32) -> Vec<u64> {
+    let hot: Vec<_> = (0..10_000.min(blobs)).map(|n| (key(n).hash(), digest(n))).collect();
+    let mut times = Vec::with_capacity(HITS);
+    for (key, digest) in hot.iter().cycle().take(HITS) {
+        let start = cpu(ClockId::Monotonic);
+        let found = matches!(index.recall(key), Presence::Present(_));
+        assert!(found && matches!(index.place(digest), Presence::Present(_)), "it was read before");
+        index.touch(digest);
+        times.push(u64::try_from((cpu(ClockId::Monotonic) - start).as_nanos()).unwrap_or(u64::MAX));
+    }
+    times.sort_unstable();
+    times
+}
+
+fn of_many(sorted: &[u64]) -> String {
+    let at = |share: f64| sorted[((sorted.len() - 1) as f64 * share) as usize];
+    let (p50, p99, p999) = (at(0.5), at(0.99), at(0.999));
+    format!("p50 {p50} ns, p99 {p99} ns, p99.9 {p999} ns, most {} us", at(1.0) / 1000)
+}
+
+/// The program itself on this directory and on an empty one, each once its table is loaded.
+fn whole_program(dir: &Path, blobs: u32) {
+    let empty = tempfile::tempdir().expect("a directory");
+    let none = Serving::start(empty.path()).resident_when_loaded();
+    let all = Serving::start(dir).resident_when_loaded();
+    let (mib, each) = (|bytes: u64| bytes >> 20, (all.saturating_sub(none)) as f64 / f64::from(blobs));
+    println!(
+        "program: {} MiB resident with {blobs} blobs, {} MiB with none: {each:.1} bytes each",
+        mib(all),
+        mib(none)
+    );
+}
+
+struct Serving {
+    child: Child,
+    addr: String,
+    /// Held, so that it can go on printing.
+    _said: BufReader<ChildStdout>,
+}
+
+impl Serving {
+    fn start(dir: &Path) -> Serving {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_larder"));
+        command.args(["serve", "--listen", "127.0.0.1:0", "--data"]).arg(dir).env_clear().env("HOME", "");
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().expect("it starts");
+        let (mut line, mut said) = (String::new(), BufReader::new(child.stdout.take().expect("piped")));
+        said.read_line(&mut line).expect("it says where");
+        let addr = line.trim().strip_prefix("listening on http://").expect("it listens").to_owned();
+        Serving { child, addr, _said: said }
+    }
+
+    fn resident_when_loaded(&self) -> u64 {
+        let stats = || {
+            let mut stream = TcpStream::connect(&self.addr)?;
+            write!(stream, "GET /api/v1/stats HTTP/1.1\r\nhost: {}\r\nconnection: close\r\n\r\n", self.addr)?;
+            let mut said = String::new();
+            stream.read_to_string(&mut said).map(|_| said.replace(' ', ""))
+        };
+        while !stats().expect("it answers").contains("\"loaded\":true") {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        resident_of(&self.child.id().to_string())
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
 }
 
 /// Grows a table and looks at the process's memory after every growth.
@@ -336,7 +440,11 @@ fn cpu(clock: ClockId) -> Duration {
 
 /// Bytes of this process in memory.
 fn resident() -> u64 {
-    let statm = std::fs::read_to_string("/proc/self/statm").expect("the kernel says");
+    resident_of("self")
+}
+
+fn resident_of(process: &str) -> u64 {
+    let statm = std::fs::read_to_string(format!("/proc/{process}/statm")).expect("the kernel says");
     let pages: u64 = statm.split(' ').nth(1).and_then(|pages| pages.parse().ok()).expect("a number of pages");
     pages * rustix::param::page_size() as u64
 }
