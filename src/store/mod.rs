@@ -19,6 +19,8 @@ pub(crate) mod fault;
 mod files;
 mod fill;
 mod fresh;
+#[cfg(any(test, feature = "fuzz"))]
+pub mod fuzz;
 mod hashes;
 mod home;
 mod layout;
