@@ -67,7 +67,12 @@ mod tests {
             let seeds = corpus(name);
             assert!(!seeds.is_empty(), "tests/fuzz/corpus/{name} is empty");
             seeds.iter().for_each(|seed| entry(seed));
-            let mut runner = TestRunner::new(Config { cases: 200, failure_persistence: None, max_shrink_iters: 0, ..Config::default() });
+            let mut runner = TestRunner::new(Config {
+                cases: 200,
+                failure_persistence: None,
+                max_shrink_iters: 0,
+                ..Config::default()
+            });
             let tried = runner.run(&spliced(seeds), |bytes| {
                 entry(&bytes);
                 Ok(())
