@@ -124,6 +124,15 @@ impl Store {
         Ok(Store { inner: Arc::new(inner) })
     }
 
+    /// What a place takes of the volume, with all that stands around the blob's bytes.
+    pub fn disk_bytes(&self, place: &Place) -> u64 {
+        match place.tier {
+            TierName::Memory => 0,
+            TierName::Segment => record_bytes(place.len),
+            TierName::File => file_bytes(place.len),
+        }
+    }
+
     /// Begins a blob.
     ///
     /// *Errors*: `Full` when there is no room now, `TooLarge` when there never is.
