@@ -29,7 +29,7 @@ use crate::protocol::Mount;
 use crate::protocol::Packages;
 use crate::protocol::front::Front;
 use crate::protocol::gate::{Gate, GateError};
-use crate::protocol::hosts::Hosts;
+use crate::protocol::hosts::{Hosts, host_of};
 use crate::protocol::observe::Observers;
 use crate::protocol::package::Upstreams;
 use crate::protocol::target::Targets;
@@ -245,7 +245,7 @@ impl RunningParts {
         let allowed = control::allowed(&self.index);
         let upstreams = self.upstreams(&config)?;
         let hosts = Hosts::new(&config.upstreams, allowed);
-        hosts.adopt(upstreams.hosts());
+        hosts.adopt(self.vouched(&config, &upstreams));
         let observers =
             Observers::new(self.metrics.clone(), labels, self.log.clone(), self.clock.clone(), self.cache.clone());
         let root = Arc::new(Front {
@@ -362,6 +362,17 @@ impl RunningParts {
             configured.insert(name, upstreams);
         }
         Ok(Upstreams::new(ecosystem::ALL, configured))
+    }
+
+    /// Hosts that clients may name as if they were configured: those of all upstreams, and what was adopted for tools
+    /// that have no mount, such as apt's mirrors.
+    pub(crate) fn vouched(&self, config: &Config, upstreams: &Upstreams) -> Vec<String> {
+        let mut hosts = upstreams.hosts();
+        let adopted = self.adopted.lock();
+        // What the configuration names stands in the place of what was adopted.
+        let adopted = adopted.iter().filter(|one| !config.ecosystem.contains_key(&one.ecosystem));
+        hosts.extend(adopted.filter_map(|one| host_of(&url::Url::parse(&one.url).ok()?)));
+        hosts
     }
 
     fn banner(&self, config: &Config) -> Vec<String> {

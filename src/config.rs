@@ -4,6 +4,8 @@
 //! means, and a test holds that to the types.
 
 pub(crate) mod about;
+#[cfg(any(test, feature = "fuzz"))]
+pub mod fuzz;
 mod load;
 pub mod print;
 mod reader;

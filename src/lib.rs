@@ -4,6 +4,9 @@
 //! floor never import each other; `tests/tidy.rs` holds the table. `docs/ARCHITECTURE.md` has the invariants and
 //! walks one request through the house.
 
+#[cfg(any(test, feature = "fuzz"))]
+pub mod fuzz;
+
 pub mod cli;
 
 pub mod app;

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::{Found, RunningParts, StartError, StartErrorKind};
 use crate::config::Config;
 use crate::index::Index;
-use crate::model::lookup::Fallback;
+use crate::model::lookup::{Fallback, Origin};
 use crate::model::outcome::Outcome;
 use crate::protocol::api::{Control, Listed};
 use crate::store::ClassUse;
@@ -114,6 +114,10 @@ impl Control for ProcessControl {
         self.parts.client.is_looping(headers)
     }
 
+    fn objection<'a>(&'a self, origin: &'a Origin) -> BoxFuture<'a, Option<String>> {
+        Box::pin(async { self.parts.client.judge(&origin.url, origin.trust).await.err().map(|why| why.to_string()) })
+    }
+
     fn set_offline(&self, offline: bool) {
         self.parts.offline.store(offline, Ordering::Relaxed);
         self.parts.client.set_offline(offline);
@@ -198,7 +202,7 @@ impl RunningParts {
         })?;
         if let Some(front) = &*self.front.lock() {
             front.hosts.reload(&config.upstreams);
-            front.hosts.adopt(upstreams.hosts());
+            front.hosts.adopt(self.vouched(&config, &upstreams));
             front.upstreams.store(Arc::new(upstreams));
         }
         self.log.reopen();
@@ -218,7 +222,7 @@ impl RunningParts {
         let config = self.config.lock().clone();
         let upstreams = self.upstreams(&config).map_err(|error| error.to_string())?;
         if let Some(front) = &*self.front.lock() {
-            front.hosts.adopt(upstreams.hosts());
+            front.hosts.adopt(self.vouched(&config, &upstreams));
             front.upstreams.store(Arc::new(upstreams));
         }
         Ok(found.iter().map(|one| format!("{} from {}", one.ecosystem, one.url)).collect())

@@ -31,6 +31,8 @@ const HOT_PERCENT: u64 = 25;
 pub struct Collected {
     /// What is kept after it.
     pub bytes: u64,
+    /// What would have to go for the bound to hold; more than was freed where the rest is leased or pinned.
+    pub wanted_bytes: u64,
     pub freed_bytes: u64,
     pub freed_objects: u64,
     pub freed_segments: u64,
@@ -76,6 +78,7 @@ impl Cache {
                 Some(over) => share_up(over, on_disk(class), before_bytes.max(1)),
                 None => used(class).saturating_sub(class.budget_bytes),
             };
+            done.wanted_bytes += want;
             done.add(self.inner.evict(class.class, want, mode).await?);
         }
         let after_bytes: u64 = self.inner.store.usage().classes.iter().map(on_disk).sum();
@@ -210,7 +213,7 @@ impl Inner {
                 if done.freed_bytes + bytes >= want {
                     break;
                 }
-                bytes += place.len;
+                bytes += self.store.disk_bytes(&place);
                 going.push((digest, place));
             }
             if going.is_empty() {
@@ -255,7 +258,7 @@ impl Inner {
             });
             minutes / bytes.max(1)
         };
-        for segment in segments {
+        for mut segment in segments {
             if done.freed_bytes >= want {
                 break;
             }
@@ -267,6 +270,10 @@ impl Inner {
                 if !self.store.is_told(segment.number) {
                     continue;
                 }
+                // Survivors of the segments before may have come into this one.
+                let now = self.store.segments().into_iter().find(|one| one.number == segment.number);
+                let Some(now) = now else { continue };
+                segment = now;
             }
             let Some(survey) = self.survey(&segment, class_mean).await? else { continue };
             let freed = Collected {
@@ -299,14 +306,15 @@ impl Inner {
                 going.push((blob.digest, blob.place));
             }
         }
-        let mut survivors: u64 = staying.iter().map(|(_, place)| place.len).sum();
+        let size = |place: &Place| self.store.disk_bytes(place);
+        let mut survivors: u64 = staying.iter().map(|(_, place)| size(place)).sum();
         if survivors > share(segment.bytes, SURVIVORS_PERCENT, 100) {
             return Ok(None);
         }
         hot.sort_unstable_by_key(|(last, _, place)| (Reverse(*last), place.offset));
         for (_, digest, place) in hot {
-            if survivors + place.len <= share(segment.bytes, HOT_PERCENT, 100) {
-                survivors += place.len;
+            if survivors + size(&place) <= share(segment.bytes, HOT_PERCENT, 100) {
+                survivors += size(&place);
                 staying.push((digest, place));
             } else {
                 going.push((digest, place));

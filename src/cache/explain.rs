@@ -22,6 +22,9 @@ pub struct Explained {
     pub entries: Vec<Stored>,
     /// What a plain GET would do now.
     pub decision: String,
+    /// Whether that begins with a question to upstream.
+    #[serde(skip)]
+    pub asks_upstream: bool,
     pub notes: Vec<String>,
 }
 
@@ -78,6 +81,7 @@ impl Cache {
             origins: origins(&lookup.origins),
             entries,
             decision: worded(&decision),
+            asks_upstream: !matches!(decision, Decision::Serve { .. } | Decision::ServeStale { .. }),
             notes: Vec::new(),
         })
     }

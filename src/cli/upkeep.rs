@@ -35,6 +35,7 @@ pub(crate) struct GcArgs {
 #[derive(Deserialize, Debug, Default)]
 #[serde(default)]
 struct Freed {
+    wanted_bytes: u64,
     freed_bytes: u64,
     freed_objects: u64,
     /// Kept afterwards.
@@ -59,6 +60,12 @@ pub(crate) fn gc(args: &GcArgs) -> Result<(), Failure> {
             out::count(freed.freed_objects, "object", "objects"),
             rounded_bytes(freed.bytes)
         ));
+        if let Some(more) = freed.wanted_bytes.checked_sub(freed.freed_bytes).filter(|more| *more > 0) {
+            out::line(&format!(
+                "{} more cannot go: a kept record of a build names it (index.keep_records), or it was promised to a client",
+                rounded_bytes(more)
+            ));
+        }
         Ok(())
     })
 }

@@ -247,6 +247,20 @@ mod tests {
     }
 
     #[test]
+    fn sizes_and_durations_are_written_with_units() {
+        let shape = shape::of::<Config>();
+        let units = ["bytes", "ms", "s"];
+        let plain = shape.leaves().into_iter().filter(|(path, shape)| {
+            matches!(shape, Shape::Integer) && units.iter().any(|unit| path.ends_with(&format!("_{unit}")))
+        });
+        assert_eq!(plain.map(|(path, _)| path).collect::<Vec<_>>(), [""; 0]);
+        let sized = crate::config::parse("larder.toml", "[store]\nmax_bytes = \"10GiB\"\nmemory_bytes = 4096\n");
+        let store = sized.expect("reads").store;
+        assert_eq!((store.max_bytes, store.memory_bytes), (Some(10 << 30), 4096));
+        assert!(default_file().contains("# segment_bytes = \"256MiB\"\n"));
+    }
+
+    #[test]
     fn the_annotated_default_changes_nothing() {
         let text = default_file();
         let read = crate::config::parse("default.toml", &text).expect("reads");

@@ -209,7 +209,7 @@ fn download(source: &Source, base: &str, name: &str, version: &str, sum: Option<
 }
 
 /// `config.json` with another `dl`.
-fn with_dl(document: &[u8], dl: &str) -> Result<Vec<u8>, String> {
+pub(super) fn with_dl(document: &[u8], dl: &str) -> Result<Vec<u8>, String> {
     let config: Value =
         serde_json::from_slice(document).map_err(|error| format!("config.json is not JSON: {error}"))?;
     let Value::Object(mut fields) = config else { return Err("config.json is not an object".into()) };
@@ -221,7 +221,7 @@ fn with_dl(document: &[u8], dl: &str) -> Result<Vec<u8>, String> {
 }
 
 /// The address that `config.json` gives for `NAME VERSION SUM`; a sum may be missing where the template needs none.
-fn addresses(document: &[u8], what: &str) -> Option<Vec<Url>> {
+pub(super) fn addresses(document: &[u8], what: &str) -> Option<Vec<Url>> {
     let mut words = what.split(' ');
     let (name, version, sum) = (words.next()?, words.next()?, words.next()?);
     let config: Value = serde_json::from_slice(document).ok()?;
@@ -245,7 +245,7 @@ fn addresses(document: &[u8], what: &str) -> Option<Vec<Url>> {
 }
 
 /// The sum on the index line of `NAME VERSION`.
-fn sum_of(document: &[u8], what: &str) -> Option<Checksum> {
+pub(super) fn sum_of(document: &[u8], what: &str) -> Option<Checksum> {
     let (name, version) = what.split_once(' ')?;
     document.split(|byte| *byte == b'\n').find_map(|line| {
         let line: Value = serde_json::from_slice(line).ok()?;
@@ -258,7 +258,7 @@ fn sum_of(document: &[u8], what: &str) -> Option<Checksum> {
 #[cfg(test)]
 mod tests {
     use super::super::Ecosystem;
-    use super::super::path::tests::ask;
+    use super::super::fuzz::ask;
     use super::*;
     use crate::model::lookup::Trust;
 

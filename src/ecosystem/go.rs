@@ -233,7 +233,7 @@ fn is_tile(tile: &[&str]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::super::Ecosystem;
-    use super::super::path::tests::ask;
+    use super::super::fuzz::ask;
     use super::*;
     use crate::model::lookup::{Origins, Trust};
 

@@ -192,29 +192,9 @@ fn listed_as(upstream: &Upstream) -> String {
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
+mod tests {
+    use super::super::fuzz::ask;
     use super::*;
-    use http::HeaderMap;
-
-    /// Routes a GET with the upstreams `bases`.
-    pub(crate) fn ask<T>(path: &str, bases: &[&str], then: impl FnOnce(&Request<'_>) -> T) -> T {
-        let upstreams: Vec<_> = bases
-            .iter()
-            .map(|base| Upstream {
-                url: Url::parse(base).expect("a test's base is a URL"),
-                next: Fallback::OnAbsence,
-                trust: Trust::Configured,
-            })
-            .collect();
-        then(&Request {
-            method: &Method::GET,
-            path,
-            query: None,
-            headers: &HeaderMap::new(),
-            upstreams: &upstreams,
-            public_base: "http://larder.example/mount",
-        })
-    }
 
     fn source(path: &str, bases: &[&str]) -> Result<Source, Rejection> {
         ask(path, bases, Source::of)

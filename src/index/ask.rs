@@ -236,13 +236,13 @@ impl Index {
             self.will_promise(until).await?;
         }
         let left = until.since(self.core.clock.now());
-        let from = self.core.minutes().plus(left).minus(self.core.settings.lease_period());
+        let from = self.core.minutes().plus(left).minus(self.core.settings.lease_period);
         Ok(self.core.table.lease(&digest.prefix(), from))
     }
 
     /// Writes down that promises may run until one period after `until`, so that the next period writes nothing.
     async fn will_promise(&self, until: Timestamp) -> Result<(), IndexError> {
-        let upto = until.plus(self.core.settings.lease_period());
+        let upto = until.plus(self.core.settings.lease_period);
         self.put_fact(PROMISED, upto.0.to_le_bytes().to_vec().into()).await?;
         let mut promised = self.core.promised.lock();
         *promised = (*promised).max(upto);
@@ -252,7 +252,7 @@ impl Index {
     /// Whether a blob is promised. For one period after a start, everything is, if anything was before it.
     pub fn leased(&self, digest: &Digest) -> bool {
         self.core.all_leased()
-            || self.core.table.is_leased(&digest.prefix(), self.core.minutes(), self.core.settings.lease_period())
+            || self.core.table.is_leased(&digest.prefix(), self.core.minutes(), self.core.settings.lease_period)
     }
 
     /// Entries of one upstream whose path starts with a prefix, by path. What was recorded so far is in it.

@@ -110,7 +110,7 @@ impl Core {
     /// After a start everything counts as leased for one period, since promises are kept in memory alone; but only
     /// where some may still run.
     pub(super) fn all_leased(&self) -> bool {
-        self.inherited && self.clock.elapsed().saturating_sub(self.started) < self.settings.lease_period()
+        self.inherited && self.clock.elapsed().saturating_sub(self.started) < self.settings.lease_period
     }
 
     pub(super) fn remember_name(&self, sum: &Checksum, digest: &Digest) {

@@ -62,7 +62,7 @@ impl Index {
 
     async fn scan(&self, class: Class, want_bytes: u64, skip: &HashSet<Prefix>) -> Result<ColdScan, IndexError> {
         let (core, skip) = (self.core.clone(), skip.clone());
-        let ask = ColdAsk { class, want_bytes, now: core.minutes(), period: core.settings.lease_period() };
+        let ask = ColdAsk { class, want_bytes, now: core.minutes(), period: core.settings.lease_period };
         let scan = tokio::task::spawn_blocking(move || core.table.cold(&ask, &skip)).await;
         scan.map_err(|_panicked_or_stopped| IndexError::Closed)
     }

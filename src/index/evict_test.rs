@@ -16,7 +16,13 @@ use crate::model::realm::Realm;
 use crate::runtime::clock::Clock;
 
 fn soon() -> Settings {
-    Settings { lease_period_s: 600, builds_max: 2, lines_max: 3, keep_records_s: 1000, ..Settings::default() }
+    Settings {
+        lease_period: Duration::from_secs(600),
+        builds_max: 2,
+        lines_max: 3,
+        keep_records: Duration::from_secs(1000),
+        ..Settings::default()
+    }
 }
 
 fn line(bytes: &[u8], time: crate::model::time::Timestamp) -> RecordLine {

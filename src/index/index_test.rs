@@ -218,7 +218,8 @@ async fn variants_stand_side_by_side_and_are_bounded() {
 #[tokio::test]
 async fn a_small_cache_hides_nothing() {
     let dir = tempfile::tempdir().expect("a directory");
-    let settings = Settings { entry_cache_bytes: 8192, commit_delay_ms: 60_000, ..Settings::default() };
+    let settings =
+        Settings { entry_cache_bytes: 8192, commit_delay: std::time::Duration::from_secs(60), ..Settings::default() };
     let index = open_with(dir.path(), &settings, clock());
     for n in 0..200_u32 {
         index.record(stored(&n.to_string(), &n.to_le_bytes(), n), Ack::Visible).await.expect("records");

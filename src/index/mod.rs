@@ -44,36 +44,44 @@ use self::core::Core;
 use self::error::IndexError;
 use self::open::Threads;
 use self::writer::queue::Work;
+use crate::model::units;
 
-/// What an operator may choose. Sizes in bytes.
+/// What an operator may choose.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Settings {
     /// Bound of the table in memory: about 90 bytes for each blob with its SHA-256 and a key. Beyond it, SQL answers.
+    #[serde(with = "units::bytes")]
     pub table_max_bytes: u64,
     /// Bound of the cache of entries.
+    #[serde(with = "units::bytes")]
     pub entry_cache_bytes: u64,
     /// Bound of what waits to be committed; askers wait when it is reached.
+    #[serde(with = "units::bytes")]
     pub queue_bytes: u64,
     /// Rows that nobody awaits are committed once there are so many of them…
     pub commit_rows: usize,
     /// …or the first has waited so long.
-    pub commit_delay_ms: u64,
+    #[serde(with = "units::duration")]
+    pub commit_delay: Duration,
     /// Connections that read each database.
     pub readers: usize,
     /// Answers kept of one key that `Vary` tells apart.
     pub variants_max: usize,
     /// How long a promise not to evict holds. After a start everything counts as promised for one period, if promises
     /// made before it may still run.
-    pub lease_period_s: u64,
+    #[serde(with = "units::duration")]
+    pub lease_period: Duration,
     /// Use times are written to disk so seldom.
-    pub use_flush_s: u64,
+    #[serde(with = "units::duration")]
+    pub use_flush: Duration,
     /// Commits that the feed of changes reaches back.
     pub feed_max: u64,
     /// Builds whose record is kept, lines of each, and for how long.
     pub builds_max: u64,
     pub lines_max: u64,
-    pub keep_records_s: u64,
+    #[serde(with = "units::duration")]
+    pub keep_records: Duration,
 }
 
 impl Default for Settings {
@@ -83,22 +91,16 @@ impl Default for Settings {
             entry_cache_bytes: 64 << 20,
             queue_bytes: 16 << 20,
             commit_rows: 1000,
-            commit_delay_ms: 20,
+            commit_delay: Duration::from_millis(20),
             readers: 4,
             variants_max: 16,
-            lease_period_s: 3600,
-            use_flush_s: 12 * 3600,
+            lease_period: Duration::from_secs(3600),
+            use_flush: Duration::from_secs(12 * 3600),
             feed_max: 100_000,
             builds_max: 1000,
             lines_max: 100_000,
-            keep_records_s: 90 * 24 * 3600,
+            keep_records: Duration::from_secs(90 * 24 * 3600),
         }
-    }
-}
-
-impl Settings {
-    fn lease_period(&self) -> Duration {
-        Duration::from_secs(self.lease_period_s)
     }
 }
 

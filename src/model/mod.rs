@@ -4,6 +4,8 @@ pub mod checksum;
 pub mod credential;
 pub mod digest;
 pub mod entry;
+#[cfg(any(test, feature = "fuzz"))]
+pub mod fuzz;
 pub mod hex;
 pub mod hop;
 pub mod key;

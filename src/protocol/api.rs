@@ -17,7 +17,7 @@ use super::observe::Totals;
 use super::reply;
 use crate::cache::error::CacheError;
 use crate::model::digest::{Digest, DigestError};
-use crate::model::lookup::{Lookup, Request, Route};
+use crate::model::lookup::{Lookup, Origin, Origins, Request, Route};
 use crate::model::outcome::Outcome;
 use crate::model::realm::Realm;
 
@@ -30,6 +30,8 @@ pub trait Control: Send + Sync + 'static {
     fn is_offline(&self) -> bool;
     /// Whether a request has come through this node before.
     fn is_looping(&self, headers: &HeaderMap) -> bool;
+    /// Why a fetch would not be let out to an origin: policy, or a name that nobody knows. None: it would.
+    fn objection<'a>(&'a self, origin: &'a Origin) -> BoxFuture<'a, Option<String>>;
     /// Answers from the cache alone, or asks upstream again.
     fn set_offline(&self, offline: bool);
     /// Reads tokens, certificates and policy anew. Ok: what was read; Err: what is wrong, with the old settings kept.
@@ -238,10 +240,20 @@ impl Front {
     /// What larder knows of an address, and why it would or would not come from the cache.
     async fn explain(&self, visit: &Visit<'_>) -> ApiResult {
         let url = query(visit, "url").ok_or_else(|| bad_request("say which: ?url=URL"))?;
-        let lookup = self.described(visit, &url)?;
+        let mut lookup = self.described(visit, &url)?;
+        self.hosts.settle(&mut lookup);
         let mut explained = self.cache.explain(&lookup).await.map_err(internal)?;
-        if let Some(host) = self.unknown_host(visit, &lookup) {
-            explained.notes.push(format!("{host} is not allowed as an upstream: larder upstream allow {host}"));
+        let objection = match self.unknown_host(visit, &lookup) {
+            Some(host) => Some(format!("{host} is not allowed as an upstream: larder upstream allow {host}")),
+            None => match first_origin(&lookup) {
+                Some(origin) => self.control.objection(origin).await,
+                None => None,
+            },
+        };
+        match objection {
+            Some(why) if explained.asks_upstream => explained.decision = format!("refused: {why}"),
+            Some(why) => explained.notes.push(format!("upstream would not be asked: {why}")),
+            None => {}
         }
         Ok(json(StatusCode::OK, &explained))
     }
@@ -297,6 +309,14 @@ impl Front {
         text.push_str("  /https/HOST/PATH, /http/HOST/PATH  any server\n  forward proxy on the same port\n\n");
         text.push_str("see also: /metrics /healthz /readyz /api/v1/stats\n");
         reply::text(StatusCode::OK, Outcome::Generated, text)
+    }
+}
+
+/// Where a lookup begins: at its first origin, or where the document stands that names its origins.
+fn first_origin(lookup: &Lookup) -> Option<&Origin> {
+    match &lookup.origins {
+        Origins::Listed(origins) => origins.first(),
+        Origins::InDocument { document, .. } => first_origin(document),
     }
 }
 

@@ -45,7 +45,8 @@ pub(super) fn credential(headers: &HeaderMap, name: &HeaderName) -> Result<Crede
     if values.next().is_some() {
         return Err(Denied::Ambiguous);
     }
-    let Ok(text) = value.to_str() else { return Ok(Credential::Other) };
+    // Neither a field nor a user name need be UTF-8, and what stands beside a token of ours does not make it another's.
+    let text = String::from_utf8_lossy(value.as_bytes());
     let text = text.trim();
     let (scheme, rest) = text.split_once([' ', '\t']).unwrap_or(("", text));
     if scheme.eq_ignore_ascii_case("basic") {
@@ -63,19 +64,44 @@ fn ours(text: &str, user: Option<&str>) -> Credential {
 
 fn basic(encoded: &str) -> Credential {
     let Ok(pair) = LENIENT.decode(encoded) else { return Credential::Other };
-    let Ok(pair) = std::str::from_utf8(&pair) else { return Credential::Other };
+    let pair = String::from_utf8_lossy(&pair);
     // A label may hold colons, a token never does.
     if let Some((user, password)) = pair.rsplit_once(':')
         && Token::is_ours(password)
     {
         return ours(password, Some(user));
     }
-    let (user, password) = pair.split_once(':').unwrap_or((pair, ""));
+    let (user, password) = pair.split_once(':').unwrap_or((&pair, ""));
     if Token::is_ours(user) {
         return ours(user, None);
     }
     match label_of(user) {
         Some(label) if password.is_empty() => Credential::Label(label.to_owned()),
         _ => Credential::Other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use base64::engine::general_purpose::STANDARD;
+    use http::header::{AUTHORIZATION, HeaderValue};
+
+    use super::*;
+
+    fn found(value: &[u8]) -> Credential {
+        let value = HeaderValue::from_bytes(value).expect("a value");
+        credential(&HeaderMap::from_iter([(AUTHORIZATION, value)]), &AUTHORIZATION).expect("it is there once")
+    }
+
+    #[test]
+    fn a_token_beside_bytes_that_are_not_utf_8_is_still_ours() {
+        let token = Token::generate().reveal();
+        let latin = STANDARD.encode([b"m\xfcller:", token.as_bytes()].concat());
+        assert!(matches!(found(format!("Basic {latin}").as_bytes()), Credential::Ours(_, None)));
+        for slip in [&b"\xe9"[..], "é".as_bytes()] {
+            let bearer = [b"Bearer ", token.as_bytes(), slip].concat();
+            assert!(matches!(found(&bearer), Credential::Mistyped), "sent on as somebody else's");
+        }
+        assert!(matches!(found(b"Basic \xe9"), Credential::Other));
     }
 }

@@ -415,7 +415,7 @@ pub(super) fn wants_html(headers: &HeaderMap) -> bool {
 }
 
 /// Takes a build label out of a path, for clients that can carry it nowhere else: `/~LABEL/go/...`.
-fn take_path_label(uri: &mut Uri) -> Option<Arc<str>> {
+pub(super) fn take_path_label(uri: &mut Uri) -> Option<Arc<str>> {
     let (label, rest) = split_label(uri.path_and_query()?.as_str())?;
     let label = Arc::from(label_of(label)?);
     *uri = Uri::try_from(rest).ok()?;
@@ -435,7 +435,7 @@ pub(super) fn agent_label(headers: &HeaderMap) -> Option<Arc<str>> {
     label_of(label).map(Arc::from)
 }
 
-fn split_mount(path: &str) -> (&str, &str) {
+pub(super) fn split_mount(path: &str) -> (&str, &str) {
     let path = path.strip_prefix('/').unwrap_or(path);
     match path.find('/') {
         Some(at) => (&path[..at], &path[at..]),

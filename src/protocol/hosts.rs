@@ -187,7 +187,7 @@ impl State {
 }
 
 /// `host` or `host:port`, as policy lists name it.
-pub(super) fn host_of(url: &Url) -> Option<String> {
+pub(crate) fn host_of(url: &Url) -> Option<String> {
     let host = url.host_str()?.to_ascii_lowercase();
     Some(match url.port() {
         Some(port) => format!("{host}:{port}"),

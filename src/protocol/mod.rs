@@ -6,6 +6,8 @@ mod connect;
 mod credential;
 mod forward;
 pub mod front;
+#[cfg(any(test, feature = "fuzz"))]
+pub mod fuzz;
 pub mod gate;
 pub mod hosts;
 pub mod observe;

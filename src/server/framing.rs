@@ -4,6 +4,9 @@
 //!
 //! It is no parser: it keeps no header and decodes nothing. *Source*: RFC 9112, sections 2.2, 3.2, 5, 6 and 7.1.
 
+#[cfg(any(test, feature = "fuzz"))]
+pub mod fuzz;
+
 use super::pulse::Stage;
 
 /// The longest chunk-size line with its extensions, and the most bytes of trailers.

@@ -11,7 +11,7 @@ pub mod tls;
 
 mod admission;
 mod connection;
-mod framing;
+pub mod framing;
 mod guarded;
 mod lane;
 mod pulse;

@@ -130,6 +130,9 @@ pub(super) fn read_trailer(bytes: &[u8], digest: &Digest, len: u64) -> Result<Bo
     if seal.len != len {
         return Err(corrupt("its length is not the recorded one"));
     }
+    if sums.len() as u64 != chunks(len).saturating_mul(8) {
+        return Err(corrupt("it has another number of sums than chunks"));
+    }
     if xxh3_64(sums) != seal.sum {
         return Err(corrupt("its sums do not match their own sum"));
     }
@@ -193,5 +196,7 @@ mod tests {
         assert!(read_trailer(&bytes, &digest, len - 1).is_err());
         assert!(read_trailer(&bytes[1..], &digest, len).is_err());
         assert!(read_trailer(&[], &digest, len).is_err());
+        let one_less = trailer(Class::Trusted, digest, len, &sums[1..]);
+        assert!(read_trailer(&one_less, &digest, len).is_err(), "a chunk without a sum");
     }
 }

@@ -20,6 +20,8 @@ pub(crate) mod fault;
 mod files;
 mod fill;
 mod fresh;
+#[cfg(any(test, feature = "fuzz"))]
+pub mod fuzz;
 mod hashes;
 mod home;
 mod layout;
@@ -124,6 +126,15 @@ impl Store {
             border: limits.border,
         };
         Ok(Store { inner: Arc::new(inner) })
+    }
+
+    /// What a place takes of the volume, with all that stands around the blob's bytes.
+    pub fn disk_bytes(&self, place: &Place) -> u64 {
+        match place.tier {
+            TierName::Memory => 0,
+            TierName::Segment => record_bytes(place.len),
+            TierName::File => file_bytes(place.len),
+        }
     }
 
     /// Begins a blob.

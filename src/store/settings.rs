@@ -5,23 +5,29 @@ use serde::{Deserialize, Serialize};
 use super::files::Space;
 use super::layout::{CHUNK, SEAL};
 use crate::model::place::Class;
+use crate::model::units;
 
 const MIB: u64 = 1024 * 1024;
 const GIB: u64 = 1024 * MIB;
 
-/// The `[store]` table of the configuration. Sizes in bytes.
+/// The `[store]` table of the configuration.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Settings {
     /// Room for copies of small blobs in memory.
+    #[serde(with = "units::bytes")]
     pub memory_bytes: u64,
     /// Blobs above this are never copied to memory.
+    #[serde(with = "units::bytes")]
     pub memory_max_blob: u64,
     /// Blobs up to this go to a segment, larger ones get a file. At most 256 KiB.
+    #[serde(with = "units::bytes")]
     pub segment_border: u64,
     /// A segment is closed at this size. At most 1 GiB; made smaller when the budget is.
+    #[serde(with = "units::bytes")]
     pub segment_bytes: u64,
     /// Room on the volume. None: 20 % of it, at most 50 GiB.
+    #[serde(with = "units::bytes_option")]
     pub max_bytes: Option<u64>,
     /// Share of the volume that is always left free.
     pub min_free_percent: u8,

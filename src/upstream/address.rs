@@ -17,6 +17,9 @@ pub(crate) struct Policy {
     pub(crate) own: Vec<SocketAddr>,
 }
 
+/// The one objection that an operator can waive, by allowing the host.
+pub(crate) const PRIVATE: &str = "the address is not public";
+
 impl Policy {
     /// Whether a socket to `address` may be opened for a host that `trust` named. The reason is for the client's eyes.
     pub(crate) fn judge(&self, address: SocketAddr, trust: Trust) -> Result<(), &'static str> {
@@ -39,7 +42,7 @@ impl Policy {
         }
         let private = forms.iter().any(|form| reach(*form) == Reach::Private);
         let allowed = trust == Trust::Configured || forms.iter().any(|form| within(&self.allow_private, form));
-        if private && !allowed { Err("the address is not public") } else { Ok(()) }
+        if private && !allowed { Err(PRIVATE) } else { Ok(()) }
     }
 
     /// Whether a connection from `local` to `peer` came back to a listener of ours that is bound to every address.

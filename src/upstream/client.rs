@@ -143,6 +143,18 @@ impl Client {
         Ok(Box::new(Counted::new(opened.map_err(|failed| failed.error)?, place)))
     }
 
+    /// Whether a fetch of `url` would be let out, without making one: names are resolved, nothing is connected to.
+    ///
+    /// *Errors*: as those of a fetch before its first byte; `Offline` too.
+    pub async fn judge(&self, url: &Url, trust: Trust) -> Result<(), UpstreamError> {
+        let network = self.network()?;
+        let Some(origin) = Origin::of(url) else {
+            let host = url.host_str().unwrap_or_default().to_owned();
+            return Err(UpstreamError::Refused { host, why: "its address cannot be right".to_owned() });
+        };
+        network.dial.judge(&origin, trust).await
+    }
+
     fn network(&self) -> Result<Arc<Network>, UpstreamError> {
         let network = self.inner.network.load_full();
         if network.is_offline() { Err(UpstreamError::Offline) } else { Ok(network) }

@@ -73,6 +73,14 @@ fn origin(uri: &Uri) -> Option<Origin> {
 }
 
 impl Dial {
+    /// Whether a way to `origin` may be opened, without opening one.
+    pub(crate) async fn judge(&self, origin: &Origin, trust: Trust) -> Result<(), UpstreamError> {
+        match self.proxies.route(origin) {
+            None => self.gate.passed(&origin.target, trust).await.map(drop),
+            Some(_) => self.gate.judge_for_proxy(&origin.target, trust).await,
+        }
+    }
+
     /// A wire on which HTTP is spoken with `origin`.
     async fn wire(&self, origin: &Origin, trust: Trust) -> Result<Wire, UpstreamError> {
         let proxy = self.proxies.route(origin);

@@ -82,14 +82,14 @@ fn netrc_files(settings: &Settings) -> Vec<PathBuf> {
     files
 }
 
-struct Machine {
+pub(super) struct Machine {
     name: String,
-    login: String,
+    pub(super) login: String,
     password: Secret,
 }
 
 /// Entries of `machine`, each complete with login and password; macros and accounts are skipped.
-fn parse_netrc(text: &str) -> Vec<Machine> {
+pub(super) fn parse_netrc(text: &str) -> Vec<Machine> {
     let mut machines = Vec::new();
     let mut open: Option<String> = None;
     let (mut login, mut password) = (String::new(), None);

@@ -11,7 +11,7 @@ use futures_util::stream::FuturesUnordered;
 use tokio::net::TcpStream;
 use url::Host;
 
-use super::address::Policy;
+use super::address::{PRIVATE, Policy};
 use super::fetch::UpstreamError;
 use super::origin::Target;
 use super::resolve::{ADDRESSES, Resolve};
@@ -81,11 +81,10 @@ impl Gate {
         }
     }
 
-    /// Opens a socket to an address of `target` that passed.
+    /// The addresses of `target` that may be connected to, at least one.
     ///
-    /// *Errors*: `Refused` when no address may be reached; `Unreachable` when none answered in time.
-    /// *Cancel*: what was being opened is closed.
-    pub(crate) async fn connect(&self, target: &Target, trust: Trust) -> Result<TcpStream, UpstreamError> {
+    /// *Errors*: `Refused` when none may be reached; `Unreachable` when the name is not resolved.
+    pub(crate) async fn passed(&self, target: &Target, trust: Trust) -> Result<Vec<SocketAddr>, UpstreamError> {
         self.judge(target, trust)?;
         let addresses = self.resolve(target).await?;
         let (mut passed, mut objection) = (Vec::new(), "the name has no address");
@@ -95,9 +94,15 @@ impl Gate {
                 Err(why) => objection = why,
             }
         }
-        if passed.is_empty() {
-            return Err(refused(target, objection));
-        }
+        if passed.is_empty() { Err(refused(target, objection)) } else { Ok(passed) }
+    }
+
+    /// Opens a socket to an address of `target` that passed.
+    ///
+    /// *Errors*: `Refused` when no address may be reached; `Unreachable` when none answered in time.
+    /// *Cancel*: what was being opened is closed.
+    pub(crate) async fn connect(&self, target: &Target, trust: Trust) -> Result<TcpStream, UpstreamError> {
+        let passed = self.passed(target, trust).await?;
         let unreachable = |why: String| UpstreamError::Unreachable { host: target.host.to_string(), why };
         let stream = tokio::time::timeout(self.connect_deadline, connect_any(&passed))
             .await
@@ -169,5 +174,11 @@ fn bare(name: &str) -> String {
 }
 
 fn refused(target: &Target, why: &str) -> UpstreamError {
-    UpstreamError::Refused { host: target.host.to_string(), why: why.to_owned() }
+    let host = target.host.to_string();
+    let why = match (why, target.port) {
+        (PRIVATE, 80 | 443) => format!("{why}; if it may be asked: larder upstream allow {host}"),
+        (PRIVATE, port) => format!("{why}; if it may be asked: larder upstream allow {host}:{port}"),
+        (why, _) => why.to_owned(),
+    };
+    UpstreamError::Refused { host, why }
 }

@@ -12,6 +12,8 @@ mod connect;
 mod credentials;
 mod exchange;
 pub mod fetch;
+#[cfg(any(test, feature = "fuzz"))]
+pub mod fuzz;
 mod gate;
 mod headers;
 pub mod hosts;

@@ -1,10 +1,15 @@
 //! Upstreams that nobody named, and what a mount says then.
 
+use std::process::Command;
+use std::time::Duration;
+
 use crate::support::machine::scratch;
 use crate::support::registry::{Crates, go_mount};
 use crate::support::resource::Resource;
-use crate::support::server::Setup;
+use crate::support::server::{LARDER, Setup, end_of};
 use crate::support::upstream::Upstream;
+
+const LIMIT: Duration = Duration::from_secs(60);
 
 #[test]
 fn a_mount_without_upstream_says_how_to_mend_it() {
@@ -49,4 +54,46 @@ fn a_configured_upstream_serves_the_bare_mount() {
     let config = format!("\n[ecosystem.go]\nupstreams = [\"{}\"]\n", upstream.url(""));
     let server = Setup::below(dir.path()).config(&config).start();
     assert_eq!(server.get("/go/example.test/m/@v/list").text(), "v1.0.0\n");
+}
+
+#[test]
+fn a_private_mirror_that_was_adopted_for_a_tool_without_a_mount_may_be_asked() {
+    let (dir, upstream) = (scratch(), Upstream::start());
+    upstream.put("/debian/InRelease", Resource::text("signed\n"));
+    let server = Setup::below(dir.path()).default_policy().start();
+    let mirrored = upstream.mirror("/debian/InRelease");
+    let refused = server.get(&mirrored);
+    let remedy = format!("larder upstream allow {}", upstream.addr());
+    assert!(refused.status == 403 && refused.text().contains(&remedy), "{}", refused.text());
+    let found = dir.path().join("found.json");
+    let one = serde_json::json!({ "ecosystem": "apt", "url": upstream.url("/debian/"), "found_in": "sources.list" });
+    std::fs::write(&found, serde_json::json!({ "upstreams": [one] }).to_string()).unwrap();
+    let found = found.to_str().unwrap();
+    let ended = end_of(larder(&["upstream", "import", found, "--server", &server.url()]), LIMIT);
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    assert_eq!(server.get(&mirrored).text(), "signed\n");
+}
+
+#[test]
+fn explain_says_when_a_host_would_be_refused() {
+    let (dir, upstream) = (scratch(), Upstream::start());
+    upstream.put("/a", Resource::text("a"));
+    let server = Setup::below(dir.path()).start();
+    let decision = |url: &str| {
+        let ended = end_of(larder(&["explain", "--json", url, "--server", &server.url()]), LIMIT);
+        let said: serde_json::Value = serde_json::from_str(&ended.stdout).unwrap_or_else(|_| panic!("{ended:?}"));
+        said["decision"].as_str().unwrap_or_default().to_owned()
+    };
+    let private = decision("https://10.0.0.1/x");
+    assert!(private.starts_with("refused: ") && private.contains("larder upstream allow 10.0.0.1"), "{private}");
+    let metadata = decision("http://169.254.169.254/latest");
+    assert!(metadata.starts_with("refused: ") && !metadata.contains("allow 169"), "{metadata}");
+    let fetched = decision(&upstream.url("/a"));
+    assert!(fetched.starts_with("fetched from upstream"), "{fetched}");
+}
+
+fn larder(arguments: &[&str]) -> Command {
+    let mut command = Command::new(LARDER);
+    command.args(arguments);
+    command
 }

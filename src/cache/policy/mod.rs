@@ -11,6 +11,8 @@ pub mod ask;
 pub mod date;
 pub mod fields;
 pub mod freshness;
+#[cfg(any(test, feature = "fuzz"))]
+pub mod fuzz;
 pub mod invalidate;
 pub mod rules;
 pub mod store;

@@ -26,7 +26,7 @@ pub fn look(around: &Surroundings<'_>) -> Vec<Found> {
 }
 
 /// `deb [options] URI suite components...`
-fn one_line(text: &str) -> Vec<String> {
+pub(super) fn one_line(text: &str) -> Vec<String> {
     let lines = text.lines().map(str::trim).filter(|line| line.starts_with("deb ") || line.starts_with("deb-src "));
     let address = |line: &str| {
         let after = line.split_once(' ')?.1.trim_start();
@@ -37,7 +37,7 @@ fn one_line(text: &str) -> Vec<String> {
 }
 
 /// Stanzas of `Field: value`, with `Enabled: no` switching one off; values go on in indented lines.
-fn deb822(text: &str) -> Vec<String> {
+pub(super) fn deb822(text: &str) -> Vec<String> {
     let mut all = Vec::new();
     let text: String =
         text.lines().filter(|line| !line.starts_with('#')).map(|line| format!("{}\n", line.trim_end())).collect();

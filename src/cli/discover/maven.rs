@@ -58,14 +58,14 @@ fn built_in(around: &Surroundings<'_>) -> Option<Found> {
     Found::one("maven", "central", around.shown(&archive), &url)
 }
 
-fn without_comments(text: &str) -> String {
+pub(super) fn without_comments(text: &str) -> String {
     let mut pieces = text.split("<!--");
     let first = pieces.next().unwrap_or_default().to_owned();
     pieces.fold(first, |out, piece| out + piece.split_once("-->").map_or("", |(_, after)| after))
 }
 
 /// What stands between `<element>` and `</element>`.
-fn blocks<'a>(text: &'a str, element: &str) -> impl Iterator<Item = &'a str> + use<'a> {
+pub(super) fn blocks<'a>(text: &'a str, element: &str) -> impl Iterator<Item = &'a str> + use<'a> {
     let (open, close) = (format!("<{element}>"), format!("</{element}>"));
     let mut rest = text;
     std::iter::from_fn(move || {

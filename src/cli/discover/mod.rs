@@ -6,6 +6,8 @@
 
 pub mod apt;
 pub mod cargo;
+#[cfg(any(test, feature = "fuzz"))]
+pub mod fuzz;
 pub mod go;
 pub mod maven;
 pub mod npm;

@@ -3,6 +3,8 @@
 
 pub mod catalog;
 pub(super) mod codec;
+#[cfg(any(test, feature = "fuzz"))]
+pub mod fuzz;
 pub(super) mod ledger;
 pub(super) mod places;
 pub(super) mod pool;

@@ -69,7 +69,7 @@ impl Failure {
 impl Writer {
     pub(super) fn new(core: Arc<Core>) -> Writer {
         let now = core.clock.elapsed();
-        let next_uses = now + Duration::from_secs(core.settings.use_flush_s);
+        let next_uses = now + core.settings.use_flush;
         Writer { core, condemned: Condemned::default(), next_tidy: now + TIDY, next_uses }
     }
 
@@ -78,7 +78,7 @@ impl Writer {
         // Should this thread ever fail, callers get `Closed` instead of waiting for ever.
         let _closes = Closes(self.core.clone());
         let settings = &self.core.settings;
-        let pace = Pace { delay: Duration::from_millis(settings.commit_delay_ms), idle: IDLE };
+        let pace = Pace { delay: settings.commit_delay, idle: IDLE };
         loop {
             match self.core.queue.next(&pace) {
                 Next::Commit(jobs) => self.commit(jobs),
@@ -250,21 +250,21 @@ impl Writer {
         let now = self.core.clock.elapsed();
         if now >= self.next_tidy {
             self.next_tidy = now + TIDY;
-            self.core.table.end_leases(self.core.minutes(), self.core.settings.lease_period());
+            self.core.table.end_leases(self.core.minutes(), self.core.settings.lease_period);
             let kept = self.kept_builds();
             if let Err(error) = self.core.catalog.transact(|changing| changing.expire_builds(&kept)) {
                 tracing::warn!(%error, "old records of builds could not be dropped");
             }
         }
         if now >= self.next_uses {
-            self.next_uses = now + Duration::from_secs(self.core.settings.use_flush_s);
+            self.next_uses = now + self.core.settings.use_flush;
             self.save_uses();
         }
     }
 
     fn kept_builds(&self) -> KeptBuilds {
         let settings = &self.core.settings;
-        let oldest = self.core.clock.now().minus(Duration::from_secs(settings.keep_records_s));
+        let oldest = self.core.clock.now().minus(settings.keep_records);
         KeptBuilds { oldest, builds_max: settings.builds_max }
     }
 

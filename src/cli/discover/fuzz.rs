@@ -1,0 +1,19 @@
+//! Entry for the fuzz targets: files of package managers in a checkout or an image that somebody else made.
+
+use super::{address, apt, go, ini, maven};
+
+/// What is found is an address without a credential in it.
+pub fn discover(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    let mut found: Vec<String> = ini(text).map(|(_, _, value)| value.to_owned()).collect();
+    found.extend(apt::one_line(text));
+    found.extend(apt::deb822(text));
+    let plain = maven::without_comments(text);
+    found.extend(maven::blocks(&plain, "url").map(str::to_owned));
+    let items = go::list_items(text);
+    found.push(go::write_list(&items, |_| None));
+    found.push(text.to_owned());
+    for (url, _) in found.iter().filter_map(|text| address(text)) {
+        assert!(url.username().is_empty() && url.password().is_none() && url.path().ends_with('/'), "{url}");
+    }
+}
