@@ -78,7 +78,7 @@ pub fn run(options: &Options, report: &mut Report) {
         warm(peer, &origin);
     }
     let span = Duration::from_secs_f64(options.seconds);
-    for len in SIZES {
+    for len in SIZES.into_iter().filter(|len| options.sizes.is_empty() || options.sizes.contains(len)) {
         let mut rounds: Vec<Vec<Measured>> = Vec::new();
         for round in 0..options.rounds {
             eprintln!("hits, {}: round {} of {}", size_name(len), round + 1, options.rounds);

@@ -27,13 +27,15 @@ pub struct Options {
     pub seconds: f64,
     /// Sections to run; empty: all.
     pub only: Vec<String>,
+    /// Sizes of hits to run, in bytes; empty: all.
+    pub sizes: Vec<u64>,
     /// Where the result goes beside the screen.
     pub write: Option<std::path::PathBuf>,
 }
 
 impl Options {
     fn parse(words: impl Iterator<Item = String>) -> Options {
-        let mut options = Options { rounds: 5, seconds: 2.0, only: Vec::new(), write: None };
+        let mut options = Options { rounds: 5, seconds: 2.0, only: Vec::new(), sizes: Vec::new(), write: None };
         let mut words = words.peekable();
         while let Some(word) = words.next() {
             let mut value = |name: &str| words.next().unwrap_or_else(|| panic!("{name} needs a value"));
@@ -41,10 +43,13 @@ impl Options {
                 "--rounds" => options.rounds = value("--rounds").parse().expect("--rounds is a number"),
                 "--seconds" => options.seconds = value("--seconds").parse().expect("--seconds is a number"),
                 "--only" => options.only.push(value("--only")),
+                "--size" => options.sizes.push(value("--size").parse().expect("--size is a number of bytes")),
                 "--write" => options.write = Some(value("--write").into()),
                 // cargo bench adds it.
                 "--bench" => {}
-                other => panic!("unknown: {other}; there is --rounds N, --seconds S, --only SECTION, --write FILE"),
+                other => panic!(
+                    "unknown: {other}; there is --rounds N, --seconds S, --only SECTION, --size BYTES, --write FILE"
+                ),
             }
         }
         options

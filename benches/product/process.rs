@@ -51,16 +51,28 @@ const TICKS_PER_SECOND: f64 = 100.0;
 
 /// User and system time of a process and its children that still run, in seconds.
 pub fn cpu_seconds(pid: u32) -> f64 {
-    let own = ticks(pid) as f64 / TICKS_PER_SECOND;
-    own + children(pid).into_iter().map(cpu_seconds).sum::<f64>()
+    let (user, system) = user_and_system(pid);
+    user + system
 }
 
-fn ticks(pid: u32) -> u64 {
+/// Both apart.
+pub fn user_and_system(pid: u32) -> (f64, f64) {
+    let (mut user, mut system) = ticks(pid);
+    for child in children(pid) {
+        let of_child = user_and_system(child);
+        user += of_child.0;
+        system += of_child.1;
+    }
+    (user, system)
+}
+
+fn ticks(pid: u32) -> (f64, f64) {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     // The name, in parentheses, may hold anything: fields are counted after it.
     let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
     let field = |at: usize| fields.get(at).and_then(|text| text.parse::<u64>().ok()).unwrap_or(0);
-    field(11) + field(12)
+    let seconds = |ticks: u64| ticks as f64 / TICKS_PER_SECOND;
+    (seconds(field(11)), seconds(field(12)))
 }
 
 fn children(pid: u32) -> Vec<u32> {

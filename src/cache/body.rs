@@ -7,6 +7,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
+use futures_util::FutureExt;
+
 use super::Inner;
 use super::coalesce::{Flight, Head, Resumption, Stage};
 use super::error::CacheError;
@@ -20,7 +23,7 @@ use crate::model::entry::Entry;
 use crate::model::lookup::{Fallback, Origin};
 use crate::model::time::Timestamp;
 use crate::store::{BlobWriter, Partial, SealedBlob, StoreError};
-use crate::upstream::fetch::{Fetched, FetchedBody};
+use crate::upstream::fetch::{Fetched, FetchedBody, UpstreamError};
 use crate::upstream::resume;
 
 /// Bodies up to this size are filled to the end though nobody waits.
@@ -145,8 +148,7 @@ async fn store(cache: &Arc<Inner>, plan: &FillPlan, ending: &Ending, mut body: B
     let _ = ending.flight.head.set(head);
     let mut written = body.partial.written();
     let mut look_at = written;
-    ending.publish(Stage::Streaming { written });
-    while let Some(chunk) = body.from.chunk().await {
+    while let Some(chunk) = next(&mut body, ending).await {
         let chunk = chunk.map_err(CacheError::Upstream)?;
         written += chunk.len() as u64;
         if written > plan.lookup.max_bytes {
@@ -157,13 +159,12 @@ async fn store(cache: &Arc<Inner>, plan: &FillPlan, ending: &Ending, mut body: B
             cache.make_room(plan.class(), 2 * LOOK_BYTES).await;
             look_at = written + LOOK_BYTES;
         }
-        if let Err(error) = body.writer.write(chunk).await {
+        if let Err(error) = take(&mut body, ending, chunk).await {
             let stored = body.partial.written();
             tracing::warn!(%error, stored, "storage gave up in the middle of a fill, followers go on upstream");
             cache.counters.overflowed();
             return Ok(Stage::Overflowed { stored });
         }
-        ending.publish(Stage::Streaming { written: body.partial.written() });
         if is_forsaken(&ending.flight, body.len, written) && cache.flights.forsake(&plan.id, &ending.flight) {
             tracing::debug!(key = %plan.key, written, "nobody waits for this fill any more");
             park(cache, plan, &ending.flight, body).await;
@@ -172,6 +173,39 @@ async fn store(cache: &Arc<Inner>, plan: &FillPlan, ending: &Ending, mut body: B
     }
     body.draft.valid = !ending.flight.is_doubtful();
     finish(cache, plan, body).await
+}
+
+/// The next bytes from upstream. Followers are told how far they may read before anybody waits, and not before that:
+/// each telling wakes them all.
+async fn next(body: &mut Body, ending: &Ending) -> Option<Result<Bytes, UpstreamError>> {
+    let ready = body.from.chunk().now_or_never();
+    if let Some(Some(chunk)) = ready {
+        return Some(chunk);
+    }
+    tell(body, ending);
+    match ready {
+        Some(end) => end,
+        None => body.from.chunk().await,
+    }
+}
+
+/// Stores a chunk. Of each piece that it makes whole followers are told at once: they find it in memory as long as it
+/// is being hashed and written, and would have to read it back later.
+async fn take(body: &mut Body, ending: &Ending, mut chunk: Bytes) -> Result<(), StoreError> {
+    while !chunk.is_empty() {
+        let room = body.writer.room();
+        let some = chunk.split_to(room.min(chunk.len()));
+        let whole = some.len() == room;
+        body.writer.write(some).await?;
+        if whole {
+            tell(body, ending);
+        }
+    }
+    Ok(())
+}
+
+fn tell(body: &Body, ending: &Ending) {
+    ending.publish(Stage::Streaming { written: body.partial.written() });
 }
 
 async fn finish(cache: &Arc<Inner>, plan: &FillPlan, body: Body) -> Result<Stage, CacheError> {

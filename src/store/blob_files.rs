@@ -1,7 +1,7 @@
 //! The file tier: blobs above the border, a file each. Descriptors are kept open with the sums that check their chunks.
 
 use std::collections::HashMap;
-use std::io;
+use std::io::{self, IoSliceMut};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
@@ -18,7 +18,7 @@ use super::error::{StoreError, out_of_descriptors};
 use super::files::{Access, Descriptor, Got, Mode, read_exact};
 use super::fresh::FreshFile;
 use super::home::Home;
-use super::layout::{CHUNK, chunks, file_bytes, read_trailer, trailer_bytes};
+use super::layout::{CHUNK, PIECE, chunks, file_bytes, read_trailer, trailer_bytes};
 use super::marks::class_of;
 use super::sum::xxh3_64;
 use crate::model::digest::Digest;
@@ -187,15 +187,33 @@ impl OpenFile {
         OpenFile { sums: OnceLock::from(sums.into_boxed_slice()), ..OpenFile::new(digest, len, descriptor) }
     }
 
-    /// Reads and checks one chunk. None: not all of it is in the page cache.
-    pub fn chunk(&self, index: u64, buffers: &Arc<Buffers>, mode: Mode) -> Result<Option<Bytes>, StoreError> {
+    /// Reads and checks one chunk. Blocks.
+    pub fn chunk(&self, index: u64, buffers: &Arc<Buffers>) -> Result<Option<Bytes>, StoreError> {
         let start = index * CHUNK as u64;
         let len = (self.len.saturating_sub(start) as usize).min(CHUNK);
         let mut buffer = buffers.take(len);
-        if !self.read(start, buffer.as_mut(), mode)? {
+        Ok(self.read(start, buffer.as_mut(), Mode::Wait)?.then(|| buffer.freeze()))
+    }
+
+    /// Reads and checks what the page cache has of a piece: whole chunks from `index` on, none that starts behind
+    /// `end`. None: not even one chunk.
+    pub fn piece(&self, index: u64, end: u64, buffers: &Arc<Buffers>) -> Result<Option<Bytes>, StoreError> {
+        let Some(sums) = self.sums(Mode::Now)? else { return Ok(None) };
+        let start = index * CHUNK as u64;
+        let end = end.next_multiple_of(CHUNK as u64).min(self.len).min(start + PIECE as u64);
+        let mut buffer = buffers.take_up_to(end.saturating_sub(start) as usize);
+        let bytes = buffer.as_mut();
+        let got = match self.descriptor.read_now(&mut [IoSliceMut::new(bytes)], start) {
+            Ok(got) if got == bytes.len() => got,
+            Ok(got) => got / CHUNK * CHUNK,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+            Err(error) => return Err(StoreError::io("reading a blob")(error)),
+        };
+        if got == 0 {
             return Ok(None);
         }
-        Ok(Some(buffer.freeze()))
+        self.check(sums, start, &bytes[..got])?;
+        Ok(Some(buffer.freeze().slice(..got)))
     }
 
     /// Reads and checks the whole blob into memory of its own. None: not all of it is in the page cache.
@@ -217,13 +235,19 @@ impl OpenFile {
             Got::NotNow => return Ok(false),
             Got::Short => return Err(self.corrupt("its file is cut off")),
         }
+        self.check(sums, start, bytes)?;
+        Ok(true)
+    }
+
+    /// Holds whole chunks from `start` on against their sums.
+    fn check(&self, sums: &[u64], start: u64, bytes: &[u8]) -> Result<(), StoreError> {
         let first = (start / CHUNK as u64) as usize;
         for (at, chunk) in bytes.chunks(CHUNK).enumerate() {
             if sums.get(first + at) != Some(&xxh3_64(chunk)) {
                 return Err(self.corrupt("its bytes do not match their sum"));
             }
         }
-        Ok(true)
+        Ok(())
     }
 
     /// The sums of the chunks; read once.

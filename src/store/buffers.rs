@@ -2,16 +2,19 @@
 //! copying it. What was once written over needs no zeroing again.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
 
-use super::layout::{BLOCK, CHUNK};
+use super::layout::{BLOCK, CHUNK, PIECE};
 
 /// Sizes that are kept, smallest first.
-const SIZES: [usize; 3] = [64 * 1024, BLOCK, CHUNK];
+const SIZES: [usize; 4] = [64 * 1024, BLOCK, CHUNK, PIECE];
 /// Bytes kept of each size: what a few dozen readers use at once.
 const SHELF_BYTES: usize = 8 * 1024 * 1024;
+/// Buffers of a whole piece that are lent at once: those are for speed, and a crowd of slow readers must not hold many.
+const PIECES: usize = 64;
 /// Below this a fresh allocation is cheaper than a kept one, and does not pin a large one.
 const TINY: usize = 4 * 1024;
 
@@ -19,6 +22,8 @@ const TINY: usize = 4 * 1024;
 #[derive(Default)]
 pub(super) struct Buffers {
     shelves: [Mutex<Vec<Vec<u8>>>; SIZES.len()],
+    /// Buffers of the largest size that are lent.
+    pieces: AtomicUsize,
 }
 
 impl Buffers {
@@ -33,10 +38,22 @@ impl Buffers {
             }
             None => vec![0; len],
         };
+        if bytes.len() == PIECE {
+            self.pieces.fetch_add(1, Relaxed);
+        }
         Buffer { bytes, len, home: self.clone() }
     }
 
+    /// A buffer of `len` bytes; of one chunk when more was asked for and enough of the larger ones are lent.
+    pub fn take_up_to(self: &Arc<Buffers>, len: usize) -> Buffer {
+        let enough = self.pieces.load(Relaxed) >= PIECES;
+        self.take(if enough { len.min(CHUNK) } else { len })
+    }
+
     fn put(&self, bytes: Vec<u8>) {
+        if bytes.len() == PIECE {
+            self.pieces.fetch_sub(1, Relaxed);
+        }
         let Some(at) = SIZES.into_iter().position(|size| size == bytes.capacity()) else { return };
         let mut shelf = self.shelves[at].lock();
         if shelf.len() < SHELF_BYTES / SIZES[at] {
@@ -90,6 +107,17 @@ mod tests {
         drop(part);
         let again = [buffers.take(CHUNK - 1), buffers.take(CHUNK - 1)];
         assert!(again.iter().any(|buffer| buffer.as_ref().as_ptr() == at));
+    }
+
+    #[test]
+    fn whole_pieces_are_lent_to_a_few_at_once() {
+        let buffers = Arc::new(Buffers::default());
+        let mut lent: Vec<Bytes> = (0..PIECES).map(|_| buffers.take_up_to(PIECE).freeze()).collect();
+        assert!(lent.iter().all(|bytes| bytes.len() == PIECE));
+        assert_eq!(buffers.take_up_to(PIECE).as_ref().len(), CHUNK);
+        assert_eq!(buffers.take_up_to(7).as_ref().len(), 7);
+        lent.pop();
+        assert_eq!(buffers.take_up_to(PIECE - 1).as_ref().len(), PIECE - 1);
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 
 use super::budget::Reservation;
 use super::buffers::Buffers;
@@ -19,6 +20,8 @@ use crate::model::checksum::{Algorithm, Checksum};
 
 pub(super) struct Fill {
     state: Mutex<State>,
+    /// A place in the line of pieces may be free, or nobody writes any more.
+    moved: Notify,
     written: AtomicU64,
     buffers: Arc<Buffers>,
     /// An unlinked file takes room until the last reader has closed it.
@@ -33,6 +36,10 @@ struct State {
     blocks: Vec<u64>,
     /// What is being written to the file, right behind what was.
     in_flight: Option<Bytes>,
+    /// What comes next: who writes takes it without being woken.
+    in_line: Option<Bytes>,
+    /// Somebody writes pieces, and looks for another after each.
+    writing: bool,
     tail: Tail,
 }
 
@@ -42,12 +49,27 @@ enum Tail {
     Whole(Bytes),
 }
 
+impl State {
+    fn collected(&mut self) -> Bytes {
+        let Tail::Growing(tail) = &mut self.tail else { return Bytes::new() };
+        let next = if tail.len() == CHUNK { Vec::with_capacity(CHUNK) } else { Vec::new() };
+        Bytes::from(std::mem::replace(tail, next))
+    }
+}
+
 impl Fill {
     pub fn new(expected: Option<u64>, buffers: Arc<Buffers>, reservation: Arc<Mutex<Reservation>>) -> Fill {
         let first = expected.map_or(0, |len| usize::try_from(len).unwrap_or(CHUNK).min(CHUNK));
         let tail = Tail::Growing(Vec::with_capacity(first));
-        let state = State { file: None, flushed: 0, blocks: Vec::new(), in_flight: None, tail };
-        Fill { state: Mutex::new(state), written: AtomicU64::new(0), buffers, _reservation: reservation }
+        let state =
+            State { file: None, flushed: 0, blocks: Vec::new(), in_flight: None, in_line: None, writing: false, tail };
+        Fill {
+            state: Mutex::new(state),
+            moved: Notify::new(),
+            written: AtomicU64::new(0),
+            buffers,
+            _reservation: reservation,
+        }
     }
 
     pub fn written(&self) -> u64 {
@@ -65,14 +87,49 @@ impl Fill {
         (taken, full)
     }
 
-    /// Puts what was collected in flight. What was in flight before must have landed.
+    /// Puts what was collected in flight, for who is to write it. Nobody may be writing.
     pub fn launch(&self) -> Bytes {
         let mut state = self.state.lock();
-        let Tail::Growing(tail) = &mut state.tail else { return Bytes::new() };
-        let next = if tail.len() == CHUNK { Vec::with_capacity(CHUNK) } else { Vec::new() };
-        let piece = Bytes::from(std::mem::replace(tail, next));
+        let piece = state.collected();
         state.in_flight = Some(piece.clone());
+        state.writing = true;
         piece
+    }
+
+    /// Puts what was collected in line behind what is being written. False: nobody writes, or another piece waits.
+    pub fn line_up(&self) -> bool {
+        let mut state = self.state.lock();
+        let fits = state.writing && state.in_line.is_none();
+        if fits {
+            state.in_line = Some(state.collected());
+        }
+        fits
+    }
+
+    /// The next piece to write. None: who wrote is done.
+    pub fn next(&self) -> Option<Bytes> {
+        let mut state = self.state.lock();
+        state.in_flight = state.in_line.take();
+        state.writing = state.in_flight.is_some();
+        let next = state.in_flight.clone();
+        drop(state);
+        self.moved.notify_one();
+        next
+    }
+
+    /// Nobody writes any more, whatever is left.
+    pub fn stop(&self) {
+        self.state.lock().writing = false;
+        self.moved.notify_one();
+    }
+
+    /// Waits until a piece in line may have moved up. False: nobody writes.
+    pub async fn moved(&self) -> bool {
+        let writing = self.state.lock().writing;
+        if writing {
+            self.moved.notified().await;
+        }
+        writing
     }
 
     /// What was in flight is in the file.
@@ -112,9 +169,14 @@ impl Fill {
         let flying = state.in_flight.as_ref().map_or(0, Bytes::len);
         if let Some(piece) = state.in_flight.as_ref().filter(|_| at < flying) {
             // A slice: all who are here share the piece, and a follower that sits on it holds no more than one.
-            return Located::Bytes(piece.slice(at..flying.min(at + max)));
+            return Located::Bytes(piece.slice(at..flying.min(at.saturating_add(max))));
         }
         let at = at - flying;
+        let waiting = state.in_line.as_ref().map_or(0, Bytes::len);
+        if let Some(piece) = state.in_line.as_ref().filter(|_| at < waiting) {
+            return Located::Bytes(piece.slice(at..waiting.min(at.saturating_add(max))));
+        }
+        let (at, max) = (at - waiting, max.min(BLOCK));
         Located::Bytes(match &state.tail {
             Tail::Growing(tail) => {
                 Bytes::copy_from_slice(&tail[at.min(tail.len())..tail.len().min(at.saturating_add(max))])
@@ -142,11 +204,11 @@ impl Partial {
 
     /// Reads from `at` on, which must be below `written()`.
     ///
-    /// *Shape*: 1 to min(`max`, 128 KiB) bytes; none at the end of what is written.
+    /// *Shape*: 1 to min(`max`, 256 KiB) bytes, 128 KiB where they must be copied; none at the end of what is written.
     /// *Errors*: `Corrupt` when the disk gave back other bytes than it got.
     /// *Cancel*: nothing is lost.
     pub async fn read(&self, at: u64, max: usize) -> Result<Bytes, StoreError> {
-        let read = match self.fill.locate(at, max.min(BLOCK)) {
+        let read = match self.fill.locate(at, max) {
             Located::Bytes(bytes) => return Ok(bytes),
             Located::File(read) => read,
         };

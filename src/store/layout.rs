@@ -14,6 +14,9 @@ use crate::model::place::Class;
 pub(super) const FORMAT: u16 = 1;
 /// A file is checked in chunks of so many bytes.
 pub(super) const CHUNK: usize = 256 * 1024;
+/// A file is read in pieces of so many bytes. With half of it a client had always drained the last piece before the
+/// next was there, and both sides slept and woke for each: two thirds of the rate.
+pub(super) const PIECE: usize = 2 * CHUNK;
 /// What one follower of a fill may hold. Divides a chunk.
 pub(super) const BLOCK: usize = 128 * 1024;
 /// Length of a seal in bytes.

@@ -23,7 +23,7 @@ use crate::model::range::ByteRange;
 /// What is read on the spot at most, in bytes: a fifth of a millisecond.
 const AT_ONCE: u64 = 1024 * 1024;
 
-/// Reads a range of a blob. Holds at most 256 KiB, or a blob that the memory tier would take.
+/// Reads a range of a blob. Holds at most 512 KiB, among many readers 256 KiB, or a blob that the memory tier would take.
 pub struct BlobReader {
     tier: TierName,
     range: ByteRange,
@@ -83,7 +83,7 @@ impl BlobReader {
         }
     }
 
-    /// The next bytes, at most 256 KiB of a file; None at the end of the range.
+    /// The next bytes, at most 512 KiB of a file; None at the end of the range.
     ///
     /// *Errors*: `Corrupt` when the bytes are not those that were stored; none of them are handed on.
     /// *Cancel*: nothing is lost.
@@ -106,7 +106,7 @@ impl BlobReader {
                 let index = self.at / CHUNK as u64;
                 let now = match job {
                     Some(_) => None,
-                    None => chunks.read(index, Mode::Now).transpose(),
+                    None => chunks.read_now(index, self.range.end).transpose(),
                 };
                 let bytes = match now {
                     Some(bytes) => bytes,
@@ -230,12 +230,12 @@ impl Chunks {
         Chunks { inner, file, _reading: reading }
     }
 
-    fn read(&self, index: u64, mode: Mode) -> Result<Option<Bytes>, StoreError> {
-        self.file.chunk(index, &self.inner.buffers, mode)
+    fn read_now(&self, index: u64, end: u64) -> Result<Option<Bytes>, StoreError> {
+        self.file.piece(index, end, &self.inner.buffers)
     }
 
     fn start(&self, index: u64) -> Job {
         let (file, buffers) = (self.file.clone(), self.inner.buffers.clone());
-        tokio::task::spawn_blocking(move || file.chunk(index, &buffers, Mode::Wait))
+        tokio::task::spawn_blocking(move || file.chunk(index, &buffers))
     }
 }

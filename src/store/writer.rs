@@ -1,5 +1,6 @@
 //! Takes a body as it comes: collects 256 KiB, then hashes and writes them on the blocking pool while the next are
-//! collected. One piece in flight and one collecting is all that a fill holds.
+//! collected. One piece in flight, one in line and one collecting is all that a fill holds. The one in line spares both
+//! sides to sleep and wake for each piece.
 
 use std::sync::Arc;
 
@@ -11,6 +12,7 @@ use super::Inner;
 use super::budget::Reservation;
 use super::error::StoreError;
 use super::fill::{Fill, Partial};
+use super::layout::CHUNK;
 use super::work::{SealedBlob, Work};
 use crate::model::checksum::{Algorithm, Checksum};
 use crate::model::place::Class;
@@ -38,7 +40,7 @@ type Job = JoinHandle<(Box<Work>, Result<(), StoreError>)>;
 
 enum Stage {
     Collecting(Box<Work>),
-    /// A piece is being hashed and written.
+    /// Pieces are being hashed and written.
     Spilling(Job),
     Failed(StoreError),
 }
@@ -60,6 +62,11 @@ impl BlobWriter {
         self.drain().await?;
         self.rest = chunk;
         self.drain().await
+    }
+
+    /// Bytes that make the piece whole that is being collected. It is in flight then.
+    pub fn room(&self) -> usize {
+        CHUNK - (self.fill.written() % CHUNK as u64) as usize
     }
 
     /// Waits until what was written so far rests: nothing of it is in flight to the disk then.
@@ -104,18 +111,26 @@ impl BlobWriter {
             let (taken, full) = self.fill.append(&self.rest);
             self.rest.advance(taken);
             if full {
-                let mut work = self.settle().await?;
-                let piece = self.fill.launch();
-                self.stage = Stage::Spilling(tokio::task::spawn_blocking(move || {
-                    let spilled = work.spill(&piece);
-                    (work, spilled)
-                }));
+                self.spill().await?;
             }
         }
         Ok(())
     }
 
-    /// Waits for the piece in flight and takes the work; the caller puts it back or ends the writer.
+    /// Has what was collected written, by who writes already if somebody does.
+    async fn spill(&mut self) -> Result<(), StoreError> {
+        while !self.fill.line_up() {
+            if !self.fill.moved().await {
+                let work = self.settle().await?;
+                let (fill, piece) = (self.fill.clone(), self.fill.launch());
+                self.stage = Stage::Spilling(tokio::task::spawn_blocking(move || spill(work, &fill, piece)));
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits for the pieces in flight and takes the work; the caller puts it back or ends the writer.
     async fn settle(&mut self) -> Result<Box<Work>, StoreError> {
         if let Stage::Spilling(job) = &mut self.stage {
             self.stage = match job.await {
@@ -139,6 +154,29 @@ impl BlobWriter {
                 Err(StoreError::Gone)
             }
         }
+    }
+}
+
+/// Writes pieces until there is no other. Blocks.
+fn spill(mut work: Box<Work>, fill: &Arc<Fill>, mut piece: Bytes) -> (Box<Work>, Result<(), StoreError>) {
+    let _stops = Stops(fill);
+    loop {
+        if let Err(error) = work.spill(&piece) {
+            return (work, Err(error));
+        }
+        match fill.next() {
+            Some(next) => piece = next,
+            None => return (work, Ok(())),
+        }
+    }
+}
+
+/// Says that nobody writes any more, also after a panic.
+struct Stops<'a>(&'a Fill);
+
+impl Drop for Stops<'_> {
+    fn drop(&mut self) {
+        self.0.stop();
     }
 }
 
