@@ -52,6 +52,7 @@ pub(crate) const ALL: &[About] = &[
     key("server.limits.target_bytes", "The request's address."),
     key("server.limits.header_read", "From a request's first byte to the end of its headers (HTTP/1)."),
     key("server.limits.idle", "How long a connection may be silent between requests."),
+    key("server.limits.tunnel_idle", "How long a CONNECT tunnel may carry no byte in either direction."),
     key("server.limits.tls_handshake", "For the TLS handshake."),
     key("server.limits.connection_life", "After this a connection takes no further request."),
     key("server.limits.connections", "Connections open at once; further ones wait."),

@@ -62,6 +62,8 @@ pub struct Front {
     pub control: Arc<dyn super::api::Control>,
     pub targets: Targets,
     pub packages: Packages,
+    /// How long a tunnel may be silent.
+    pub tunnel_idle: Duration,
 }
 
 /// A request that passed the gate.
