@@ -117,7 +117,10 @@ pub(crate) const ALL: &[About] = &[
     key("upstream.queue_deadline", "How long an ask may wait for a free place at its host."),
     key("upstream.minimum_rate", "A body slower than this a second, over the window below, is given up."),
     key("upstream.rate_window", "The window for that."),
-    key("upstream.requests_per_host", "Exchanges at one time with one host."),
+    key(
+        "upstream.requests_per_host",
+        "Exchanges at one time with one host; three quarters of them for one address, or one build on this machine.",
+    ),
     key("upstream.requests", "Exchanges at one time in all."),
     key("upstream.queue_per_host", "Asks that may wait for one host; more are turned away."),
     key("upstream.idle_per_host", "Idle connections kept to one host."),
