@@ -260,6 +260,7 @@ impl RunningParts {
             control: Arc::new(ProcessControl::new(self.clone())),
             targets: Targets::default(),
             packages: Packages::default(),
+            tunnel_idle: config.server.limits.tunnel_idle,
         });
         *self.front.lock() = Some(root.clone());
         let doors = Doors { inherited, certificates: self.certificates.clone() };

@@ -82,6 +82,7 @@ pub(super) async fn begin(
         plan: resume::Plan::of(&plan.method, &plan.request, fetched.status, &fetched.headers, fetched.len),
         headers: plan.request.clone(),
         expect: expect.clone(),
+        party: plan.party.clone(),
     };
     let (started, len) = (fetched.requested_at, fetched.len);
     let partial = writer.partial();

@@ -56,6 +56,7 @@ pub(super) struct Resumption {
     /// None: nothing proves that the rest would belong to the same body.
     pub plan: Option<crate::upstream::resume::Plan>,
     pub expect: Vec<crate::model::checksum::Checksum>,
+    pub party: crate::model::party::Party,
 }
 
 /// How far a fill is.

@@ -27,6 +27,7 @@ use crate::model::entry::{Candidates, Entry};
 use crate::model::key::Key;
 use crate::model::lookup::{Freshness, Lookup, Origin};
 use crate::model::outcome::{Outcome, Reason};
+use crate::model::party::Party;
 use crate::model::place::Class;
 use crate::model::realm::Realm;
 use crate::store::{BlobWriter, Intent, StoreError};
@@ -48,6 +49,8 @@ pub(super) struct FillPlan {
     pub realm: Realm,
     pub writer: Arc<str>,
     pub redirects: Redirects,
+    /// The first asker's.
+    pub party: Party,
 }
 
 impl FillPlan {
@@ -221,6 +224,7 @@ async fn ask(cache: &Arc<Inner>, plan: &FillPlan, origins: &[Origin]) -> Result<
         trust: origin.trust,
         resume: Resume::ByRange,
         redirects: plan.redirects,
+        party: plan.party.clone(),
     };
     cache.ask_in_turn(origins, question).await
 }

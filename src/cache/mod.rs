@@ -117,13 +117,8 @@ impl Cache {
         self.inner.serve(ask).await
     }
 
-    /// Answers with what memory and the page cache have and nothing speaks against: the hot path. None: `serve` has
-    /// to be asked.
-    pub fn at_once(&self, ask: &Ask<'_>) -> Option<Served> {
-        self.inner.at_once(ask).map(|(served, _)| served)
-    }
-
-    /// As `at_once`, with the decision, if it can be used again.
+    /// Answers with what memory and the page cache have and nothing speaks against: the hot path. The decision goes
+    /// along if it can be used again. None: `serve` has to be asked.
     pub fn at_once_and_again(&self, ask: &Ask<'_>) -> Option<(Served, Option<Standing>)> {
         let (served, decided) = self.inner.at_once(ask)?;
         Some((served, Standing::of(ask, &decided.stored, decided.at, decided.now)))
@@ -459,6 +454,7 @@ impl Inner {
             stored,
             writer: ask.label.clone(),
             redirects: redirects(&ask.lookup.freshness),
+            party: ask.party.clone(),
         }
     }
 }

@@ -65,6 +65,7 @@ impl Part {
             trust: self.resume.trust,
             resume: Resume::ByRange,
             redirects,
+            party: self.resume.party.clone(),
         })
     }
 }

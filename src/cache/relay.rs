@@ -19,6 +19,7 @@ use crate::model::entry::Entry;
 use crate::model::key::KeyHash;
 use crate::model::lookup::{Freshness, Origin, Trust};
 use crate::model::outcome::{Outcome, Reason};
+use crate::model::party::Party;
 use crate::upstream::fetch::{FetchAsk, FetchBody, Fetched, FetchedBody, Resume, Tunnel, UpstreamError};
 
 /// A request that is passed on with its body.
@@ -29,6 +30,7 @@ pub struct Exchange {
     pub body: Option<Sent>,
     pub reason: Reason,
     pub freshness: Freshness,
+    pub party: Party,
 }
 
 /// A body that a client sends.
@@ -58,6 +60,7 @@ impl Cache {
             trust: exchange.origin.trust,
             resume: Resume::Never,
             redirects: redirects(&exchange.freshness),
+            party: exchange.party,
         };
         let fetched = self.inner.fetch.fetch(ask).await?;
         Ok(served(fetched, &exchange.method, exchange.reason))
@@ -119,6 +122,7 @@ impl Inner {
             trust: origin.trust,
             resume: Resume::ByRange,
             redirects: redirects(&ask.lookup.freshness),
+            party: ask.party.clone(),
         };
         let (fetched, _) = self.ask_in_turn(&origins, question).await?;
         Ok(served(fetched, ask.method, reason))

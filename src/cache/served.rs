@@ -15,6 +15,7 @@ use crate::model::digest::Digest;
 use crate::model::key::KeyHash;
 use crate::model::lookup::Lookup;
 use crate::model::outcome::Outcome;
+use crate::model::party::Party;
 use crate::model::place::Place;
 use crate::model::range::{Asked, ByteRange};
 use crate::store::{BlobReader, StoreError};
@@ -33,6 +34,8 @@ pub struct Ask<'a> {
     pub identity: Option<Box<str>>,
     /// Who asks, for the record.
     pub label: Arc<str>,
+    /// Whose part of an upstream's places is used.
+    pub party: &'a Party,
     /// Whether conditional fields and Range are honoured; a body that is rewritten at the door needs the whole.
     pub partial: Partiality,
     pub framing: Framing,

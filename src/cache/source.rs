@@ -12,6 +12,7 @@ use super::served::{Ask, Framing, Partiality, Served};
 use crate::model::checksum::Checksum;
 use crate::model::lookup::{Expect, Extract, Lookup, Origin, Origins};
 use crate::model::outcome::Outcome;
+use crate::model::party::Party;
 
 /// The largest document that is read for an address or a sum, in bytes.
 const DOCUMENT_MAX_BYTES: u64 = 32 << 20;
@@ -33,6 +34,7 @@ struct Reader<'a> {
     headers: &'a HeaderMap,
     identity: Option<Box<str>>,
     label: Arc<str>,
+    party: &'a Party,
 }
 
 enum Document {
@@ -55,8 +57,12 @@ enum Reading {
 
 impl Inner {
     pub(super) async fn sources(self: &Arc<Inner>, plan: &FillPlan) -> Result<Sources, CacheError> {
-        let reader =
-            Reader { headers: &plan.client_headers, identity: plan.id.identity.clone(), label: plan.writer.clone() };
+        let reader = Reader {
+            headers: &plan.client_headers,
+            identity: plan.id.identity.clone(),
+            label: plan.writer.clone(),
+            party: &plan.party,
+        };
         let expect = match &plan.lookup.expect {
             Expect::Nothing => Vec::new(),
             Expect::Sum(sum) => vec![*sum],
@@ -100,7 +106,8 @@ impl Inner {
     }
 
     pub(super) async fn addresses(self: &Arc<Inner>, ask: &Ask<'_>) -> Result<Addresses, CacheError> {
-        let reader = Reader { headers: ask.headers, identity: ask.identity.clone(), label: ask.label.clone() };
+        let reader =
+            Reader { headers: ask.headers, identity: ask.identity.clone(), label: ask.label.clone(), party: ask.party };
         self.resolve(&reader, &ask.lookup.origins).await
     }
 
@@ -146,6 +153,7 @@ impl Inner {
             url: &url,
             identity: reader.identity.clone(),
             label: reader.label.clone(),
+            party: reader.party,
             partial: Partiality::Whole,
             framing: Framing::Marked,
         };

@@ -176,6 +176,7 @@ mod tests {
             url: &url,
             identity: None,
             label: Arc::from("anonymous"),
+            party: &crate::model::party::Party::Build(Arc::from("anonymous")),
             partial: Partiality::Allowed,
             framing: Framing::Marked,
         })

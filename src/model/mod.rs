@@ -12,6 +12,7 @@ pub mod key;
 pub mod kind;
 pub mod lookup;
 pub mod outcome;
+pub mod party;
 pub mod place;
 pub mod range;
 pub mod realm;

@@ -112,6 +112,7 @@ impl Front {
             body: sent,
             reason: Reason::Method,
             freshness: Freshness::Http,
+            party: visit.party.clone(),
         };
         let served = self.cache.exchange(exchange).await?;
         let stale = relay::invalidated(&visit.method, served.status, url, &served.headers);
@@ -132,6 +133,7 @@ fn ask<'a>(visit: &'a Visit<'_>, target: &'a Target) -> Ask<'a> {
         url: &target.url,
         identity: visit.identity(),
         label: visit.writer(),
+        party: &visit.party,
         partial: Partiality::Allowed,
         framing: visit.framing(),
     }

@@ -34,6 +34,7 @@ use crate::model::digest::Digest;
 use crate::model::hop;
 use crate::model::key::KeyHash;
 use crate::model::outcome::{Outcome, Reason};
+use crate::model::party::Party;
 use crate::protocol::gate::label_of;
 use crate::runtime::tasks::Tasks;
 
@@ -62,12 +63,15 @@ pub struct Front {
     pub control: Arc<dyn super::api::Control>,
     pub targets: Targets,
     pub packages: Packages,
+    /// How long a tunnel may be silent.
+    pub tunnel_idle: Duration,
 }
 
 /// A request that passed the gate.
 pub(super) struct Visit<'a> {
     pub peer: &'a Peer,
     pub caller: Caller,
+    pub party: Party,
     pub method: Method,
     pub uri: Uri,
     pub headers: HeaderMap,
@@ -235,7 +239,8 @@ impl Front {
         *label = build_label(&caller).or(named).or_else(|| agent_label(&parts.headers));
         caller.strip.apply(&mut parts.headers);
         let http::request::Parts { method, uri, version, headers, extensions, .. } = parts;
-        Ok((Visit { peer, caller, method, uri, headers, version, extensions }, body))
+        let party = Party::of(peer.addr.ip(), label.as_ref());
+        Ok((Visit { peer, caller, party, method, uri, headers, version, extensions }, body))
     }
 
     fn way(&self, form: &Form, visit: &mut Visit<'_>) -> Way {

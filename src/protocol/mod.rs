@@ -45,6 +45,7 @@ pub type Answering<'a> =
 
 /// Answers requests. The server knows one; which conversation a request belongs to is decided behind it.
 ///
+/// *Shape*: who makes a tunnel of a request keeps its extensions until the tunnel ends.
 /// *Cancel*: the future is dropped when the client hangs up.
 pub trait Mount: Send + Sync + 'static {
     fn serve<'a>(&'a self, request: http::Request<hyper::body::Incoming>, peer: &'a Arc<Peer>) -> Answering<'a>;

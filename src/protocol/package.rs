@@ -143,6 +143,7 @@ impl Front {
             body: None,
             reason: Reason::Method,
             freshness: Freshness::Immutable,
+            party: visit.party.clone(),
         };
         Ok(Answered::of_served(self.cache.exchange(exchange).await?, &visit.method, at))
     }
@@ -207,6 +208,7 @@ fn ask<'a>(visit: &'a Visit<'_>, lookup: &'a Lookup) -> Option<Ask<'a>> {
         url: first_url(lookup)?,
         identity: visit.identity(),
         label: visit.writer(),
+        party: &visit.party,
         partial: if lookup.rewrite.is_some() { Partiality::Whole } else { Partiality::Allowed },
         framing: visit.framing(),
     })

@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::settings::Limits;
+use crate::model::party::neighbourhood;
 
 /// The porter.
 pub(crate) struct Admission {
@@ -116,14 +117,6 @@ impl Drop for Admitted {
 /// Two seconds' worth may come at once.
 fn burst(rate: i64) -> i64 {
     rate.saturating_mul(2)
-}
-
-/// What counts as one address: an IPv4 address, or an IPv6 /64, which one subscriber has all of.
-fn neighbourhood(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V4(address) => IpAddr::V4(address),
-        IpAddr::V6(address) => IpAddr::V6((address.to_bits() & (u128::MAX << 64)).into()),
-    }
 }
 
 #[cfg(test)]

@@ -31,7 +31,10 @@ pub(crate) struct Session {
 /// Answers one request.
 ///
 /// *Cancel*: the mount's future is dropped with it.
-pub(crate) async fn answer(session: Arc<Session>, request: Request<Incoming>) -> Result<Response<Tracked>, Infallible> {
+pub(crate) async fn answer(
+    session: Arc<Session>,
+    mut request: Request<Incoming>,
+) -> Result<Response<Tracked>, Infallible> {
     let mut flight = Flight::begin(session);
     let session = &flight.session;
     if let Some(refusal) = refuse(session, &request) {
@@ -40,6 +43,10 @@ pub(crate) async fn answer(session: Arc<Session>, request: Request<Incoming>) ->
     let http1 = request.version() < Version::HTTP_2;
     let chunked = http1 && request.headers().contains_key(TRANSFER_ENCODING);
     let connect = http1 && request.method() == Method::CONNECT;
+    if request.method() == Method::CONNECT && !http1 {
+        // Such a tunnel is a stream of this connection, which would be taken for idle.
+        request.extensions_mut().insert(Arc::new(Flight::begin(session.clone())));
+    }
     let mut response = session.root.serve(request, &session.peer).await;
     let refused_tunnel = connect && !response.status().is_success();
     let finishing = http1 && session.pulse.order() != Order::Live;

@@ -54,6 +54,9 @@ pub struct Limits {
     /// How long a connection may be silent between requests.
     #[serde(with = "units::duration")]
     pub idle: Duration,
+    /// How long a CONNECT tunnel may carry no byte in either direction.
+    #[serde(with = "units::duration")]
+    pub tunnel_idle: Duration,
     #[serde(with = "units::duration")]
     pub tls_handshake: Duration,
     /// After this a connection takes no further request.
@@ -81,6 +84,7 @@ impl Default for Limits {
             target_bytes: 8 << 10,
             header_read: Duration::from_secs(10),
             idle: Duration::from_secs(60),
+            tunnel_idle: Duration::from_secs(600),
             tls_handshake: Duration::from_secs(5),
             connection_life: Duration::from_secs(3600),
             connections: 20_000,
@@ -155,6 +159,9 @@ impl Settings {
         }
         if limits.connections == 0 || limits.connections_per_address == 0 {
             return invalid("limits.connections and limits.connections_per_address must be at least 1");
+        }
+        if limits.tunnel_idle < Duration::from_secs(1) {
+            return invalid("limits.tunnel_idle must be at least 1s");
         }
         if !(16 << 10..=(1 << 24) - 1).contains(&limits.http2.frame_bytes) {
             return invalid("limits.http2.frame_bytes must be between 16KiB and 16MiB less one byte");

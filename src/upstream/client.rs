@@ -30,6 +30,7 @@ use super::settings::{Settings, SettingsError};
 use super::wire::{Counted, Tunnel};
 use crate::model::hop;
 use crate::model::lookup::Trust;
+use crate::model::party::Party;
 use crate::runtime::clock::{Clock, random_bytes};
 use crate::runtime::tasks::Tasks;
 
@@ -193,6 +194,7 @@ struct Chain {
     payload: Payload,
     resume: Resume,
     redirects: Redirects,
+    party: Party,
 }
 
 /// An answer and what it holds on to.
@@ -204,7 +206,7 @@ struct Answer {
 
 impl Chain {
     fn start(network: Arc<Network>, ask: FetchAsk) -> Result<Chain, UpstreamError> {
-        let FetchAsk { method, mut url, headers: mut asked, body, trust, resume, redirects } = ask;
+        let FetchAsk { method, mut url, headers: mut asked, body, trust, resume, redirects, party } = ask;
         let host = url.host_str().unwrap_or("the address").to_owned();
         let refused = |why: &str| UpstreamError::Refused { host: host.clone(), why: why.to_owned() };
         let origin = Origin::of(&url).ok_or_else(|| refused("the address names no http or https host"))?;
@@ -219,7 +221,7 @@ impl Chain {
         // What Connection lists is gone now, so that it cannot come back with the next hop.
         hop::strip(&mut asked);
         let question = Question { url, origin, method, headers, trust };
-        Ok(Chain { network, question, asked, payload: Payload::of(body), resume, redirects })
+        Ok(Chain { network, question, asked, payload: Payload::of(body), resume, redirects, party })
     }
 
     async fn run(mut self) -> Result<Fetched, UpstreamError> {
@@ -259,7 +261,7 @@ impl Chain {
         network.dial.gate.judge(&self.question.origin.target, self.question.trust)?;
         let host = network.hosts.host(&self.question.origin)?;
         host.check()?;
-        let slot = host.enter().await?;
+        let slot = host.enter(&self.party).await?;
         let mut admission = host.admit()?;
         host.earn_retry();
         let mut tried = 0;

@@ -13,6 +13,7 @@ use url::Url;
 
 use crate::model::kind::ErrorKind;
 use crate::model::lookup::Trust;
+use crate::model::party::Party;
 use crate::model::time::Timestamp;
 
 pub use super::wire::Tunnel;
@@ -45,6 +46,8 @@ pub struct FetchAsk {
     pub resume: Resume,
     /// Whether redirects are followed; a forward proxy passes them on, and failures that the host itself reports.
     pub redirects: Redirects,
+    /// Whose part of the host's places it takes.
+    pub party: Party,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

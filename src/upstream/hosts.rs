@@ -12,7 +12,11 @@ use super::breaker::{Breaker, Budget, Pass, Verdict};
 use super::fetch::UpstreamError;
 use super::origin::Origin;
 use super::settings::{BreakerSettings, RetrySettings, Settings};
+use crate::model::party::Party;
 use crate::runtime::clock::Clock;
+
+/// Shares of a host that are remembered although nobody uses them.
+const SHARES_KEPT: usize = 32;
 
 /// What statistics show of a host.
 #[derive(Clone, Debug)]
@@ -65,6 +69,7 @@ pub(crate) struct Host {
     slots: Arc<Semaphore>,
     all_slots: Arc<Semaphore>,
     waiting: AtomicUsize,
+    shares: Mutex<HashMap<Party, Arc<Share>>>,
     state: Mutex<(Breaker, Budget)>,
     requests: AtomicU64,
     failures: AtomicU64,
@@ -73,8 +78,15 @@ pub(crate) struct Host {
     clock: Arc<dyn Clock>,
 }
 
+/// What one party has of a host's places. A quarter is always left for others.
+struct Share {
+    slots: Arc<Semaphore>,
+    waiting: AtomicUsize,
+}
+
 /// A place among the exchanges of a host; held until the body is through.
 pub(crate) struct Slot {
+    _share: (OwnedSemaphorePermit, Arc<Share>),
     _host: OwnedSemaphorePermit,
     _all: OwnedSemaphorePermit,
 }
@@ -125,6 +137,7 @@ impl Hosts {
             slots: Arc::new(Semaphore::new(self.rules.per_host)),
             all_slots: self.slots.clone(),
             waiting: AtomicUsize::new(0),
+            shares: Mutex::default(),
             state: Mutex::new((Breaker::new(), Budget::new(now, &self.rules.retry))),
             requests: AtomicU64::new(0),
             failures: AtomicU64::new(0),
@@ -157,24 +170,43 @@ impl Host {
         }
     }
 
-    /// Waits for a place.
+    /// Waits for a place within the party's share.
     ///
     /// *Errors*: `Crowded` when too many wait, or none came free in time.
     /// *Cancel*: the place in the queue is given up.
-    pub(crate) async fn enter(&self) -> Result<Slot, UpstreamError> {
+    pub(crate) async fn enter(&self, party: &Party) -> Result<Slot, UpstreamError> {
         let crowded = || UpstreamError::Crowded { host: self.name.clone() };
+        let share = self.share(party);
         let waiting = Waiting::begin(&self.waiting);
+        let like_it = Waiting::begin(&share.waiting);
         // Those in flight and the newcomer itself are not a queue.
-        if self.slots.available_permits() == 0 && waiting.ahead >= self.rules.queue {
+        let must_wait = self.slots.available_permits() == 0 || share.slots.available_permits() == 0;
+        if must_wait && (waiting.ahead >= self.rules.queue || like_it.ahead >= most_of(self.rules.queue)) {
             return Err(crowded());
         }
         let slots = async {
+            let of_share = share.slots.clone().acquire_owned().await;
             let host = self.slots.clone().acquire_owned().await;
             let all = self.all_slots.clone().acquire_owned().await;
-            Some(Slot { _host: host.ok()?, _all: all.ok()? })
+            Some(Slot { _share: (of_share.ok()?, share.clone()), _host: host.ok()?, _all: all.ok()? })
         };
         let slot = tokio::time::timeout(self.rules.queue_deadline, slots).await;
         slot.ok().flatten().ok_or_else(crowded)
+    }
+
+    fn share(&self, party: &Party) -> Arc<Share> {
+        let mut shares = self.shares.lock();
+        if let Some(share) = shares.get(party) {
+            return share.clone();
+        }
+        if shares.len() >= SHARES_KEPT {
+            // Nobody can take another handle while they are locked; those in use are as many as places and queue.
+            shares.retain(|_, share| Arc::strong_count(share) > 1);
+        }
+        let slots = Arc::new(Semaphore::new(most_of(self.rules.per_host)));
+        let share = Arc::new(Share { slots, waiting: AtomicUsize::new(0) });
+        shares.insert(party.clone(), share.clone());
+        share
     }
 
     /// Asks the breaker for one attempt.
@@ -252,6 +284,11 @@ impl Drop for Admission {
     }
 }
 
+/// What one party may have of a number of places: three quarters, and at least one.
+fn most_of(places: usize) -> usize {
+    places - places / 4
+}
+
 struct Waiting<'a> {
     count: &'a AtomicUsize,
     ahead: usize,
@@ -272,6 +309,7 @@ impl Drop for Waiting<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::pin::Pin;
     use std::task::Poll;
 
     use url::Url;
@@ -288,19 +326,61 @@ mod tests {
         Hosts::new(settings, ManualClock::at(Timestamp(0)))
     }
 
+    fn party(name: &str) -> Party {
+        Party::Build(name.into())
+    }
+
+    async fn is_waiting(entering: &mut (impl Future + Unpin)) -> bool {
+        std::future::poll_fn(|context| Poll::Ready(Pin::new(&mut *entering).poll(context).is_pending())).await
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_party_cannot_take_all_places_and_all_of_the_queue() {
+        let settings = Settings { requests_per_host: 4, queue_per_host: 8, ..Settings::default() };
+        let host = hosts(&settings).host(&origin("http://a.test")).expect("room");
+        let greedy = party("greedy");
+        let mut held = Vec::new();
+        for _ in 0..3 {
+            held.push(host.enter(&greedy).await.expect("its share"));
+        }
+        let mut queue: Vec<_> = (0..6).map(|_| Box::pin(host.enter(&greedy))).collect();
+        for waits in &mut queue {
+            assert!(is_waiting(waits).await, "its share is taken");
+        }
+        assert!(matches!(host.enter(&greedy).await, Err(UpstreamError::Crowded { .. })), "so is its part of the queue");
+        let modest = host.enter(&party("modest")).await.expect("a place is left");
+        let third = party("third");
+        let mut next = Box::pin(host.enter(&third));
+        assert!(is_waiting(&mut next).await, "the queue has room for others");
+        drop(modest);
+        next.await.expect("not behind those who have their share");
+        drop(held.pop());
+        queue.remove(0).await.expect("its share again");
+    }
+
+    #[tokio::test]
+    async fn shares_that_nobody_uses_are_forgotten() {
+        let host = hosts(&Settings::default()).host(&origin("http://a.test")).expect("room");
+        let _held = host.enter(&party("kept")).await.expect("free");
+        for at in 0..3 * SHARES_KEPT {
+            host.enter(&party(&at.to_string())).await.expect("free");
+        }
+        assert!(host.shares.lock().len() <= SHARES_KEPT && host.shares.lock().contains_key(&party("kept")));
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_full_queue_turns_away_and_a_long_wait_ends() {
         let settings = Settings { requests_per_host: 1, queue_per_host: 1, ..Settings::default() };
         let host = hosts(&settings).host(&origin("http://a.test")).expect("room");
-        let slot = host.enter().await.expect("free");
-        let mut second = Box::pin(host.enter());
-        let first_poll = std::future::poll_fn(|context| Poll::Ready(second.as_mut().poll(context).is_pending()));
-        assert!(first_poll.await);
-        assert!(matches!(host.enter().await, Err(UpstreamError::Crowded { .. })));
+        let slot = host.enter(&party("a")).await.expect("free");
+        let a = party("a");
+        let mut second = Box::pin(host.enter(&a));
+        assert!(is_waiting(&mut second).await);
+        assert!(matches!(host.enter(&party("a")).await, Err(UpstreamError::Crowded { .. })));
         assert_eq!(host.usage(String::new()).waiting, 1);
         drop(slot);
         let slot = second.await.expect("came free");
-        assert!(matches!(host.enter().await, Err(UpstreamError::Crowded { .. })), "waited too long");
+        assert!(matches!(host.enter(&party("a")).await, Err(UpstreamError::Crowded { .. })), "waited too long");
         drop(slot);
         assert_eq!((host.usage(String::new()).waiting, host.usage(String::new()).in_flight), (0, 0));
     }

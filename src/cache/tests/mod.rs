@@ -31,6 +31,7 @@ use crate::model::checksum::{Algorithm, Checksum};
 use crate::model::key::Key;
 use crate::model::lookup::{Expect, Fallback, Freshness, Lookup, Origin, Origins, Trust};
 use crate::model::outcome::Outcome;
+use crate::model::party::Party;
 use crate::model::realm::Scope;
 use crate::model::time::Timestamp;
 use crate::runtime::clock::ManualClock;
@@ -172,6 +173,7 @@ impl Client {
             url: &url,
             identity: self.identity.map(Into::into),
             label: Arc::from("test"),
+            party: &Party::Build(Arc::from("test")),
             partial: Partiality::Allowed,
             framing: if self.closing { Framing::Closing } else { Framing::Marked },
         };

@@ -99,6 +99,23 @@ async fn prior_knowledge_is_understood() {
 }
 
 #[tokio::test]
+async fn a_tunnel_is_under_way_as_long_as_it_is_open() {
+    let running = start(Limits::default());
+    let mut send = client(&running).await;
+    let connect = Request::connect("a:443").body(Full::default()).expect("a request");
+    let mut response = soon(send.send_request(connect)).await.expect("answers");
+    let mut tunnel = TokioIo::new(soon(hyper::upgrade::on(&mut response)).await.expect("a tunnel"));
+    soon(tunnel.write_all(b"ping")).await.expect("sends");
+    let mut got = [0; 4];
+    soon(tunnel.read_exact(&mut got)).await.expect("comes back");
+    assert_eq!((&got, running.server.in_flight()), (b"ping", 1));
+    drop((tunnel, response));
+    while running.server.in_flight() > 0 {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
 async fn a_host_beside_another_authority_is_400() {
     let running = start(Limits::default());
     let mut send = client(&running).await;

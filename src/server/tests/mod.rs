@@ -88,6 +88,7 @@ impl Recorder {
             let Ok(stream) = upgrade.await else { return };
             let (mut read, mut write) = tokio::io::split(TokioIo::new(stream));
             let _ = tokio::io::copy(&mut read, &mut write).await;
+            drop(request);
         });
         Response::new(ReplyBody::empty())
     }

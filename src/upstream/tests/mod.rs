@@ -24,6 +24,7 @@ use super::fetch::{Fetch, FetchAsk, FetchBody, Fetched, Redirects, Resume, Upstr
 use super::resolve::Resolve;
 use super::settings::{RetrySettings, Settings};
 use crate::model::lookup::Trust;
+use crate::model::party::Party;
 use crate::model::time::Timestamp;
 use crate::runtime::clock::Clock;
 use crate::runtime::tasks::Tasks;
@@ -98,6 +99,7 @@ fn get(url: &str) -> FetchAsk {
         trust: Trust::Configured,
         resume: Resume::ByRange,
         redirects: Redirects::Follow,
+        party: Party::Build("a".into()),
     }
 }
 
