@@ -63,9 +63,24 @@ fn understood(bytes: &[u8]) -> Vec<Ended> {
     });
     let io = TokioIo::new(tokio::io::join(bytes, tokio::io::sink()));
     let mut builder = hyper::server::conn::http1::Builder::new();
-    let served = builder.header_read_timeout(None).serve_connection(io, service);
+    // The end of the bytes is not the end of the connection: what was pipelined is answered.
+    let served = builder.header_read_timeout(None).half_close(true).serve_connection(io, service);
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
     // What hyper refuses is no finding: then nobody is misled.
     let _ = runtime.block_on(served);
     ended.take()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_readers_see_whole_requests() {
+        let length = b"PUT /a HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabcGET / HTTP/1.1\r\nHost: a\r\n\r\n";
+        let chunked = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n";
+        for (bytes, ended) in [(&length[..], &[3, 0][..]), (chunked, &[3]), (&chunked[..60], &[])] {
+            assert_eq!((followed(bytes), understood(bytes)), ((ended.to_vec(), bytes.len()), ended.to_vec()));
+        }
+    }
 }
