@@ -271,6 +271,9 @@ impl Inner {
         let bytes = self.store.recall(digest)?;
         self.index.touch(digest);
         let (start, end) = (to_index(range.start), to_index(range.end));
+        if (start, end) == (0, bytes.len()) {
+            return Some((ServedBody::Bytes(bytes), TierName::Memory));
+        }
         (end <= bytes.len()).then(|| (ServedBody::Bytes(bytes.slice(start..end)), TierName::Memory))
     }
 

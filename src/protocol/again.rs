@@ -5,6 +5,7 @@
 //! Whoever asks is admitted anew each time: tokens end, and so does leave to ask a host.
 
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
@@ -14,9 +15,9 @@ use quick_cache::sync::Cache as Kept;
 
 use super::Peer;
 use super::front::{self, Answered, Form, Front};
-use super::gate::{Caller, Door, Right, heeded};
+use super::gate::{Door, Right, heeded};
 use super::hosts::Nearness;
-use super::observe::Observation;
+use super::observe::Ended;
 use super::package::Upstreams;
 use super::page;
 use crate::cache::error::CacheError;
@@ -77,19 +78,16 @@ pub struct Repeated {
     ready: Arc<Ready>,
     tail: Tail,
     body: Bytes,
-    told: Told,
+    started: Duration,
+    label: Option<Arc<str>>,
+    /// Where it is not the one that is kept.
+    uri: Option<Uri>,
 }
 
 /// The end of a head: `Age`, a `Date` where upstream gave none, the empty line.
 struct Tail {
     bytes: [u8; 80],
     len: usize,
-}
-
-/// Tells the observers when the answer has gone out, or that it did not.
-struct Told {
-    observation: Option<Observation>,
-    sent: u64,
 }
 
 /// Answers below ecosystems' mounts that can be given again, by target. Bounded.
@@ -159,15 +157,14 @@ impl Repeated {
         })
     }
 
+    /// *Units*: bytes of the body among the first `sent` bytes.
+    pub fn body_among(&self, sent: usize) -> u64 {
+        sent.saturating_sub(self.wire_bytes() - self.body.len()) as u64
+    }
+
     /// *Units*: bytes, of head and body.
     pub fn wire_bytes(&self) -> usize {
         self.ready.head.len() + self.tail.len + self.body.len()
-    }
-
-    /// All of it was taken by the connection. Dropped without, it counts as broken off.
-    pub fn gone_out(mut self) {
-        self.told.sent = self.body.len() as u64;
-        self.told.conclude(None);
     }
 }
 
@@ -187,20 +184,6 @@ impl Tail {
     fn add(&mut self, piece: &[u8]) {
         self.bytes[self.len..self.len + piece.len()].copy_from_slice(piece);
         self.len += piece.len();
-    }
-}
-
-impl Told {
-    fn conclude(&mut self, error: Option<&CacheError>) {
-        if let Some(observation) = self.observation.take() {
-            observation.conclude(self.sent, error);
-        }
-    }
-}
-
-impl Drop for Told {
-    fn drop(&mut self) {
-        self.conclude(Some(&CacheError::Abandoned));
     }
 }
 
@@ -248,29 +231,37 @@ impl Front {
         } else {
             self.package_again(path, nearness)?
         };
-        let caller = self.gate.admit(&fields.heeded, &peer.addr, Right::Read, fields.door).ok()?;
+        let named = self.gate.admit_reader(&fields.heeded, &peer.addr, fields.door).ok()?;
         let again = self.cache.again(&ready.standing)?;
         let ServedBody::Bytes(body) = again.body else { return None };
         if Outcome::Hit(again.tier) != ready.outcome || body.len() as u64 != again.len || ready.head.is_empty() {
             return None;
         }
-        let observation = Observation {
-            observers: self.observers.clone(),
-            started,
+        let by_path = || if labelled { fields.path.clone() } else { None };
+        let label = named.or_else(by_path).or_else(|| fields.agent.clone());
+        let uri = if labelled { Some(Uri::try_from(target).ok()?) } else { None };
+        let date = (!ready.is_dated).then(|| self.observers.clock.now());
+        Some(Repeated { tail: Tail::new(again.age, date), ready, body, started, label, uri })
+    }
+
+    /// Writes down what became of an answer of which so many bytes of body were sent.
+    pub(super) fn conclude(&self, answer: &Repeated, peer: &Peer, sent: u64) {
+        let ready = &*answer.ready;
+        let ended = Ended {
+            started: answer.started,
             peer: peer.addr,
-            label: label(&caller, labelled, fields),
-            method: Method::GET,
-            uri: if labelled { Uri::try_from(target).ok()? } else { ready.uri.clone() },
+            label: answer.label.as_ref(),
+            method: &Method::GET,
+            uri: answer.uri.as_ref().unwrap_or(&ready.uri),
             status: ready.status.as_u16(),
             outcome: ready.outcome,
             ecosystem: ready.ecosystem,
             key: ready.key,
-            digest: ready.digest,
+            digest: ready.digest.as_ref(),
             fetch_ms: ready.fetch_ms,
         };
-        let told = Told { observation: Some(observation), sent: 0 };
-        let date = (!ready.is_dated).then(|| self.observers.clock.now());
-        Some(Repeated { tail: Tail::new(again.age, date), ready, body, told })
+        let is_whole = sent == answer.body.len() as u64;
+        self.observers.conclude(&ended, sent, if is_whole { None } else { Some(&CacheError::Abandoned) });
     }
 
     fn package_again(&self, path: &str, nearness: Nearness) -> Option<Arc<Ready>> {
@@ -290,12 +281,6 @@ impl Front {
         let package = Package { ready: Arc::new(ready), upstreams: Arc::downgrade(upstreams), policy, hosts };
         self.packages.kept.insert(target, Arc::new(package));
     }
-}
-
-/// Which build the request counts for: as `Front::admit` decides.
-fn label(caller: &Caller, labelled: bool, fields: &Fields) -> Option<Arc<str>> {
-    let named = || if labelled { fields.path.clone() } else { None };
-    front::build_label(caller).or_else(named).or_else(|| fields.agent.clone())
 }
 
 /// The target without the build label in front, which `fields` remember: a connection belongs to one build.

@@ -191,6 +191,10 @@ impl Mount for Front {
     fn again(&self, target: &str, fields: &mut Fields, peer: &Peer) -> Option<Repeated> {
         self.repeated(target, fields, peer)
     }
+
+    fn sent_again(&self, answer: &Repeated, peer: &Peer, bytes: u64) {
+        self.conclude(answer, peer, bytes);
+    }
 }
 
 impl Front {

@@ -320,6 +320,17 @@ impl Gate {
         Ok(caller)
     }
 
+    /// Judges a caller who only reads. The build that it names, if it names one.
+    ///
+    /// *Errors*: as `admit`.
+    pub fn admit_reader(&self, heeded: &HeaderMap, peer: &SocketAddr, door: Door) -> Result<Option<Arc<str>>, Denied> {
+        let named = |label: &Arc<str>| (**label != *NO_LABEL).then(|| label.clone());
+        if heeded.is_empty() && is_loopback(peer.ip()) {
+            return Ok(named(&self.local.label));
+        }
+        self.admit(heeded, peer, Right::Read, door).map(|caller| named(&caller.label))
+    }
+
     fn by_address(&self, peer: IpAddr, local: bool) -> Result<Caller, Denied> {
         if local {
             return Ok(self.local.clone());

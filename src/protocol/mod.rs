@@ -60,4 +60,7 @@ pub trait Mount: Send + Sync + 'static {
     fn again(&self, _target: &str, _fields: &mut Fields, _peer: &Peer) -> Option<Repeated> {
         None
     }
+
+    /// An answer of `again` has ended after so many bytes of its body.
+    fn sent_again(&self, _answer: &Repeated, _peer: &Peer, _bytes: u64) {}
 }

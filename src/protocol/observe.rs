@@ -135,78 +135,112 @@ pub(super) struct Observation {
     pub fetch_ms: u32,
 }
 
+/// One request whose answer has ended, whoever keeps its parts.
+pub(super) struct Ended<'a> {
+    pub started: Duration,
+    pub peer: SocketAddr,
+    pub label: Option<&'a Arc<str>>,
+    pub method: &'a Method,
+    pub uri: &'a Uri,
+    pub status: u16,
+    pub outcome: Outcome,
+    pub ecosystem: usize,
+    pub key: Option<KeyHash>,
+    pub digest: Option<&'a Digest>,
+    pub fetch_ms: u32,
+}
+
 impl Observation {
     pub(super) fn conclude(&self, bytes: u64, error: Option<&CacheError>) {
-        let observers = &*self.observers;
-        let spent = observers.clock.elapsed().saturating_sub(self.started);
+        let ended = Ended {
+            started: self.started,
+            peer: self.peer,
+            label: self.label.as_ref(),
+            method: &self.method,
+            uri: &self.uri,
+            status: self.status,
+            outcome: self.outcome,
+            ecosystem: self.ecosystem,
+            key: self.key,
+            digest: self.digest.as_ref(),
+            fetch_ms: self.fetch_ms,
+        };
+        self.observers.conclude(&ended, bytes, error);
+    }
+}
+
+impl Observers {
+    /// Writes down a request of whose answer so many bytes were sent.
+    pub(super) fn conclude(&self, ended: &Ended<'_>, bytes: u64, error: Option<&CacheError>) {
+        let spent = self.clock.elapsed().saturating_sub(ended.started);
         let micros = u64::try_from(spent.as_micros()).unwrap_or(u64::MAX);
-        observers.metrics.record(self.ecosystem, self.outcome.index(), bytes, micros);
-        let saved = self.outcome.saved_a_fetch() && error.is_none();
-        let saved_ms = if saved { u64::from(self.fetch_ms).saturating_sub(micros / 1000) } else { 0 };
+        self.metrics.record(ended.ecosystem, ended.outcome.index(), bytes, micros);
+        let saved = ended.outcome.saved_a_fetch() && error.is_none();
+        let saved_ms = if saved { u64::from(ended.fetch_ms).saturating_sub(micros / 1000) } else { 0 };
         if saved {
-            observers.metrics.add(Name::SavedBytes, bytes);
+            self.metrics.add(Name::SavedBytes, bytes);
             if saved_ms > 0 {
-                observers.metrics.add(Name::SavedSeconds, saved_ms * 1000);
+                self.metrics.add(Name::SavedSeconds, saved_ms * 1000);
             }
         }
-        if observers.log.is_on() {
-            self.log(bytes, micros);
+        if self.log.is_on() {
+            self.log_line(ended, bytes, micros);
         }
-        if let Some(label) = &self.label
-            && !self.observers.is_api(self.ecosystem)
+        if let Some(label) = ended.label
+            && !self.is_api(ended.ecosystem)
         {
-            self.record(label, Sent { bytes, micros, saved, saved_ms, whole: error.is_none() });
+            self.record(ended, label, &Sent { bytes, micros, saved, saved_ms, whole: error.is_none() });
         }
     }
 
-    fn log(&self, bytes: u64, micros: u64) {
+    fn log_line(&self, ended: &Ended<'_>, bytes: u64, micros: u64) {
         let mut room = [0; 2 * Digest::LEN];
-        let digest = self.digest.as_ref().map(|digest| hex::text(digest.as_bytes(), &mut room));
-        self.observers.log.write(&access_log::Line {
-            epoch_ms: self.observers.clock.now().0,
-            peer: self.peer,
-            build: self.label.as_deref(),
-            method: self.method.as_str(),
-            path: self.uri.path(),
-            status: self.status,
-            outcome: self.outcome.label(),
-            tier: self.outcome.tier(),
-            ecosystem: self.observers.ecosystem(self.ecosystem),
+        let digest = ended.digest.map(|digest| hex::text(digest.as_bytes(), &mut room));
+        self.log.write(&access_log::Line {
+            epoch_ms: self.clock.now().0,
+            peer: ended.peer,
+            build: ended.label.map(|label| &**label),
+            method: ended.method.as_str(),
+            path: ended.uri.path(),
+            status: ended.status,
+            outcome: ended.outcome.label(),
+            tier: ended.outcome.tier(),
+            ecosystem: self.ecosystem(ended.ecosystem),
             bytes,
             micros,
             digest,
         });
     }
 
-    fn record(&self, label: &Arc<str>, sent: Sent) {
-        self.observers.add(label, |totals| {
+    fn record(&self, ended: &Ended<'_>, label: &Arc<str>, sent: &Sent) {
+        self.add(label, |totals| {
             totals.requests += 1;
             totals.bytes_served += sent.bytes;
             totals.seconds_saved += sent.saved_ms as f64 / 1000.0;
             if sent.saved {
                 totals.hits += 1;
                 totals.bytes_saved += sent.bytes;
-            } else if matches!(self.outcome, Outcome::Miss | Outcome::Bypass(_)) {
+            } else if matches!(ended.outcome, Outcome::Miss | Outcome::Bypass(_)) {
                 totals.misses += 1;
                 totals.bytes_from_upstream += sent.bytes;
             }
-            if self.status >= 500 || !sent.whole {
+            if ended.status >= 500 || !sent.whole {
                 totals.errors += 1;
             }
         });
-        if matches!(self.outcome, Outcome::Generated | Outcome::Bypass(Reason::Denied)) {
+        if matches!(ended.outcome, Outcome::Generated | Outcome::Bypass(Reason::Denied)) {
             return;
         }
-        self.observers.cache.note(
+        self.cache.note(
             label,
             Line {
-                url: redact(&self.uri.to_string()).into_owned(),
-                key: self.key.unwrap_or(KeyHash([0; 16])),
-                digest: self.digest,
-                outcome: self.outcome,
+                url: redact(&ended.uri.to_string()).into_owned(),
+                key: ended.key.unwrap_or(KeyHash([0; 16])),
+                digest: ended.digest.copied(),
+                outcome: ended.outcome,
                 bytes: sent.bytes,
                 millis: u32::try_from(sent.micros / 1000).unwrap_or(u32::MAX),
-                at: self.observers.clock.now(),
+                at: self.clock.now(),
             },
         );
     }

@@ -80,6 +80,11 @@ impl Framing {
         self.heads
     }
 
+    /// One head came that is, byte for byte, made of parts that were followed before.
+    pub fn has_passed_a_head(&mut self) {
+        self.heads = self.heads.wrapping_add(1);
+    }
+
     /// Whether anything but heads has come yet.
     pub fn had_body(&self) -> bool {
         self.had_body

@@ -146,6 +146,11 @@ impl<T: AsyncRead + AsyncWrite + Unpin, P> Guarded<T, P> {
     fn judge(&mut self, fresh: &[u8], cx: &mut Context<'_>) -> io::Result<Judged> {
         let Some(Http1 { framing, lane }) = &mut self.http1 else { return Ok(Judged::ForHyper) };
         let (is_open, heads) = (lane.is_open(framing), framing.heads());
+        // The rules of `framing` need not be gone through again: what is new is a target that was answered before.
+        if is_open && lane.has_heard(fresh) && lane.take(fresh, &mut self.inner, cx)? {
+            framing.has_passed_a_head();
+            return Ok(Judged::Taken);
+        }
         let judged = framing.scan(fresh);
         self.pulse.set_stage(framing.stage());
         let is_one_head = judged.is_ok() && framing.heads() == heads.wrapping_add(1) && framing.is_between_heads();

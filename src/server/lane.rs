@@ -74,26 +74,32 @@ impl Lane {
         self.session.pulse.request_began();
         Counters::up(&self.session.counters.repeated);
         let mut owed = Owed { answer, sent: 0 };
-        match owed.pay(&self.session.pulse, to, cx) {
+        let poll = owed.pay(&self.session.pulse, to, cx);
+        match poll {
             Poll::Ready(paid) => {
-                self.session.pulse.request_ended();
-                paid?;
-                owed.answer.gone_out();
+                self.conclude(&owed);
+                paid.map(|()| true)
             }
-            Poll::Pending => self.owed = Some(Box::new(owed)),
+            Poll::Pending => {
+                self.owed = Some(Box::new(owed));
+                Ok(true)
+            }
         }
-        Ok(true)
+    }
+
+    /// Whether all of these bytes but the request line were a head's before, on this connection.
+    pub fn has_heard(&self, head: &[u8]) -> bool {
+        let known = |fields: &Fields| split(head).is_some_and(|(target, rest)| fields.are(target, rest));
+        self.fields.as_deref().is_some_and(known)
     }
 
     fn answer_to(&mut self, head: &[u8]) -> Option<Repeated> {
-        let end = memchr::memchr(b'\n', head)?;
-        let line = std::str::from_utf8(&head[..end]).ok()?;
-        let target = line.strip_prefix("GET ")?.strip_suffix(" HTTP/1.1\r")?;
+        let (target, rest) = split(head)?;
         let session = &self.session;
         if target.len() > session.target_bytes {
             return None;
         }
-        if !self.fields.as_ref().is_some_and(|fields| fields.are(target, &head[end + 1..])) {
+        if !self.fields.as_ref().is_some_and(|fields| fields.are(target, rest)) {
             if self.judged >= JUDGED_MAX {
                 return None;
             }
@@ -113,10 +119,15 @@ impl Lane {
             ready!(owed.pay(&self.session.pulse, to, cx))?;
         }
         if let Some(owed) = self.owed.take() {
-            self.session.pulse.request_ended();
-            owed.answer.gone_out();
+            self.conclude(&owed);
         }
         Poll::Ready(Ok(()))
+    }
+
+    fn conclude(&self, owed: &Owed) {
+        let session = &self.session;
+        session.pulse.request_ended();
+        session.root.sent_again(&owed.answer, &session.peer, owed.answer.body_among(owed.sent));
     }
 }
 
@@ -142,8 +153,15 @@ impl Owed {
 
 impl Drop for Lane {
     fn drop(&mut self) {
-        if self.owed.is_some() {
-            self.session.pulse.request_ended();
+        if let Some(owed) = self.owed.take() {
+            self.conclude(&owed);
         }
     }
+}
+
+/// The target of a GET by HTTP/1.1, and what follows its line.
+fn split(head: &[u8]) -> Option<(&str, &[u8])> {
+    let end = memchr::memchr(b'\n', head)?;
+    let target = head[..end].strip_prefix(b"GET ")?.strip_suffix(b" HTTP/1.1\r")?;
+    Some((std::str::from_utf8(target).ok()?, &head[end + 1..]))
 }
