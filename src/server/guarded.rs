@@ -147,14 +147,15 @@ impl<T: AsyncRead + AsyncWrite + Unpin, P> Guarded<T, P> {
         let Some(Http1 { framing, lane }) = &mut self.http1 else { return Ok(Judged::ForHyper) };
         let (is_open, heads) = (lane.is_open(framing), framing.heads());
         // The rules of `framing` need not be gone through again: what is new is a target that was answered before.
-        if is_open && lane.has_heard(fresh) && lane.take(fresh, &mut self.inner, cx)? {
+        let is_heard = is_open && lane.has_heard(fresh);
+        if is_heard && lane.take(fresh, &mut self.inner, cx)? {
             framing.has_passed_a_head();
             return Ok(Judged::Taken);
         }
         let judged = framing.scan(fresh);
         self.pulse.set_stage(framing.stage());
         let is_one_head = judged.is_ok() && framing.heads() == heads.wrapping_add(1) && framing.is_between_heads();
-        if is_open && is_one_head && lane.take(fresh, &mut self.inner, cx)? {
+        if is_open && !is_heard && is_one_head && lane.take(fresh, &mut self.inner, cx)? {
             return Ok(Judged::Taken);
         }
         lane.handed_over(framing);
