@@ -1,7 +1,8 @@
 //! Keeping within bounds: eviction by use and size, compaction of segments.
 //!
 //! Places are dropped before bytes, and both before room is counted. A reader that has begun keeps its descriptor, so
-//! nothing is pulled from under it. What is leased, or named by a kept record of a build, is never evicted.
+//! nothing is pulled from under it. What is leased is never evicted, nor is a document that a kept
+//! record of a build names: its versions cannot be had again, while what never changes can.
 
 use std::cmp::Reverse;
 use std::sync::Arc;
@@ -298,7 +299,8 @@ impl Inner {
         let (mut staying, mut going, mut hot) = (Vec::new(), Vec::new(), Vec::new());
         for (blob, pinned) in blobs.into_iter().zip(pinned) {
             let used = self.index.used(&blob.digest).unwrap_or(blob.used);
-            if pinned || self.index.leased(&blob.digest) {
+            let is_kept_version = pinned && blob.class == Class::Document;
+            if is_kept_version || self.index.leased(&blob.digest) {
                 staying.push((blob.digest, blob.place));
             } else if used.hits > 0 && u128::from(used.last.number()) > class_mean {
                 hot.push((used.last, blob.digest, blob.place));

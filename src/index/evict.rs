@@ -17,7 +17,7 @@ const SCANS_MAX: usize = 16;
 /// What could be evicted of one class.
 #[derive(Debug, Default)]
 pub struct Coldest {
-    /// Files, coldest and largest first, neither leased nor named by a kept record of a build.
+    /// Files, coldest and largest first, neither leased nor a document that a kept record of a build names.
     pub files: Vec<(Digest, Place, Class)>,
     /// How warm each segment is. What is leased in it must be copied forward; ask `segment_blobs` and `pinned`.
     pub segments: HashMap<u32, Warmth>,
@@ -67,7 +67,7 @@ impl Index {
         scan.map_err(|_panicked_or_stopped| IndexError::Closed)
     }
 
-    /// Those that are committed at the same place and that no kept record of a build names.
+    /// Those that are committed at the same place and that are no document which a kept record of a build names.
     async fn not_pinned(&self, files: &[(Prefix, Place)]) -> Result<Vec<(Digest, Place, Class)>, IndexError> {
         let located = self.locate_prefixes(files.iter().map(|(prefix, _)| *prefix).collect()).await?;
         let by_prefix: HashMap<Prefix, Located> =
@@ -78,7 +78,8 @@ impl Index {
             .collect();
         let digests: Vec<Digest> = standing.iter().map(|found| found.digest).collect();
         let pinned = self.pinned(&digests).await?;
-        let free = standing.into_iter().zip(pinned).filter(|(_, pinned)| !pinned);
+        let held = |found: &Located, pinned: bool| pinned && found.class == Class::Document;
+        let free = standing.into_iter().zip(pinned).filter(|(found, pinned)| !held(found, *pinned));
         Ok(free.map(|(found, _)| (found.digest, found.place, found.class)).collect())
     }
 
