@@ -87,6 +87,7 @@ impl Download {
         if cut {
             return self.broke(self.truncated());
         }
+        self.source.host.body_ended();
         self.end();
         None
     }
@@ -100,6 +101,7 @@ impl Download {
             self.state = State::Resuming(Box::pin(resume));
             return None;
         }
+        self.source.host.body_broke();
         self.end();
         Some(Err(error))
     }
@@ -178,6 +180,7 @@ impl Stream for Download {
                         this.state = State::Reading(resumed.incoming);
                     }
                     Err(error) => {
+                        this.source.host.body_broke();
                         this.end();
                         return Poll::Ready(Some(Err(error)));
                     }

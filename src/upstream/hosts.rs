@@ -237,10 +237,18 @@ impl Host {
         self.resumes.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// A body broke after its head had counted as a success.
+    /// A body broke off after its head had counted as a success. It may yet be taken up again.
     pub(crate) fn body_failed(&self) {
         self.failures.fetch_add(1, Ordering::Relaxed);
-        self.state.lock().0.settle(Pass::Normal, Verdict::Failure, self.clock.elapsed(), &self.rules.breaker);
+    }
+
+    /// A body broke off for good.
+    pub(crate) fn body_broke(&self) {
+        self.state.lock().0.body_broke(self.clock.elapsed(), &self.rules.breaker);
+    }
+
+    pub(crate) fn body_ended(&self) {
+        self.state.lock().0.body_ended();
     }
 
     /// The host asked to be left alone for a while.
