@@ -33,6 +33,7 @@ use crate::protocol::hosts::{Hosts, host_of};
 use crate::protocol::observe::Observers;
 use crate::protocol::package::Upstreams;
 use crate::protocol::target::Targets;
+use crate::protocol::upload::Tempo;
 use crate::runtime::clock::{Clock, SystemClock};
 use crate::runtime::tasks::Tasks;
 use crate::server::front::{Doors, Server};
@@ -261,6 +262,7 @@ impl RunningParts {
             targets: Targets::default(),
             packages: Packages::default(),
             tunnel_idle: config.server.limits.tunnel_idle,
+            tempo: Tempo { bytes: config.server.limits.slow_body_bytes, window: config.server.limits.slow_body_window },
         });
         *self.front.lock() = Some(root.clone());
         let doors = Doors { inherited, certificates: self.certificates.clone() };

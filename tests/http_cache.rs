@@ -188,7 +188,7 @@ impl Cache {
         let config = dir.path().join("c.toml");
         // The suite's origin listens on loopback, is named by the client, and hangs up on purpose: it is not to be rested.
         let policy = "[upstreams]\nlearn = \"public\"\n\n[upstream]\nallow_private = [\"127.0.0.1/32\"]\n\n\
-            [upstream.breaker]\nfailures = 1000\nwindow_requests = 100000\n";
+            [upstream.breaker]\nfailures = 1000\n";
         fs::write(&config, policy).expect("the configuration can be written");
         let log = dir.path().join("log");
         let mut process = Command::new(env!("CARGO_BIN_EXE_larder"))

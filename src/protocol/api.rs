@@ -15,6 +15,7 @@ use super::forward;
 use super::front::{Answered, Front, Visit, json};
 use super::observe::Totals;
 use super::reply;
+use super::upload::Upload;
 use crate::cache::error::CacheError;
 use crate::model::digest::{Digest, DigestError};
 use crate::model::lookup::{Lookup, Origin, Origins, Request, Route};
@@ -93,7 +94,7 @@ struct OfBuild {
 
 impl Front {
     /// Answers below `/api`, `/healthz`, `/readyz`, `/metrics` and `/`.
-    pub(super) async fn api(&self, visit: Visit<'_>, body: Incoming) -> Answered {
+    pub(super) async fn api(&self, visit: Visit<'_>, body: Upload<Incoming>) -> Answered {
         let response = match self.api_answer(&visit, body, visit.uri.path()).await {
             Ok(response) => response,
             Err((status, why)) => json(status, &json!({ "error": why })),
@@ -101,7 +102,7 @@ impl Front {
         Answered::made(response, Outcome::Generated, self.api_label())
     }
 
-    async fn api_answer(&self, visit: &Visit<'_>, body: Incoming, path: &str) -> ApiResult {
+    async fn api_answer(&self, visit: &Visit<'_>, body: Upload<Incoming>, path: &str) -> ApiResult {
         let is_read = matches!(visit.method, Method::GET | Method::HEAD);
         match (is_read, path) {
             (true, "/") => Ok(self.page()),
@@ -127,7 +128,7 @@ impl Front {
         }
     }
 
-    async fn command(&self, path: &str, body: Incoming) -> ApiResult {
+    async fn command(&self, path: &str, body: Upload<Incoming>) -> ApiResult {
         let body = Limited::new(body, BODY_MAX_BYTES).collect().await;
         let body = body.map_err(|_| bad_request("the body broke off or is too large"))?.to_bytes();
         match path {

@@ -14,6 +14,7 @@ use super::front::{Answered, Front, Visit};
 use super::hosts::host_of;
 use super::reply;
 use super::target::Target;
+use super::upload::Upload;
 use crate::cache::error::CacheError;
 use crate::cache::relay::{self, Exchange, Sent};
 use crate::cache::served::{Ask, Partiality};
@@ -74,7 +75,7 @@ impl Front {
     }
 
     /// An address in proxy form, or behind a mirror's path.
-    pub(super) async fn generic(&self, mut visit: Visit<'_>, body: Incoming, target: &Target) -> Answered {
+    pub(super) async fn generic(&self, mut visit: Visit<'_>, body: Upload<Incoming>, target: &Target) -> Answered {
         let at = self.http_label();
         if !self.hosts.may_ask(&target.host, visit.nearness()) {
             return self.host_must_wait(&target.host, at);
@@ -95,14 +96,19 @@ impl Front {
     }
 
     /// Other methods go through, and what they change is validated before its next use (RFC 9111 §4.4).
-    async fn generic_unsafe(&self, visit: &Visit<'_>, body: Incoming, url: &Url) -> Result<Answered, CacheError> {
+    async fn generic_unsafe(
+        &self,
+        visit: &Visit<'_>,
+        body: Upload<Incoming>,
+        url: &Url,
+    ) -> Result<Answered, CacheError> {
         let mut headers = visit.headers.clone();
         headers.remove(header::EXPECT);
         let len = body.size_hint().exact();
         let sent = (!body.is_end_stream()).then(|| Sent {
             len,
             stream: BodyDataStream::new(body)
-                .map(|chunk: Result<Bytes, hyper::Error>| chunk.map_err(|error| error.to_string()))
+                .map(|chunk: Result<Bytes, _>| chunk.map_err(|error| error.to_string()))
                 .boxed(),
         });
         let exchange = Exchange {

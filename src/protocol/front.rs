@@ -26,6 +26,7 @@ use super::package::{Routed, Upstreams};
 use super::page;
 use super::reply::{self, ReplyBody};
 use super::target::{Target, Targets};
+use super::upload::{Tempo, Upload};
 use super::{Answering, Mount, Peer};
 use crate::cache::Cache;
 use crate::cache::served::{Framing, Served};
@@ -65,6 +66,8 @@ pub struct Front {
     pub packages: Packages,
     /// How long a tunnel may be silent.
     pub tunnel_idle: Duration,
+    /// Of clients' bodies on HTTP/2; elsewhere the server sees to it.
+    pub tempo: Tempo,
 }
 
 /// A request that passed the gate.
@@ -176,6 +179,7 @@ impl Mount for Front {
         }
         Answering::Right(Box::pin(async move {
             let is_shown = is_shown(&form, &way, &visit.headers);
+            let body = self.upload(body, peer);
             let mut answered = self.go(visit, body, way).await;
             if is_shown {
                 page::sandbox(&mut answered.response);
@@ -280,7 +284,14 @@ impl Front {
         }
     }
 
-    async fn go(&self, visit: Visit<'_>, body: Incoming, way: Way) -> Answered {
+    fn upload(&self, body: Incoming, peer: &Peer) -> Upload<Incoming> {
+        if peer.http2 && !body.is_end_stream() {
+            return Upload::paced(body, self.tempo, self.observers.clock.clone());
+        }
+        Upload::plain(body)
+    }
+
+    async fn go(&self, visit: Visit<'_>, body: Upload<Incoming>, way: Way) -> Answered {
         match way {
             Way::Connect => self.connect(visit).await,
             Way::Address(Some(target)) => self.generic(visit, body, &target).await,

@@ -17,6 +17,7 @@ pub mod reply;
 mod status;
 pub mod target;
 pub mod token;
+pub mod upload;
 
 use std::future::{Future, Ready};
 use std::net::SocketAddr;

@@ -71,6 +71,29 @@ impl Clock for ManualClock {
     }
 }
 
+/// A clock that goes with tokio's, so that it stands still when that is paused.
+#[cfg(test)]
+pub(crate) struct TokioClock(tokio::time::Instant);
+
+#[cfg(test)]
+impl TokioClock {
+    #[allow(clippy::disallowed_methods, reason = "a clock for paused time")]
+    pub(crate) fn start() -> Arc<TokioClock> {
+        Arc::new(TokioClock(tokio::time::Instant::now()))
+    }
+}
+
+#[cfg(test)]
+impl Clock for TokioClock {
+    fn now(&self) -> Timestamp {
+        Timestamp::from_secs(1_000_000_000).plus(self.elapsed())
+    }
+
+    fn elapsed(&self) -> Duration {
+        self.0.elapsed()
+    }
+}
+
 /// Random bytes from the system, for tokens, tags and jitter.
 pub fn random_bytes<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];

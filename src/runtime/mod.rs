@@ -2,4 +2,5 @@
 
 pub mod clock;
 pub mod durable;
+pub mod pace;
 pub mod tasks;

@@ -5,7 +5,6 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::Stream;
@@ -13,7 +12,6 @@ use futures_util::future::BoxFuture;
 use http::Version;
 use http_body::Body;
 use hyper::body::Incoming;
-use tokio::time::Sleep;
 
 use super::exchange::{Question, describe, exchange, find};
 use super::fetch::{Redirects, UpstreamError};
@@ -22,7 +20,7 @@ use super::network::Network;
 use super::payload::SendBody;
 use super::resume::Plan;
 use super::retry::{self, Outcome};
-use crate::runtime::clock::Clock;
+use crate::runtime::pace::Pace;
 
 /// Where a body comes from.
 pub(crate) struct Source {
@@ -64,7 +62,7 @@ impl Download {
     pub(crate) fn new(source: Source, incoming: Incoming, version: Version, slot: Slot) -> Download {
         let settings = &source.network.settings;
         Download {
-            pace: Pace::new(settings.minimum_rate, settings.rate_window, source.network.clock.clone()),
+            pace: Pace::new(source.network.clock.clone(), settings.minimum_rate, settings.rate_window),
             resumes_left: settings.retry.resumes,
             slot: Some(slot),
             http2: version == Version::HTTP_2,
@@ -89,6 +87,7 @@ impl Download {
         if cut {
             return self.broke(self.truncated());
         }
+        self.source.host.body_ended();
         self.end();
         None
     }
@@ -102,6 +101,7 @@ impl Download {
             self.state = State::Resuming(Box::pin(resume));
             return None;
         }
+        self.source.host.body_broke();
         self.end();
         Some(Err(error))
     }
@@ -139,7 +139,9 @@ impl Download {
         let frame = match Pin::new(incoming).poll_frame(context) {
             Poll::Ready(frame) => frame,
             Poll::Pending => {
-                let (minimum_rate, window) = ready!(self.pace.poll_stalled(context));
+                ready!(self.pace.poll_stalled(context));
+                let settings = &self.source.network.settings;
+                let (minimum_rate, window) = (settings.minimum_rate, settings.rate_window);
                 let host = self.source.host.name().to_owned();
                 return Poll::Ready(self.broke(UpstreamError::Slow { host, minimum_rate, window }));
             }
@@ -178,6 +180,7 @@ impl Stream for Download {
                         this.state = State::Reading(resumed.incoming);
                     }
                     Err(error) => {
+                        this.source.host.body_broke();
                         this.end();
                         return Poll::Ready(Some(Err(error)));
                     }
@@ -225,97 +228,4 @@ async fn resume(source: Arc<Source>, got: u64, mut left: u32, broken: UpstreamEr
         }
     }
     Err(broken)
-}
-
-/// Measures how long we wait for how many bytes. Time in which nobody asks does not count: that is our own doing.
-struct Pace {
-    minimum_rate: u64,
-    window: Duration,
-    clock: Arc<dyn Clock>,
-    bytes: u64,
-    /// Waited in this window, and since when again.
-    waited: Duration,
-    since: Option<Duration>,
-    timer: Option<Pin<Box<Sleep>>>,
-}
-
-impl Pace {
-    fn new(minimum_rate: u64, window: Duration, clock: Arc<dyn Clock>) -> Pace {
-        Pace { minimum_rate, window, clock, bytes: 0, waited: Duration::ZERO, since: None, timer: None }
-    }
-
-    fn restart(&mut self) {
-        (self.bytes, self.waited, self.since, self.timer) = (0, Duration::ZERO, None, None);
-    }
-
-    fn moved(&mut self, bytes: usize) {
-        self.bytes += bytes as u64;
-        if let Some(since) = self.since.take() {
-            self.waited += self.clock.elapsed().saturating_sub(since);
-        }
-    }
-
-    /// Ready with the rate and the window once less than that came in it. Called while there is nothing to read.
-    fn poll_stalled(&mut self, context: &mut Context<'_>) -> Poll<(u64, Duration)> {
-        if self.minimum_rate == 0 {
-            return Poll::Pending;
-        }
-        loop {
-            let now = self.clock.elapsed();
-            let since = *self.since.get_or_insert(now);
-            let window = self.window;
-            let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(window)));
-            ready!(timer.as_mut().poll(context));
-            let waited = self.waited + now.saturating_sub(since);
-            if waited < window {
-                // At least a millisecond, the timer's own grain.
-                timer.set(tokio::time::sleep((window - waited).max(Duration::from_millis(1))));
-                continue;
-            }
-            let least = u128::from(self.minimum_rate) * window.as_millis() / 1000;
-            if u128::from(self.bytes) < least {
-                return Poll::Ready((self.minimum_rate, window));
-            }
-            (self.bytes, self.waited, self.since) = (0, Duration::ZERO, Some(now));
-            timer.set(tokio::time::sleep(window));
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::upstream::tests::TokioClock;
-
-    async fn is_stalled(pace: &mut Pace) -> bool {
-        std::future::poll_fn(|context| Poll::Ready(pace.poll_stalled(context).is_ready())).await
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn only_time_in_which_we_wait_counts() {
-        let mut pace = Pace::new(1024, Duration::from_secs(30), TokioClock::start());
-        for _ in 0..20 {
-            assert!(!is_stalled(&mut pace).await);
-            tokio::time::sleep(Duration::from_secs(1)).await;
-            pace.moved(10);
-            // The reader is busy elsewhere.
-            tokio::time::sleep(Duration::from_secs(60)).await;
-        }
-        assert!(!is_stalled(&mut pace).await, "20 s of waiting");
-        tokio::time::sleep(Duration::from_secs(11)).await;
-        assert!(is_stalled(&mut pace).await, "31 s of waiting for 200 bytes");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_window_with_enough_bytes_is_followed_by_a_new_one() {
-        let mut pace = Pace::new(1024, Duration::from_secs(30), TokioClock::start());
-        for _ in 0..100 {
-            assert!(!is_stalled(&mut pace).await);
-            tokio::time::sleep(Duration::from_secs(10)).await;
-            pace.moved(20_000);
-        }
-        assert!(!is_stalled(&mut pace).await);
-        tokio::time::sleep(Duration::from_secs(61)).await;
-        assert!(is_stalled(&mut pace).await);
-    }
 }

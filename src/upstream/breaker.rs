@@ -4,15 +4,17 @@ use std::time::Duration;
 
 use super::settings::{BreakerSettings, RetrySettings};
 
-/// Opens after failures, lets one request try after a rest, closes when that one succeeds. All times are `Clock::elapsed`.
+/// Opens after failures in a row, lets one request try after a rest, closes when that one succeeds. A host that answers
+/// in between is not left alone for what it fails at: strangers name the addresses, and some always fail. All times are
+/// `Clock::elapsed`.
 pub(crate) struct Breaker {
     state: State,
     /// Until when the host asked to be left alone (`Retry-After`).
     rests_until: Duration,
+    /// Requests without an answer.
     in_row: u32,
-    window_start: Duration,
-    window_requests: u32,
-    window_failures: u32,
+    /// Bodies that broke off for good. Their heads had come well, so heads do not end this row.
+    broken_in_row: u32,
     /// How often it opened since it was last well.
     trips: u32,
 }
@@ -45,15 +47,7 @@ const PROBE_WAIT: Duration = Duration::from_secs(1);
 
 impl Breaker {
     pub(crate) fn new() -> Breaker {
-        Breaker {
-            state: State::Closed,
-            rests_until: Duration::ZERO,
-            in_row: 0,
-            window_start: Duration::ZERO,
-            window_requests: 0,
-            window_failures: 0,
-            trips: 0,
-        }
+        Breaker { state: State::Closed, rests_until: Duration::ZERO, in_row: 0, broken_in_row: 0, trips: 0 }
     }
 
     /// How long the host rests yet; None when a request may go.
@@ -97,7 +91,7 @@ impl Breaker {
             (Pass::Probe, State::Probing) => match verdict {
                 Verdict::Success => {
                     let rests_until = self.rests_until;
-                    *self = Breaker { rests_until, window_start: now, ..Breaker::new() };
+                    *self = Breaker { rests_until, ..Breaker::new() };
                 }
                 Verdict::Failure => self.open(now, rules),
                 Verdict::Unknown => self.state = State::Open { until: now },
@@ -113,35 +107,36 @@ impl Breaker {
         self.rests_until = self.rests_until.max(now + rest.min(rules.longest_retry_after));
     }
 
-    fn count(&mut self, verdict: Verdict, now: Duration, rules: &BreakerSettings) {
-        if now.saturating_sub(self.window_start) >= rules.window {
-            (self.window_start, self.window_requests, self.window_failures) = (now, 0, 0);
-        }
-        match verdict {
-            Verdict::Unknown => return,
-            Verdict::Success => {
-                self.window_requests += 1;
-                self.in_row = 0;
-                return;
-            }
-            Verdict::Failure => {
-                self.window_requests += 1;
-                self.window_failures += 1;
-                self.in_row += 1;
-            }
-        }
-        let many = self.window_requests >= rules.window_requests
-            && u64::from(self.window_failures) * 100
-                >= u64::from(self.window_requests) * u64::from(rules.failed_percent);
-        if self.in_row >= rules.failures || many {
+    /// A body came to its end.
+    pub(crate) fn body_ended(&mut self) {
+        self.broken_in_row = 0;
+    }
+
+    /// A body broke off, and was not taken up again.
+    pub(crate) fn body_broke(&mut self, now: Duration, rules: &BreakerSettings) {
+        self.broken_in_row += 1;
+        if self.state == State::Closed && self.broken_in_row >= rules.failures {
             self.open(now, rules);
+        }
+    }
+
+    fn count(&mut self, verdict: Verdict, now: Duration, rules: &BreakerSettings) {
+        match verdict {
+            Verdict::Unknown => {}
+            Verdict::Success => self.in_row = 0,
+            Verdict::Failure => {
+                self.in_row += 1;
+                if self.in_row >= rules.failures {
+                    self.open(now, rules);
+                }
+            }
         }
     }
 
     fn open(&mut self, now: Duration, rules: &BreakerSettings) {
         let rest = rules.rest.saturating_mul(1 << self.trips.min(16)).min(rules.longest_rest);
         self.trips += 1;
-        (self.in_row, self.window_requests, self.window_failures) = (0, 0, 0);
+        (self.in_row, self.broken_in_row) = (0, 0);
         self.state = State::Open { until: now + rest };
     }
 }
@@ -219,20 +214,32 @@ mod tests {
     }
 
     #[test]
-    fn half_of_many_failing_opens_it_too() {
+    fn a_host_that_answers_in_between_is_not_rested() {
         let rules = BreakerSettings::default();
         let mut breaker = Breaker::new();
-        for at in 0..20 {
-            let verdict = if at % 2 == 0 { Verdict::Success } else { Verdict::Failure };
-            breaker.settle(Pass::Normal, verdict, secs(1), &rules);
+        for _ in 0..100 {
+            fail(&mut breaker, rules.failures - 1, secs(1));
+            breaker.settle(Pass::Normal, Verdict::Success, secs(1), &rules);
+        }
+        assert_eq!(breaker.rest(secs(1)), None);
+    }
+
+    #[test]
+    fn bodies_that_break_are_a_row_of_their_own() {
+        let rules = BreakerSettings::default();
+        let mut breaker = Breaker::new();
+        for at in 0..100 {
+            breaker.body_broke(secs(1), &rules);
+            if at % 4 == 0 {
+                breaker.body_ended();
+            }
+        }
+        assert_eq!(breaker.rest(secs(1)), None);
+        for _ in 0..rules.failures {
+            breaker.settle(Pass::Normal, Verdict::Success, secs(1), &rules);
+            breaker.body_broke(secs(1), &rules);
         }
         assert!(breaker.rest(secs(1)).is_some());
-        let mut slow = Breaker::new();
-        for at in 0..40 {
-            let verdict = if at % 2 == 0 { Verdict::Success } else { Verdict::Failure };
-            slow.settle(Pass::Normal, verdict, secs(at), &rules);
-        }
-        assert!(slow.rest(secs(40)).is_none(), "few within each window");
     }
 
     #[test]

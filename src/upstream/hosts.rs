@@ -195,8 +195,9 @@ impl Host {
     }
 
     fn share(&self, party: &Party) -> Arc<Share> {
+        let party = party.share();
         let mut shares = self.shares.lock();
-        if let Some(share) = shares.get(party) {
+        if let Some(share) = shares.get(&party) {
             return share.clone();
         }
         if shares.len() >= SHARES_KEPT {
@@ -205,7 +206,7 @@ impl Host {
         }
         let slots = Arc::new(Semaphore::new(most_of(self.rules.per_host)));
         let share = Arc::new(Share { slots, waiting: AtomicUsize::new(0) });
-        shares.insert(party.clone(), share.clone());
+        shares.insert(party, share.clone());
         share
     }
 
@@ -237,10 +238,18 @@ impl Host {
         self.resumes.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// A body broke after its head had counted as a success.
+    /// A body broke off after its head had counted as a success. It may yet be taken up again.
     pub(crate) fn body_failed(&self) {
         self.failures.fetch_add(1, Ordering::Relaxed);
-        self.state.lock().0.settle(Pass::Normal, Verdict::Failure, self.clock.elapsed(), &self.rules.breaker);
+    }
+
+    /// A body broke off for good.
+    pub(crate) fn body_broke(&self) {
+        self.state.lock().0.body_broke(self.clock.elapsed(), &self.rules.breaker);
+    }
+
+    pub(crate) fn body_ended(&self) {
+        self.state.lock().0.body_ended();
     }
 
     /// The host asked to be left alone for a while.
@@ -327,7 +336,7 @@ mod tests {
     }
 
     fn party(name: &str) -> Party {
-        Party::Build(name.into())
+        Party::of(std::net::Ipv4Addr::LOCALHOST.into(), Some(&name.into()))
     }
 
     async fn is_waiting(entering: &mut (impl Future + Unpin)) -> bool {

@@ -161,13 +161,8 @@ impl Default for RetrySettings {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct BreakerSettings {
-    /// Failures in a row that open it.
+    /// Failures in a row that open it: of requests without an answer, or of bodies.
     pub failures: u32,
-    /// Or this percentage of at least `window_requests` requests within `window`.
-    pub failed_percent: u32,
-    pub window_requests: u32,
-    #[serde(with = "units::duration")]
-    pub window: Duration,
     /// How long it stays open before one request may try; doubled each time that fails.
     #[serde(with = "units::duration")]
     pub rest: Duration,
@@ -182,9 +177,6 @@ impl Default for BreakerSettings {
     fn default() -> BreakerSettings {
         BreakerSettings {
             failures: 5,
-            failed_percent: 50,
-            window_requests: 20,
-            window: Duration::from_secs(10),
             rest: Duration::from_secs(5),
             longest_rest: Duration::from_secs(60),
             longest_retry_after: Duration::from_secs(600),

@@ -1,6 +1,8 @@
 //! What larder declines: hosts that are not its own, private addresses, configurations that cannot be right, an open
 //! door to the world.
 
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::time::Duration;
 
 use crate::support::client::{Ask, raw, status_of};
@@ -90,6 +92,34 @@ fn private_upstreams_need_the_operators_word() {
     let (answer, _) = raw(server.addr(), connect.as_bytes(), Duration::from_millis(500));
     assert!(status_of(&answer).is_some_and(|status| (400..500).contains(&status)));
     assert_eq!(upstream.accepted(), 0);
+}
+
+#[test]
+fn a_slow_upload_ends_though_its_http_2_connection_lives() {
+    let dir = scratch();
+    let server = Setup::below(dir.path()).variable("LARDER_SERVER_LIMITS_SLOW_BODY_WINDOW", "1s").start();
+    let frame = |kind: u8, flags: u8, stream: u8, payload: &[u8]| {
+        let len = u8::try_from(payload.len()).expect("short");
+        [&[0, 0, len, kind, flags, 0, 0, 0, stream], payload].concat()
+    };
+    // POST http://127.0.0.1/api/v1/offline in HPACK, then the first byte of a body and no more.
+    let head = [&[0x83, 0x86, 0x04, 15], b"/api/v1/offline".as_slice(), &[0x41, 9], b"127.0.0.1"].concat();
+    let mut stream = TcpStream::connect(server.addr()).expect("connects");
+    let wire = [
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(),
+        frame(4, 0, 0, b""),
+        frame(1, 4, 1, &head),
+        frame(0, 0, 1, b"{"),
+    ];
+    stream.write_all(&wire.concat()).expect("sends");
+    stream.set_read_timeout(Some(LIMIT)).expect("a time limit can be set");
+    let (mut got, mut chunk) = (Vec::new(), [0; 1024]);
+    while !String::from_utf8_lossy(&got).contains("the body broke off") {
+        match stream.read(&mut chunk) {
+            Ok(some @ 1..) => got.extend_from_slice(&chunk[..some]),
+            end => panic!("{end:?} after {}", String::from_utf8_lossy(&got)),
+        }
+    }
 }
 
 #[test]

@@ -16,7 +16,6 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use http::{HeaderMap, HeaderName, Method};
 use parking_lot::Mutex;
-use tokio::time::Instant;
 use url::Url;
 
 use super::client::Client;
@@ -26,7 +25,7 @@ use super::settings::{RetrySettings, Settings};
 use crate::model::lookup::Trust;
 use crate::model::party::Party;
 use crate::model::time::Timestamp;
-use crate::runtime::clock::Clock;
+use crate::runtime::clock::{Clock, TokioClock};
 use crate::runtime::tasks::Tasks;
 
 /// A word that must never be seen where it was not sent on purpose.
@@ -38,26 +37,6 @@ fn settings() -> Settings {
     let mut settings = Settings { retry, system_roots: false, node_id: Some("test".into()), ..Settings::default() };
     settings.proxy.from_env = false;
     settings
-}
-
-/// A clock that goes with tokio's, so that it stands still when that is paused.
-pub(super) struct TokioClock(Instant);
-
-impl TokioClock {
-    #[allow(clippy::disallowed_methods, reason = "a clock for paused time")]
-    pub(super) fn start() -> Arc<TokioClock> {
-        Arc::new(TokioClock(Instant::now()))
-    }
-}
-
-impl Clock for TokioClock {
-    fn now(&self) -> Timestamp {
-        Timestamp::from_secs(1_000_000_000).plus(self.elapsed())
-    }
-
-    fn elapsed(&self) -> Duration {
-        self.0.elapsed()
-    }
 }
 
 fn client(settings: Settings) -> Client {
@@ -99,7 +78,7 @@ fn get(url: &str) -> FetchAsk {
         trust: Trust::Configured,
         resume: Resume::ByRange,
         redirects: Redirects::Follow,
-        party: Party::Build("a".into()),
+        party: Party::of(std::net::Ipv4Addr::LOCALHOST.into(), None),
     }
 }
 
