@@ -106,13 +106,14 @@ fn a_wrong_checksum_is_never_served_nor_kept() {
         upstream.put(&path, good.clone().always(Fault::Corrupt(wrong_at)));
         let sum = crate::support::body::sha256_hex(&body.whole());
         let target = crates.download_target(&server, name, &sum);
-        for _ in 0..2 {
-            let reply = server.get(&target);
+        // A connection that is cut before its head was sent is no answer at all.
+        for reply in (0..2).filter_map(|_| Ask::get(&target).send(server.addr()).ok()) {
             assert!(reply.status != 200 || !reply.clean, "{name}: wrong bytes ended cleanly");
             assert!(reply.status == 200 || reply.status >= 500, "{name}: {}", reply.status);
         }
-        let range = Ask::get(&target).range("0-99").must(server.addr());
-        assert!(range.status != 206 || !range.clean, "{name}: a range of unproven bytes ended cleanly");
+        if let Ok(range) = Ask::get(&target).range("0-99").send(server.addr()) {
+            assert!(range.status != 206 || !range.clean, "{name}: a range of unproven bytes ended cleanly");
+        }
         upstream.put(&path, good);
         heals(&server, &target, body.digest());
     }
