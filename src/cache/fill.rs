@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use http::{HeaderMap, Method, StatusCode};
+use http::{HeaderMap, Method, StatusCode, header};
 
 use super::Inner;
 use super::body::{self, Beginning, TakenUp};
@@ -55,7 +55,7 @@ pub(super) struct FillPlan {
 
 impl FillPlan {
     pub(super) fn ask_head(&self) -> AskHead<'_> {
-        super::ask_head(&self.method, &self.client_headers, &self.lookup)
+        AskHead { asker: Some(&self.party), ..super::ask_head(&self.method, &self.client_headers, &self.lookup) }
     }
 
     pub(super) fn class(&self) -> Class {
@@ -230,7 +230,11 @@ async fn ask(cache: &Arc<Inner>, plan: &FillPlan, origins: &[Origin]) -> Result<
 }
 
 fn draft(plan: &FillPlan, fetched: &Fetched, vary: Vec<(String, Option<String>)>) -> Entry {
-    let headers = fields::stored(&fetched.headers);
+    let mut headers = fields::stored(&fetched.headers);
+    if plan.lookup.freshness != Freshness::Http {
+        // A package is the same for all, and no package manager keeps a session.
+        headers.remove(header::SET_COOKIE);
+    }
     Entry {
         key: plan.key.clone(),
         hash: plan.id.key,

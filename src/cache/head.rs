@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::error::CacheError;
 use super::policy::validate::{self, HeadSays};
 use super::served::{Ask, Served};
-use super::{Inner, ask_head, decide};
+use super::{Inner, decide, head_of};
 use crate::index::Ack;
 use crate::index::catalog::Put;
 use crate::index::record::Record;
@@ -23,7 +23,7 @@ impl Inner {
     ) -> Result<Served, CacheError> {
         let requested_at = self.clock.now();
         let relayed = self.relay(ask, Reason::Method).await;
-        let head = ask_head(ask.method, ask.headers, ask.lookup);
+        let head = head_of(ask);
         let Some(at) = decide::selected(&head, stored, &ask.lookup.freshness) else { return relayed };
         let entry = &stored[at];
         let received_at = self.clock.now();

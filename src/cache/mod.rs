@@ -45,7 +45,9 @@ use self::policy::freshness;
 use self::policy::validate;
 use self::served::{Ask, Part, Served, ServedBody, StoredBlob};
 use self::standing::Standing;
-use self::terms::{ask_head, fits, hashed, judged, keyed, only_if_cached, part_of, redirects, upstream_fields};
+use self::terms::{
+    ask_head, fits, hashed, head_of, judged, keyed, only_if_cached, part_of, redirects, upstream_fields,
+};
 use crate::index::{Index, Presence};
 use crate::model::digest::Digest;
 use crate::model::entry::{Candidates, Entry};
@@ -137,7 +139,7 @@ impl Cache {
 impl Inner {
     fn at_once(self: &Arc<Inner>, ask: &Ask<'_>) -> Option<(Served, Decided)> {
         let Presence::Present(stored) = self.index.recall(&hashed(ask)) else { return None };
-        let head = ask_head(ask.method, ask.headers, ask.lookup);
+        let head = head_of(ask);
         let now = self.clock.now();
         let Decision::Serve { at, age } = decide::decide(&head, &stored, &ask.lookup.freshness, now) else {
             return None;
@@ -186,7 +188,7 @@ impl Inner {
         hash: KeyHash,
         stored: Candidates,
     ) -> Result<Served, CacheError> {
-        let head = ask_head(ask.method, ask.headers, ask.lookup);
+        let head = head_of(ask);
         let now = self.clock.now();
         match decide::decide(&head, &stored, &ask.lookup.freshness, now) {
             Decision::Serve { at, .. } => {

@@ -78,26 +78,31 @@ pub(super) fn upstream_fields(ask: &Ask<'_>) -> HeaderMap {
 }
 
 /// A request as decisions look at it.
+pub(super) fn head_of<'a>(ask: &'a Ask<'_>) -> AskHead<'a> {
+    AskHead { asker: Some(ask.party), ..ask_head(ask.method, ask.headers, ask.lookup) }
+}
+
+/// The same, of nobody in particular.
 pub(super) fn ask_head<'a>(method: &'a Method, headers: &'a HeaderMap, lookup: &'a Lookup) -> AskHead<'a> {
     match lookup.freshness {
         Freshness::Http => {
             let authorized = if credential::is_shown(headers) { Authorized::Yes } else { Authorized::No };
-            AskHead { method, headers, forward: Forward::All, authorized }
+            AskHead { method, headers, forward: Forward::All, authorized, asker: None }
         }
         // The key carries the identity, so that nobody else finds the answer.
         Freshness::Immutable | Freshness::Revalidate { .. } => {
-            AskHead { method, headers, forward: Forward::Only(&lookup.forward), authorized: Authorized::No }
+            AskHead { forward: Forward::Only(&lookup.forward), ..AskHead::new(method, headers) }
         }
     }
 }
 
 pub(super) fn only_if_cached(ask: &Ask<'_>) -> bool {
-    ask_head(ask.method, ask.headers, ask.lookup).wishes().only_if_cached
+    head_of(ask).wishes().only_if_cached
 }
 
 /// Whether a stored answer was made for requests like this one.
 pub(super) fn fits(ask: &Ask<'_>, entry: &Entry) -> bool {
-    vary::fits(&ask_head(ask.method, ask.headers, ask.lookup), &entry.vary)
+    vary::fits(&head_of(ask), &entry.vary)
 }
 
 pub(super) fn part_of(ask: &Ask<'_>, status: u16, headers: &HeaderMap, len: Option<u64>) -> Part {
@@ -176,7 +181,7 @@ mod tests {
             url: &url,
             identity: None,
             label: Arc::from("anonymous"),
-            party: &crate::model::party::Party::Build(Arc::from("anonymous")),
+            party: &crate::model::party::Party::of(std::net::Ipv4Addr::LOCALHOST.into(), None),
             partial: Partiality::Allowed,
             framing: Framing::Marked,
         })

@@ -1,34 +1,45 @@
-//! On whose behalf an exchange is made, as far as places are shared out: who takes much must leave some for others. No
-//! right comes with it.
+//! Who asks, as far as callers can be told apart without a credential: to share places out, and not to hand one caller
+//! what was made for another. No right comes with it.
 
-use std::net::IpAddr;
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
-/// A number of callers who are counted as one.
+/// Callers who cannot be told apart: of one network, and calling themselves alike.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub enum Party {
-    /// All that come from one IPv4 address or IPv6 /64.
-    Network(IpAddr),
-    /// A build on this machine, where addresses tell nobody apart and nobody is a stranger.
-    Build(Arc<str>),
+pub struct Party {
+    /// An IPv4 address, or an IPv6 /64.
+    network: IpAddr,
+    build: Option<Arc<str>>,
 }
 
 impl Party {
-    /// *Shape*: `build` is what the caller calls itself, which counts on loopback alone: elsewhere a caller could be
-    /// as many as it likes.
     pub fn of(addr: IpAddr, build: Option<&Arc<str>>) -> Party {
-        match build {
-            Some(build) if addr.to_canonical().is_loopback() => Party::Build(build.clone()),
-            Some(_) | None => Party::Network(neighbourhood(addr)),
+        Party { network: neighbourhood(addr), build: build.cloned() }
+    }
+
+    /// Those with whom it shares what is shared out. A network is one, whatever its callers call themselves: otherwise
+    /// each could be as many as it likes. On this machine, where addresses tell nobody apart and nobody is a
+    /// stranger, a build is one.
+    pub fn share(&self) -> Party {
+        match self.network.is_loopback() {
+            true => Party { network: Ipv4Addr::LOCALHOST.into(), build: self.build.clone() },
+            false => Party { network: self.network, build: None },
         }
+    }
+}
+
+impl fmt::Display for Party {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{} {}", self.network, self.build.as_deref().unwrap_or("-"))
     }
 }
 
 /// What counts as one address: an IPv4 address, or an IPv6 /64, which one subscriber has all of.
 pub fn neighbourhood(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
-        IpAddr::V4(address) => IpAddr::V4(address),
-        IpAddr::V6(address) => IpAddr::V6((address.to_bits() & (u128::MAX << 64)).into()),
+        IpAddr::V6(address) if !address.is_loopback() => IpAddr::V6((address.to_bits() & (u128::MAX << 64)).into()),
+        address => address,
     }
 }
 
@@ -37,14 +48,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_stranger_is_one_party_whatever_it_calls_itself() {
-        let address = |text: &str| text.parse::<IpAddr>().expect("an address");
-        let (one, other) = (Arc::from("one"), Arc::from("other"));
-        let party = |from: &str, build| Party::of(address(from), build);
-        assert_eq!(party("192.0.2.1", Some(&one)), party("::ffff:192.0.2.1", Some(&other)));
-        assert_eq!(party("2001:db8::1", None), party("2001:db8::2", Some(&one)));
-        assert_ne!(party("2001:db8::1", None), party("2001:db8:0:1::1", None));
-        assert_ne!(party("127.0.0.1", Some(&one)), party("127.0.0.1", Some(&other)));
-        assert_eq!(party("127.0.0.1", Some(&one)), party("::1", Some(&one)));
+    fn a_stranger_has_one_share_whatever_it_calls_itself() {
+        let party = |from: &str, build: &str| Party::of(from.parse().expect("an address"), Some(&Arc::from(build)));
+        let share = |from: &str, build: &str| party(from, build).share();
+        assert_eq!(share("192.0.2.1", "a"), share("::ffff:192.0.2.1", "b"));
+        assert_eq!(share("2001:db8::1", "a"), share("2001:db8::2", "b"));
+        assert_ne!(share("2001:db8::1", "a"), share("2001:db8:0:1::1", "a"));
+        assert_ne!(share("127.0.0.1", "a"), share("127.0.0.1", "b"));
+        assert_eq!(share("127.0.0.1", "a"), share("::1", "a"));
+        assert_ne!(party("192.0.2.1", "a"), party("192.0.2.1", "b"));
     }
 }

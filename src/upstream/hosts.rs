@@ -195,8 +195,9 @@ impl Host {
     }
 
     fn share(&self, party: &Party) -> Arc<Share> {
+        let party = party.share();
         let mut shares = self.shares.lock();
-        if let Some(share) = shares.get(party) {
+        if let Some(share) = shares.get(&party) {
             return share.clone();
         }
         if shares.len() >= SHARES_KEPT {
@@ -205,7 +206,7 @@ impl Host {
         }
         let slots = Arc::new(Semaphore::new(most_of(self.rules.per_host)));
         let share = Arc::new(Share { slots, waiting: AtomicUsize::new(0) });
-        shares.insert(party.clone(), share.clone());
+        shares.insert(party, share.clone());
         share
     }
 
@@ -335,7 +336,7 @@ mod tests {
     }
 
     fn party(name: &str) -> Party {
-        Party::Build(name.into())
+        Party::of(std::net::Ipv4Addr::LOCALHOST.into(), Some(&name.into()))
     }
 
     async fn is_waiting(entering: &mut (impl Future + Unpin)) -> bool {

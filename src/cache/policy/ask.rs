@@ -4,6 +4,7 @@ use http::Method;
 use http::header::{HeaderMap, HeaderName};
 
 use super::rules::Wishes;
+use crate::model::party::Party;
 
 /// A request's head, with what the engine knows about it.
 #[derive(Clone, Copy, Debug)]
@@ -13,6 +14,8 @@ pub struct AskHead<'a> {
     pub headers: &'a HeaderMap,
     pub forward: Forward<'a>,
     pub authorized: Authorized,
+    /// None: nobody in particular.
+    pub asker: Option<&'a Party>,
 }
 
 /// Which of the client's fields reach upstream. One that does not cannot change the answer, whatever `Vary` says.
@@ -34,7 +37,7 @@ pub enum Authorized {
 impl<'a> AskHead<'a> {
     /// A request without a credential whose fields all reach upstream.
     pub fn new(method: &'a Method, headers: &'a HeaderMap) -> AskHead<'a> {
-        AskHead { method, headers, forward: Forward::All, authorized: Authorized::No }
+        AskHead { method, headers, forward: Forward::All, authorized: Authorized::No, asker: None }
     }
 
     pub fn wishes(&self) -> Wishes {

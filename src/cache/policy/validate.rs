@@ -134,7 +134,7 @@ pub fn freshen(
     fresh.requested_at = requested_at;
     fresh.fetched_at = received_at;
     fresh.valid = true;
-    if headers_304.contains_key(header::VARY) {
+    if fields::has_any(headers_304, &[header::VARY, header::SET_COOKIE]) {
         narrow(&mut fresh, ask, headers_304);
     }
     fresh
@@ -196,17 +196,20 @@ fn replace(kept: &mut HeaderMap, new: &HeaderMap) {
     }
 }
 
-/// Takes on the fields that a 304 adds to `Vary`, with the values of the request that it answered.
+/// Takes on what the fields of a 304 make the answer vary on, with the values of the request that it answered.
 fn narrow(entry: &mut Entry, ask: &AskHead<'_>, headers_304: &HeaderMap) {
-    match vary::variant(ask, headers_304, &Freshness::Http) {
+    let mut headers = entry.headers.clone();
+    headers.remove(header::VARY);
+    headers.extend(headers_304.get_all(header::VARY).iter().map(|names| (header::VARY, names.clone())));
+    match vary::variant(ask, &headers, &Freshness::Http) {
         None => {
             entry.headers.append(header::VARY, HeaderValue::from_static("*"));
         }
         Some(variant) => {
             for (name, value) in variant {
                 if !entry.vary.iter().any(|(known, _)| *known == name) {
-                    if let Ok(field) = HeaderValue::from_str(&name) {
-                        entry.headers.append(header::VARY, field);
+                    if let Ok(field) = HeaderName::from_bytes(name.as_bytes()) {
+                        entry.headers.append(header::VARY, field.into());
                     }
                     entry.vary.push((name, value));
                 }

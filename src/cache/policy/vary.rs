@@ -4,6 +4,8 @@
 //! and empty members removed, and the case of languages, charsets and codings, which RFC 9110 §12.5 declares
 //! irrelevant. Nothing is reordered and no weights are read: a server may do with them what it likes.
 //!
+//! An answer that opens a session varies on who asks as well, whatever it says.
+//!
 //! Only values of content negotiation are kept as they are. Any other may be a secret (`Vary: Cookie`), and is kept
 //! as a digest.
 
@@ -11,6 +13,7 @@ use http::header::{self, HeaderMap, HeaderName};
 
 use super::ask::AskHead;
 use super::fields::{members, text};
+use super::rules::{self, Rules};
 use crate::model::digest::Digest;
 use crate::model::entry::Entry;
 use crate::model::lookup::Freshness;
@@ -23,6 +26,9 @@ const READABLE: [&str; 6] = ["accept", "accept-charset", "accept-encoding", "acc
 
 /// Fields whose values are compared without regard to case.
 const CASELESS: [&str; 3] = ["accept-charset", "accept-encoding", "accept-language"];
+
+/// Stands among the names of fields for who asks. No field's name has a colon.
+const ASKER: &str = ":asker";
 
 /// What an answer to `ask` with these headers varies on. None: on everything, so that it fits no other request.
 ///
@@ -43,8 +49,22 @@ pub fn variant(ask: &AskHead<'_>, headers: &HeaderMap, freshness: &Freshness) ->
             }
         }
     }
+    if matches!(freshness, Freshness::Http) && sets_a_cookie_of_its_own(headers) {
+        variant.push((ASKER.to_owned(), value(ask, ASKER)));
+    }
     variant.sort_unstable();
     Some(variant)
+}
+
+/// Whether an answer is one asker's own although its directives let a shared cache keep it: it opens a session, and
+/// whoever wrote its directives did not say that it is for all. RFC 9111 §7.3 leaves the care for that to the origin,
+/// which most often does not take it.
+fn sets_a_cookie_of_its_own(headers: &HeaderMap) -> bool {
+    if !headers.contains_key(header::SET_COOKIE) || rules::listed_fields(headers).contains(&header::SET_COOKIE) {
+        return false;
+    }
+    let rules = Rules::of(headers);
+    !rules.public && !rules.s_maxage.is_present()
 }
 
 /// Whether a request has the values that an answer was stored under.
@@ -64,6 +84,9 @@ pub(crate) fn varies_on_everything(headers: &HeaderMap) -> bool {
 
 /// The request's value of a field, in the form that is compared and stored.
 fn value(ask: &AskHead<'_>, name: &str) -> Option<String> {
+    if name == ASKER {
+        return ask.asker.map(|party| Digest::of(party.to_string().as_bytes()).to_string());
+    }
     if !ask.sends(name) || !ask.headers.contains_key(name) {
         return None;
     }

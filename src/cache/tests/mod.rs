@@ -134,11 +134,19 @@ impl Bed {
 }
 
 /// Who asks, and how.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub(super) struct Client {
+    pub from: std::net::IpAddr,
     pub headers: HeaderMap,
     pub identity: Option<&'static str>,
     pub closing: bool,
+}
+
+impl Default for Client {
+    fn default() -> Client {
+        let from = std::net::Ipv4Addr::LOCALHOST.into();
+        Client { from, headers: HeaderMap::new(), identity: None, closing: false }
+    }
 }
 
 impl Client {
@@ -173,7 +181,7 @@ impl Client {
             url: &url,
             identity: self.identity.map(Into::into),
             label: Arc::from("test"),
-            party: &Party::Build(Arc::from("test")),
+            party: &Party::of(self.from, None),
             partial: Partiality::Allowed,
             framing: if self.closing { Framing::Closing } else { Framing::Marked },
         };

@@ -1,7 +1,7 @@
 //! Who may share an answer with whom.
 
 use futures_util::future::join_all;
-use http::header::{ACCEPT_LANGUAGE, CACHE_CONTROL, SET_COOKIE, VARY};
+use http::header::{ACCEPT_LANGUAGE, CACHE_CONTROL, ETAG, SET_COOKIE, VARY};
 
 use super::*;
 
@@ -19,6 +19,61 @@ async fn personal_answers_are_an_exchange_each() {
         }
         assert_eq!(bed.upstream.asks("/a"), 5, "{name}");
         assert_eq!(bed.kept(&lookup).await, 0);
+    }
+}
+
+/// Nginx and Varnish keep none of them; the public suite wants both kept.
+#[tokio::test]
+async fn a_session_is_not_handed_to_another_asker_unless_its_answer_is_public() {
+    let from = |text: &str| Client { from: text.parse().expect("an address"), ..Client::default() };
+    let (one, other) = (from("192.0.2.1"), from("192.0.2.2"));
+    for (rule, shared) in [
+        ("max-age=60", false),
+        ("max-age=60, must-revalidate", false),
+        ("max-age=60, public", true),
+        ("s-maxage=60", true),
+        ("max-age=60, no-cache=\"set-cookie\"", true),
+    ] {
+        let bed = Bed::new();
+        let answer = |text| Script::ok(text).with(CACHE_CONTROL, rule).with(SET_COOKIE, "session=1");
+        bed.upstream.answers("/a", [answer("first"), answer("second")]);
+        let lookup = http("/a");
+        let mut got = Vec::new();
+        for client in [&one, &other, &one, &other] {
+            let served = client.get(&bed, &lookup).await.expect("an answer");
+            got.push(served.into_bytes(100).await.expect("a body"));
+        }
+        let second = if shared { "first" } else { "second" };
+        assert_eq!(got, ["first", second, "first", second], "{rule}");
+        assert_eq!(bed.upstream.asks("/a"), if shared { 1 } else { 2 }, "{rule}");
+    }
+}
+
+#[tokio::test]
+async fn a_session_that_comes_with_a_304_is_its_askers_own() {
+    let bed = Bed::new();
+    let plain = Script::ok("all").with(CACHE_CONTROL, "max-age=60").with(ETAG, "\"a\"");
+    let cookie =
+        Script::new(304, "").with(CACHE_CONTROL, "max-age=60").with(ETAG, "\"a\"").with(SET_COOKIE, "session=1");
+    bed.upstream.answers("/a", [plain, cookie.clone(), cookie]);
+    let lookup = http("/a");
+    let other = Client { from: "192.0.2.2".parse().expect("an address"), ..Client::default() };
+    bed.fetch(&lookup).await;
+    bed.advance(61);
+    let mine = bed.get(&lookup).await.expect("an answer");
+    assert!(mine.headers.contains_key(SET_COOKIE));
+    assert!(!mine.headers.get_all(VARY).iter().any(|value| value.as_bytes().contains(&b':')));
+    other.get(&bed, &lookup).await.expect("an answer");
+    assert_eq!(bed.upstream.asks("/a"), 3, "the other asks for itself");
+}
+
+#[tokio::test]
+async fn a_package_comes_without_a_session() {
+    let bed = Bed::new();
+    bed.upstream.answers("/a", [Script::ok("package").with(SET_COOKIE, "edge=1")]);
+    let lookup = immutable("/a");
+    for _ in 0..2 {
+        assert!(!bed.get(&lookup).await.expect("an answer").headers.contains_key(SET_COOKIE));
     }
 }
 

@@ -78,7 +78,7 @@ fn get(url: &str) -> FetchAsk {
         trust: Trust::Configured,
         resume: Resume::ByRange,
         redirects: Redirects::Follow,
-        party: Party::Build("a".into()),
+        party: Party::of(std::net::Ipv4Addr::LOCALHOST.into(), None),
     }
 }
 
