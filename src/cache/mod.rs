@@ -270,13 +270,11 @@ impl Inner {
     }
 
     fn remembered(&self, digest: &Digest, range: ByteRange) -> Option<(ServedBody, TierName)> {
-        let bytes = self.store.recall(digest)?;
-        self.index.touch(digest);
         let (start, end) = (to_index(range.start), to_index(range.end));
-        if (start, end) == (0, bytes.len()) {
-            return Some((ServedBody::Bytes(bytes), TierName::Memory));
-        }
-        (end <= bytes.len()).then(|| (ServedBody::Bytes(bytes.slice(start..end)), TierName::Memory))
+        let bytes = self.store.recall(digest).filter(|bytes| end <= bytes.len())?;
+        self.index.touch(digest);
+        let part = if (start, end) == (0, bytes.len()) { bytes } else { bytes.slice(start..end) };
+        Some((ServedBody::Bytes(part), TierName::Memory))
     }
 
     async fn open(
