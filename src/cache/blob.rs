@@ -9,7 +9,7 @@ use super::error::CacheError;
 use super::served::{Part, Served};
 use super::{Cache, Inner};
 use crate::model::digest::Digest;
-use crate::model::outcome::Outcome;
+use crate::model::outcome::{Forwarded, Outcome};
 use crate::model::range::ByteRange;
 use crate::model::realm::Realm;
 
@@ -38,6 +38,7 @@ impl Inner {
             part: Part::Whole,
             body,
             outcome: Outcome::Hit(tier),
+            forwarded: Forwarded::default(),
             age: None,
             key: None,
             digest: Some(*digest),

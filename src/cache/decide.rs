@@ -18,7 +18,7 @@ use super::policy::rules::{Rules, Wishes};
 use super::policy::{store, validate, vary};
 use crate::model::entry::Entry;
 use crate::model::lookup::Freshness;
-use crate::model::outcome::Reason;
+use crate::model::outcome::{Forwarded, Reason};
 use crate::model::time::Timestamp;
 
 /// How long past its lifetime an answer may stand in during an outage, where neither side says.
@@ -78,6 +78,24 @@ pub fn decide(ask: &AskHead<'_>, candidates: &[Arc<Entry>], freshness: &Freshnes
     match selected.map(|(at, _)| (at, validate::conditions(&candidates[at]))) {
         Some((at, conditions)) if !conditions.is_empty() => Decision::Revalidate { at, conditions },
         _ => Decision::Fetch,
+    }
+}
+
+/// Why a request that `decide` did not let the store answer goes upstream.
+pub fn forwarded(ask: &AskHead<'_>, candidates: &[Arc<Entry>], freshness: &Freshness, now: Timestamp) -> Forwarded {
+    let wishes = ask.wishes();
+    if wishes.no_store {
+        return Forwarded::Request;
+    }
+    let Some((at, rules)) = select(ask, candidates, freshness) else {
+        return if candidates.is_empty() { Forwarded::UriMiss } else { Forwarded::VaryMiss };
+    };
+    let served = |wishes: &Wishes| serve(wishes, at, &candidates[at], rules.as_ref(), freshness, now);
+    match (served(&wishes), served(&Wishes::default())) {
+        // It may be used, so its bytes are gone.
+        (Some(_), _) => Forwarded::UriMiss,
+        (None, Some(Decision::Serve { .. })) => Forwarded::Request,
+        (None, _) => Forwarded::Stale,
     }
 }
 

@@ -46,14 +46,14 @@ use self::policy::validate;
 use self::served::{Ask, Part, Served, ServedBody, StoredBlob};
 use self::standing::Standing;
 use self::terms::{
-    ask_head, fits, hashed, head_of, judged, keyed, only_if_cached, part_of, redirects, upstream_fields,
+    ask_head, fits, hashed, head_of, judged, keyed, only_if_cached, part_of, redirects, upstream_fields, wanted,
 };
 use crate::index::{Index, Presence};
 use crate::model::digest::Digest;
 use crate::model::entry::{Candidates, Entry};
 use crate::model::key::{Key, KeyHash};
 use crate::model::lookup::Freshness;
-use crate::model::outcome::{Outcome, Reason};
+use crate::model::outcome::{Forwarded, Outcome, Reason};
 use crate::model::place::{Place, TierName};
 use crate::model::range::ByteRange;
 use crate::model::realm::Realm;
@@ -161,14 +161,16 @@ impl Inner {
         let key = keyed(ask);
         let hash = hashed(ask);
         let stored = self.stored(&hash).await?;
+        let forwarded = decide::forwarded(&head_of(ask), &stored, &ask.lookup.freshness, self.clock.now());
         match self.answer(ask, key, hash, stored).await {
+            Ok(served) => Ok(Served { forwarded, ..served }),
             Err(CacheError::Upstream(error)) => self.stand_in(ask, error).await,
             // What cannot be read here is still to be had there.
             Err(CacheError::Store(error)) if !only_if_cached(ask) => {
                 tracing::error!(%error, "storage failed, passing the request on");
                 self.relay(ask, Reason::Full).await
             }
-            answered => answered,
+            failed => failed,
         }
     }
 
@@ -394,6 +396,7 @@ impl Inner {
             part,
             body,
             outcome,
+            forwarded: Forwarded::default(),
             age: None,
             key: Some(head.entry.hash),
             digest: None,
@@ -469,17 +472,6 @@ struct Decided {
     now: Timestamp,
 }
 
-/// The bytes that an answer needs. None: it has no body.
-fn wanted<'e>(ask: &Ask<'_>, entry: &'e Entry, part: Part) -> Option<(&'e Digest, ByteRange)> {
-    let range = match part {
-        Part::Range(range) => range,
-        Part::Whole => ByteRange::whole(entry.len),
-        Part::NotModified | Part::PreconditionFailed | Part::Unsatisfiable => return None,
-    };
-    let digest = entry.body.as_ref()?;
-    (!range.is_empty() && *ask.method != Method::HEAD).then_some((digest, range))
-}
-
 /// A stored answer on its way out.
 fn served(entry: &Entry, part: Part, body: ServedBody, outcome: Outcome, age: u64) -> Served {
     Served {
@@ -489,6 +481,7 @@ fn served(entry: &Entry, part: Part, body: ServedBody, outcome: Outcome, age: u6
         part,
         body,
         outcome,
+        forwarded: Forwarded::default(),
         age: Some(age),
         key: Some(entry.hash),
         digest: entry.body,

@@ -18,7 +18,7 @@ use crate::index::record::Record;
 use crate::model::entry::Entry;
 use crate::model::key::KeyHash;
 use crate::model::lookup::{Freshness, Origin, Trust};
-use crate::model::outcome::{Outcome, Reason};
+use crate::model::outcome::{Forwarded, Outcome, Reason};
 use crate::model::party::Party;
 use crate::upstream::fetch::{FetchAsk, FetchBody, Fetched, FetchedBody, Resume, Tunnel, UpstreamError};
 
@@ -140,6 +140,7 @@ pub(super) fn served(fetched: Fetched, method: &Method, reason: Reason) -> Serve
         part: Part::Whole,
         body: ServedBody::Stream(stream(body)),
         outcome: Outcome::Bypass(reason),
+        forwarded: Forwarded::default(),
         age: None,
         key: None,
         digest: None,

@@ -14,7 +14,7 @@ use super::error::CacheError;
 use crate::model::digest::Digest;
 use crate::model::key::KeyHash;
 use crate::model::lookup::Lookup;
-use crate::model::outcome::Outcome;
+use crate::model::outcome::{Forwarded, Outcome};
 use crate::model::party::Party;
 use crate::model::place::Place;
 use crate::model::range::{Asked, ByteRange};
@@ -76,6 +76,7 @@ pub struct Served {
     pub part: Part,
     pub body: ServedBody,
     pub outcome: Outcome,
+    pub forwarded: Forwarded,
     /// RFC 9111 Age in seconds; None for what does not come from the store.
     pub age: Option<u64>,
     pub key: Option<KeyHash>,

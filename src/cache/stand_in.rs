@@ -9,7 +9,7 @@ use super::served::{Ask, Part, Served};
 use crate::index::catalog::PrefixAsk;
 use crate::model::entry::Entry;
 use crate::model::lookup::StandIn;
-use crate::model::outcome::Outcome;
+use crate::model::outcome::{Forwarded, Outcome};
 use crate::model::range::ByteRange;
 use crate::upstream::fetch::UpstreamError;
 
@@ -58,6 +58,7 @@ impl Inner {
             part: Part::Whole,
             body,
             outcome: Outcome::Stale,
+            forwarded: Forwarded::default(),
             age: None,
             key: None,
             digest: None,

@@ -8,11 +8,12 @@ use super::policy::validate::{self, Precondition};
 use super::policy::vary;
 use super::served::{Ask, Part, Partiality, Served, ServedBody};
 use crate::model::credential;
+use crate::model::digest::Digest;
 use crate::model::entry::Entry;
 use crate::model::hop;
 use crate::model::key::{Key, KeyHash};
 use crate::model::lookup::{Freshness, Lookup};
-use crate::model::range::{Asked, RangeSpec, Resolved};
+use crate::model::range::{Asked, ByteRange, RangeSpec, Resolved};
 use crate::upstream::fetch::Redirects;
 
 /// Fields that ask for less than the whole: a shared fill asks for all of it.
@@ -132,6 +133,17 @@ pub(super) fn part_of(ask: &Ask<'_>, status: u16, headers: &HeaderMap, len: Opti
     }
 }
 
+/// The bytes that an answer needs. None: it has no body.
+pub(super) fn wanted<'e>(ask: &Ask<'_>, entry: &'e Entry, part: Part) -> Option<(&'e Digest, ByteRange)> {
+    let range = match part {
+        Part::Range(range) => range,
+        Part::Whole => ByteRange::whole(entry.len),
+        Part::NotModified | Part::PreconditionFailed | Part::Unsatisfiable => return None,
+    };
+    let digest = entry.body.as_ref()?;
+    (!range.is_empty() && *ask.method != Method::HEAD).then_some((digest, range))
+}
+
 /// An answer under the client's own conditions, which were not sent upstream.
 pub(super) fn judged(ask: &Ask<'_>, served: Served) -> Served {
     match part_of(ask, served.status, &served.headers, None) {
@@ -150,8 +162,7 @@ mod tests {
     use super::super::served::Framing;
     use super::*;
     use crate::model::lookup::{Expect, Origins};
-    use crate::model::outcome::{Outcome, Reason};
-    use crate::model::range::ByteRange;
+    use crate::model::outcome::{Forwarded, Outcome, Reason};
     use crate::model::realm::Scope;
 
     fn with_ask<T>(asked: &[(&str, &str)], act: impl FnOnce(&Ask<'_>) -> T) -> T {
@@ -195,6 +206,7 @@ mod tests {
             part: Part::Whole,
             body: ServedBody::Bytes(bytes::Bytes::from_static(b"body")),
             outcome: Outcome::Bypass(Reason::NoStore),
+            forwarded: Forwarded::default(),
             age: None,
             key: None,
             digest: None,

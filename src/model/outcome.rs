@@ -44,6 +44,19 @@ pub enum Reason {
     Upstream,
 }
 
+/// Why a request went upstream (RFC 9211 §2.2). Says nothing of answers that came from the store alone.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Forwarded {
+    /// Nothing was stored.
+    #[default]
+    UriMiss,
+    /// What was stored was made for other requests.
+    VaryMiss,
+    Stale,
+    /// What was stored was fresh, but the request would not have it.
+    Request,
+}
+
 impl Outcome {
     /// One label per outcome, for metrics, logs and records.
     pub const fn label(self) -> &'static str {

@@ -19,7 +19,7 @@ use super::upload::Upload;
 use crate::cache::error::CacheError;
 use crate::model::digest::{Digest, DigestError};
 use crate::model::lookup::{Lookup, Origin, Origins, Request, Route};
-use crate::model::outcome::Outcome;
+use crate::model::outcome::{Forwarded, Outcome};
 use crate::model::realm::Realm;
 
 /// The largest body that the API reads, in bytes.
@@ -234,7 +234,7 @@ impl Front {
         let mut response = http::Response::new(reply::ReplyBody::new(body, None));
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, http::HeaderValue::from_static("application/jsonl"));
-        reply::decorate(headers, Outcome::Generated, None);
+        reply::decorate(headers, reply::cache_status(Outcome::Generated, Forwarded::default()), None);
         response
     }
 

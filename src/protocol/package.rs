@@ -224,7 +224,7 @@ fn first_url(lookup: &Lookup) -> Option<&url::Url> {
 /// Applies a rewrite to a document of bounded size. Its validators name what upstream sent, so they do not go along.
 async fn rewritten(served: Served, rewrite: &Rewrite, visit: &Visit<'_>, at: usize) -> Result<Answered, CacheError> {
     let (outcome, key, digest) = (served.outcome, served.key, served.digest);
-    let (fetch_ms, age) = (served.fetch_ms, served.age);
+    let (fetch_ms, age, forwarded) = (served.fetch_ms, served.age, served.forwarded);
     let content_type = served.headers.get(header::CONTENT_TYPE).cloned();
     let raw = served.into_bytes(rewrite.max_bytes).await?;
     let document = (rewrite.apply)(&raw, &rewrite.with).map_err(|why| CacheError::Mismatch { why })?;
@@ -236,7 +236,7 @@ async fn rewritten(served: Served, rewrite: &Rewrite, visit: &Visit<'_>, at: usi
     if let Some(content_type) = content_type {
         headers.insert(header::CONTENT_TYPE, content_type);
     }
-    reply::decorate(headers, outcome, age);
+    reply::decorate(headers, reply::cache_status(outcome, forwarded), age);
     Ok(Answered { response, outcome, ecosystem: at, key, digest, fetch_ms })
 }
 

@@ -13,7 +13,7 @@ use super::observe::Observation;
 use crate::cache::error::CacheError;
 use crate::cache::served::{Part, Served, ServedBody};
 use crate::cache::standing::Again;
-use crate::model::outcome::{Outcome, Reason};
+use crate::model::outcome::{Forwarded, Outcome, Reason};
 use crate::model::place::TierName;
 
 pub const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
@@ -113,8 +113,8 @@ impl Drop for ReplyBody {
 
 /// Turns an answer of the engine into a response.
 pub(super) fn response(served: Served, method: &Method) -> Response<ReplyBody> {
-    let Served { status, mut headers, len, part, body, outcome, age, .. } = served;
-    decorate(&mut headers, outcome, age);
+    let Served { status, mut headers, len, part, body, outcome, forwarded, age, .. } = served;
+    decorate(&mut headers, cache_status(outcome, forwarded), age);
     let status = StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_GATEWAY);
     let (status, body) = match part {
         Part::Whole => (status, whole(&mut headers, status, len, body, method)),
@@ -181,8 +181,8 @@ fn bodiless(status: StatusCode) -> bool {
 }
 
 /// Adds what every answer carries.
-pub(super) fn decorate(headers: &mut HeaderMap, outcome: Outcome, age: Option<u64>) {
-    headers.append(CACHE_STATUS, HeaderValue::from_static(cache_status(outcome)));
+pub(super) fn decorate(headers: &mut HeaderMap, cache_status: &'static str, age: Option<u64>) {
+    headers.append(CACHE_STATUS, HeaderValue::from_static(cache_status));
     headers.append(header::VIA, HeaderValue::from_static("1.1 larder"));
     if let Some(age) = age {
         headers.insert(header::AGE, HeaderValue::from(age));
@@ -190,25 +190,36 @@ pub(super) fn decorate(headers: &mut HeaderMap, outcome: Outcome, age: Option<u6
 }
 
 /// The member that larder adds to `Cache-Status` (RFC 9211).
-pub(super) const fn cache_status(outcome: Outcome) -> &'static str {
-    match outcome {
-        Outcome::Hit(TierName::Memory) => "larder; hit; detail=memory",
-        Outcome::Hit(TierName::Segment) => "larder; hit; detail=segment",
-        Outcome::Hit(TierName::File) => "larder; hit; detail=file",
-        Outcome::Coalesced => "larder; fwd=uri-miss; collapsed",
-        Outcome::Miss => "larder; fwd=uri-miss; stored",
-        Outcome::Revalidated => "larder; fwd=stale; fwd-status=304; detail=revalidated",
-        Outcome::Stale => "larder; hit; detail=stale",
-        Outcome::Generated => "larder; detail=generated",
-        Outcome::Bypass(Reason::Method) => "larder; fwd=method",
-        Outcome::Bypass(Reason::NoStore) => "larder; fwd=request; detail=no-store",
-        Outcome::Bypass(Reason::Full) => "larder; fwd=uri-miss; detail=full",
-        Outcome::Bypass(Reason::Range) => "larder; fwd=partial; detail=range",
-        Outcome::Bypass(Reason::NoUpstream) => "larder; fwd=bypass; detail=no-upstream",
-        Outcome::Bypass(Reason::Tunnel) => "larder; fwd=bypass; detail=tunnel",
-        Outcome::Bypass(Reason::Offline) => "larder; detail=offline",
-        Outcome::Bypass(Reason::Denied) => "larder; detail=denied",
-        Outcome::Bypass(Reason::Upstream) => "larder; fwd=uri-miss; detail=upstream",
+pub(super) const fn cache_status(outcome: Outcome, forwarded: Forwarded) -> &'static str {
+    use Forwarded::{Request, Stale, UriMiss, VaryMiss};
+    match (outcome, forwarded) {
+        (Outcome::Hit(TierName::Memory), _) => "larder; hit; detail=memory",
+        (Outcome::Hit(TierName::Segment), _) => "larder; hit; detail=segment",
+        (Outcome::Hit(TierName::File), _) => "larder; hit; detail=file",
+        (Outcome::Coalesced, UriMiss) => "larder; fwd=uri-miss; collapsed",
+        (Outcome::Coalesced, VaryMiss) => "larder; fwd=vary-miss; collapsed",
+        (Outcome::Coalesced, Stale) => "larder; fwd=stale; collapsed",
+        (Outcome::Coalesced, Request) => "larder; fwd=request; collapsed",
+        (Outcome::Miss, UriMiss) => "larder; fwd=uri-miss; stored",
+        (Outcome::Miss, VaryMiss) => "larder; fwd=vary-miss; stored",
+        (Outcome::Miss, Stale) => "larder; fwd=stale; stored",
+        (Outcome::Miss, Request) => "larder; fwd=request; stored",
+        (Outcome::Revalidated, Request) => "larder; fwd=request; fwd-status=304; detail=revalidated",
+        (Outcome::Revalidated, UriMiss | VaryMiss | Stale) => "larder; fwd=stale; fwd-status=304; detail=revalidated",
+        (Outcome::Stale, _) => "larder; hit; detail=stale",
+        (Outcome::Generated, _) => "larder; detail=generated",
+        (Outcome::Bypass(Reason::Method), _) => "larder; fwd=method",
+        (Outcome::Bypass(Reason::NoStore), UriMiss) => "larder; fwd=uri-miss; detail=no-store",
+        (Outcome::Bypass(Reason::NoStore), VaryMiss) => "larder; fwd=vary-miss; detail=no-store",
+        (Outcome::Bypass(Reason::NoStore), Stale) => "larder; fwd=stale; detail=no-store",
+        (Outcome::Bypass(Reason::NoStore), Request) => "larder; fwd=request; detail=no-store",
+        (Outcome::Bypass(Reason::Full), _) => "larder; fwd=uri-miss; detail=full",
+        (Outcome::Bypass(Reason::Range), _) => "larder; fwd=partial; detail=range",
+        (Outcome::Bypass(Reason::NoUpstream), _) => "larder; fwd=bypass; detail=no-upstream",
+        (Outcome::Bypass(Reason::Tunnel), _) => "larder; fwd=bypass; detail=tunnel",
+        (Outcome::Bypass(Reason::Offline), _) => "larder; detail=offline",
+        (Outcome::Bypass(Reason::Denied), _) => "larder; detail=denied",
+        (Outcome::Bypass(Reason::Upstream), _) => "larder; fwd=uri-miss; detail=upstream",
     }
 }
 
@@ -235,6 +246,6 @@ pub(super) fn body(
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    decorate(headers, outcome, None);
+    decorate(headers, cache_status(outcome, Forwarded::default()), None);
     response
 }

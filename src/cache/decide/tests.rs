@@ -132,6 +132,25 @@ fn only_if_cached_never_asks_upstream() {
 }
 
 #[test]
+fn what_goes_upstream_says_why() {
+    let why = |asked: &[(&str, &str)], stored: &[Arc<Entry>], secs| {
+        let asked = headers(asked);
+        forwarded(&AskHead::new(&Method::GET, &asked), stored, &Freshness::Http, later(secs))
+    };
+    let stored = [Arc::new(http(&[("cache-control", "max-age=60")]))];
+    let other = [Arc::new(Entry { vary: vec![("accept".to_owned(), Some("x".to_owned()))], ..http(&[]) })];
+    assert_eq!(why(&[], &[], 1), Forwarded::UriMiss);
+    assert_eq!(why(&[], &stored, 61), Forwarded::Stale);
+    assert_eq!(why(&[("cache-control", "no-cache")], &stored, 1), Forwarded::Request);
+    assert_eq!(why(&[("cache-control", "max-age=0")], &stored, 1), Forwarded::Request);
+    assert_eq!(why(&[("cache-control", "no-store")], &stored, 1), Forwarded::Request);
+    assert_eq!(why(&[("cache-control", "no-cache")], &stored, 61), Forwarded::Stale);
+    assert_eq!(why(&[("cache-control", "no-cache")], &[], 1), Forwarded::UriMiss);
+    assert_eq!(why(&[], &other, 1), Forwarded::VaryMiss);
+    assert_eq!(why(&[], &stored, 1), Forwarded::UriMiss, "its bytes are gone");
+}
+
+#[test]
 fn some_requests_go_around() {
     let none = HeaderMap::new();
     for method in [Method::POST, Method::PUT, Method::DELETE, Method::OPTIONS] {

@@ -4,6 +4,7 @@ use http::header::{CACHE_CONTROL, ETAG, IF_NONE_MATCH};
 
 use super::*;
 use crate::model::digest::Digest;
+use crate::model::outcome::Forwarded;
 
 #[tokio::test]
 async fn a_304_freshens_what_is_stored() {
@@ -149,4 +150,22 @@ async fn an_absence_does_not_stand_in_for_an_outage() {
     bed.fetch(&document("/a")).await;
     bed.advance(61);
     assert!(bed.get(&document("/a")).await.is_err());
+}
+
+#[tokio::test]
+async fn what_a_client_would_not_have_from_the_store_went_upstream_for_the_request() {
+    let bed = Bed::new();
+    let answer = || Script::ok("a").with(CACHE_CONTROL, "max-age=60");
+    bed.upstream.answers("/a", [answer(), answer(), answer()]);
+    let (lookup, reload) = (http("/a"), Client::default().with(CACHE_CONTROL, "no-cache"));
+    let why = async |client: &Client| {
+        let served = client.get(&bed, &lookup).await.expect("an answer");
+        let (outcome, forwarded) = (served.outcome, served.forwarded);
+        served.into_bytes(10).await.expect("a body");
+        (outcome, forwarded)
+    };
+    assert_eq!(why(&Client::default()).await, (Outcome::Miss, Forwarded::UriMiss));
+    assert_eq!(why(&reload).await, (Outcome::Miss, Forwarded::Request));
+    bed.advance(61);
+    assert_eq!(why(&Client::default()).await, (Outcome::Miss, Forwarded::Stale));
 }
