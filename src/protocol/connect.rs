@@ -34,7 +34,7 @@ impl Front {
         };
         let listed = if port == 443 { host.clone() } else { format!("{host}:{port}") };
         if !self.hosts.may_ask(&listed, visit.nearness()) {
-            return self.host_must_wait(&listed, at);
+            return self.host_must_wait(&visit, &listed, at);
         }
         let Some(upgrade) = visit.extensions.remove::<OnUpgrade>() else {
             let why = "this connection cannot be turned into a tunnel\n";

@@ -78,7 +78,7 @@ impl Front {
     pub(super) async fn generic(&self, mut visit: Visit<'_>, body: Upload<Incoming>, target: &Target) -> Answered {
         let at = self.http_label();
         if !self.hosts.may_ask(&target.host, visit.nearness()) {
-            return self.host_must_wait(&target.host, at);
+            return self.host_must_wait(&visit, &target.host, at);
         }
         let answer = match visit.method {
             Method::GET | Method::HEAD if body.is_end_stream() => {

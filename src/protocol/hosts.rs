@@ -1,6 +1,6 @@
 //! Which hosts clients may name, in a path or a request line: upstreams are learned by policy, never compiled in.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use url::Url;
 
 use crate::model::lookup::{Expect, Lookup, Origins, Trust};
+use crate::model::party::Party;
 
 /// How hosts that clients name are taken up.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -48,7 +49,18 @@ struct State {
     allowed: BTreeSet<String>,
     /// Hosts of configured and adopted upstreams.
     adopted: BTreeSet<String>,
-    pending: BTreeMap<String, u64>,
+    pending: BTreeMap<String, Pending>,
+    /// Hosts that were ever pending.
+    came: u64,
+}
+
+/// A host that waits to be allowed.
+struct Pending {
+    asked: u64,
+    /// Who asked first.
+    by: Party,
+    /// Rises from host to host.
+    came: u64,
 }
 
 /// Where a client sits.
@@ -76,6 +88,7 @@ impl Hosts {
             allowed: allowed.into_iter().collect(),
             adopted: BTreeSet::new(),
             pending: BTreeMap::new(),
+            came: 0,
         };
         Hosts { state: RwLock::new(state), version: AtomicU64::new(0) }
     }
@@ -90,16 +103,22 @@ impl Hosts {
         }
     }
 
-    /// Writes down a host that was asked for and has to wait.
-    pub(super) fn must_wait(&self, host: &str) {
+    /// Writes down a host that was asked for and has to wait. Where there are too many, the party that named the most
+    /// loses its oldest: nobody can push out what others wait for.
+    pub(super) fn must_wait(&self, host: &str, by: &Party) {
         let mut state = self.state.write();
         if state.learn == Learn::Listed || host.len() > Hosts::HOST_MAX_BYTES {
             return;
         }
-        if let Some(asked) = state.pending.get_mut(host) {
-            *asked += 1;
-        } else if state.pending.len() < Hosts::PENDING_MAX {
-            state.pending.insert(host.to_owned(), 1);
+        if let Some(pending) = state.pending.get_mut(host) {
+            pending.asked += 1;
+            return;
+        }
+        state.came += 1;
+        let pending = Pending { asked: 1, by: by.share(), came: state.came };
+        state.pending.insert(host.to_owned(), pending);
+        if state.pending.len() > Hosts::PENDING_MAX {
+            state.forget_one();
         }
     }
 
@@ -161,7 +180,7 @@ impl Hosts {
 
     /// Hosts that wait, and how often each was asked for.
     pub(super) fn pending(&self) -> Vec<(String, u64)> {
-        self.state.read().pending.iter().map(|(host, asked)| (host.clone(), *asked)).collect()
+        self.state.read().pending.iter().map(|(host, pending)| (host.clone(), pending.asked)).collect()
     }
 
     /// Hosts that were listed or allowed.
@@ -180,6 +199,20 @@ impl Hosts {
 }
 
 impl State {
+    /// Forgets the oldest pending host of those who named the most. Of several such, of those who named theirs last.
+    fn forget_one(&mut self) {
+        let mut parties: HashMap<&Party, (usize, u64)> = HashMap::new();
+        for pending in self.pending.values() {
+            let (named, last) = parties.entry(&pending.by).or_default();
+            (*named, *last) = (*named + 1, pending.came.max(*last));
+        }
+        let Some((greedy, _)) = parties.into_iter().max_by_key(|(_, named)| *named) else { return };
+        let theirs = self.pending.iter().filter(|(_, pending)| pending.by == *greedy);
+        if let Some(oldest) = theirs.min_by_key(|(_, pending)| pending.came).map(|(host, _)| host.clone()) {
+            self.pending.remove(&oldest);
+        }
+    }
+
     /// Whether an operator vouched for the host.
     fn knows(&self, host: &str) -> bool {
         self.listed.contains(host) || self.allowed.contains(host) || self.adopted.contains(host)
@@ -208,11 +241,44 @@ mod tests {
         let hosts = hosts(Learn::Auto);
         assert!(hosts.may_ask("new.example", Nearness::Loopback));
         assert!(!hosts.may_ask("new.example", Nearness::Elsewhere));
-        hosts.must_wait("new.example");
+        hosts.must_wait("new.example", &party(1));
         assert_eq!(hosts.pending(), [("new.example".to_owned(), 1)]);
         hosts.allow("NEW.example");
         assert!(hosts.may_ask("new.example", Nearness::Elsewhere));
         assert!(hosts.pending().is_empty());
+    }
+
+    fn party(at: u32) -> Party {
+        Party::of(std::net::Ipv4Addr::from(0xc000_0200 + at).into(), None)
+    }
+
+    #[test]
+    fn a_flood_of_names_pushes_out_its_own() {
+        let hosts = hosts(Learn::Ask);
+        for at in 0..3 {
+            hosts.must_wait(&format!("{at}.wanted.example"), &party(1));
+        }
+        for at in 0..2 * Hosts::PENDING_MAX {
+            hosts.must_wait(&format!("{at}.flood.example"), &party(2));
+        }
+        hosts.must_wait("late.example", &party(3));
+        let pending: BTreeMap<String, u64> = hosts.pending().into_iter().collect();
+        assert_eq!(pending.len(), Hosts::PENDING_MAX);
+        for wanted in ["0.wanted.example", "2.wanted.example", "late.example", "1999.flood.example"] {
+            assert!(pending.contains_key(wanted), "{wanted}");
+        }
+        assert!(!pending.contains_key("0.flood.example"));
+    }
+
+    #[test]
+    fn a_flood_from_many_networks_does_not_push_out_who_came_before() {
+        let hosts = hosts(Learn::Ask);
+        hosts.must_wait("wanted.example", &party(0));
+        for at in 0..2 * Hosts::PENDING_MAX {
+            let at = u32::try_from(at).expect("few");
+            hosts.must_wait(&format!("{at}.flood.example"), &party(1 + at));
+        }
+        assert!(hosts.pending().iter().any(|(host, _)| host == "wanted.example"));
     }
 
     #[test]
@@ -220,7 +286,7 @@ mod tests {
         let hosts = hosts(Learn::Listed);
         assert!(hosts.may_ask("listed.example", Nearness::Elsewhere));
         assert!(!hosts.may_ask("new.example", Nearness::Loopback));
-        hosts.must_wait("new.example");
+        hosts.must_wait("new.example", &party(1));
         assert!(hosts.pending().is_empty());
     }
 }

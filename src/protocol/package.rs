@@ -120,7 +120,7 @@ impl Front {
 
     async fn cached(&self, visit: &Visit<'_>, lookup: &Lookup, at: usize) -> Result<Answered, CacheError> {
         if let Some(host) = self.unknown_host(visit, lookup) {
-            return Ok(self.host_must_wait(&host, at));
+            return Ok(self.host_must_wait(visit, &host, at));
         }
         let served = self.cache.serve(&ask(visit, lookup).ok_or(CacheError::Abandoned)?).await?;
         match &lookup.rewrite {
@@ -134,7 +134,7 @@ impl Front {
             && let Some(host) = host_of(&origin.url)
             && !self.hosts.may_ask(&host, visit.nearness())
         {
-            return Ok(self.host_must_wait(&host, at));
+            return Ok(self.host_must_wait(visit, &host, at));
         }
         let exchange = Exchange {
             method: visit.method.clone(),
@@ -153,8 +153,8 @@ impl Front {
         named_hosts(lookup).into_iter().find(|host| !self.hosts.may_ask(host, visit.nearness()))
     }
 
-    pub(super) fn host_must_wait(&self, host: &str, at: usize) -> Answered {
-        self.hosts.must_wait(host);
+    pub(super) fn host_must_wait(&self, visit: &Visit<'_>, host: &str, at: usize) -> Answered {
+        self.hosts.must_wait(host, &visit.party);
         let outcome = Outcome::Bypass(Reason::Denied);
         let why = format!("{host} is not allowed as an upstream; allow it with: larder upstream allow {host}\n");
         Answered::made(reply::text(StatusCode::FORBIDDEN, outcome, why), outcome, at)
