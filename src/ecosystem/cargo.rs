@@ -4,7 +4,8 @@
 //!
 //! **The door.** `config.json` is kept as upstream sent it. On its way out `dl` alone is rewritten, to
 //! `MOUNT[/@HOST/base]/~dl/{crate}/{version}/{sha256-checksum}`, which is the same for every upstream: cargo fills the
-//! markers in from the index. `auth-required` stays, or cargo would send no token; `api` stays too, so that publish,
+//! markers in from the index. `auth-required` stays, or cargo would send no token, and is added for a client that shows
+//! larder itself one, which cargo would otherwise show for `config.json` alone. `api` stays too, so that publish,
 //! yank, owner and search go to the registry itself and nothing of them passes here.
 //!
 //! **Where crates come from.** Upstream's own `dl` is read from the stored `config.json` when a crate is missing. It is
@@ -30,6 +31,7 @@ use crate::model::checksum::{Algorithm, Checksum};
 use crate::model::kind::ErrorKind;
 use crate::model::lookup::{
     About, Answer, Derive, Expect, Extract, Fallback, Freshness, Lookup, Origins, Rejection, Request, Rewrite, Route,
+    Shown,
 };
 
 const OUTAGE: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -72,7 +74,7 @@ impl super::Ecosystem for Cargo {
             return Ok(Route::NoUpstream);
         }
         let lookup = match asked.what {
-            What::Config => config(&source, &asked.base, request.public_base),
+            What::Config => config(&source, &asked.base, request),
             What::Entry { name } => entry(&source, &asked.base, &name),
             What::Crate { name, version, sum } => download(&source, &asked.base, &name, &version, sum),
         };
@@ -159,10 +161,15 @@ fn shelf(name: &str) -> Option<String> {
     }
 }
 
-fn config(source: &Source, base: &str, public_base: &str) -> Lookup {
+fn config(source: &Source, base: &str, request: &Request<'_>) -> Lookup {
+    let public_base = request.public_base;
     let named = source.named.as_deref().unwrap_or_default();
     let dl = format!("{public_base}{named}{base}/~dl/{CRATE}/{VERSION}/{SUM}");
-    let rewrite = Rewrite { apply: with_dl, with: dl, max_bytes: CONFIG_BYTES };
+    let apply = match request.shown {
+        Shown::Token => with_dl_behind_a_token,
+        Shown::Nothing => with_dl,
+    };
+    let rewrite = Rewrite { apply, with: dl, max_bytes: CONFIG_BYTES };
     Lookup { rewrite: Some(rewrite), ..document(source, format!("{base}/config.json"), CONFIG, CONFIG_BYTES) }
 }
 
@@ -210,6 +217,17 @@ fn download(source: &Source, base: &str, name: &str, version: &str, sum: Option<
 
 /// `config.json` with another `dl`.
 pub(super) fn with_dl(document: &[u8], dl: &str) -> Result<Vec<u8>, String> {
+    serde_json::to_vec(&fields_with_dl(document, dl)?).map_err(|error| error.to_string())
+}
+
+/// The same for a client that shows larder a token: cargo would show it for this file alone.
+fn with_dl_behind_a_token(document: &[u8], dl: &str) -> Result<Vec<u8>, String> {
+    let mut fields = fields_with_dl(document, dl)?;
+    fields.insert("auth-required".to_owned(), Value::Bool(true));
+    serde_json::to_vec(&fields).map_err(|error| error.to_string())
+}
+
+fn fields_with_dl(document: &[u8], dl: &str) -> Result<serde_json::Map<String, Value>, String> {
     let config: Value =
         serde_json::from_slice(document).map_err(|error| format!("config.json is not JSON: {error}"))?;
     let Value::Object(mut fields) = config else { return Err("config.json is not an object".into()) };
@@ -217,7 +235,7 @@ pub(super) fn with_dl(document: &[u8], dl: &str) -> Result<Vec<u8>, String> {
         Some(Value::String(template)) => dl.clone_into(template),
         _ => return Err("config.json names no dl".into()),
     }
-    serde_json::to_vec(&fields).map_err(|error| error.to_string())
+    Ok(fields)
 }
 
 /// The address that `config.json` gives for `NAME VERSION SUM`; a sum may be missing where the template needs none.
@@ -333,6 +351,22 @@ mod tests {
             assert_eq!((&out["api"], &out["auth-required"]), (&"https://up.example".into(), &true.into()));
         }
         assert!(with_dl(b"[]", "x").is_err() && with_dl(b"{}", "x").is_err() && with_dl(b"<html>", "x").is_err());
+    }
+
+    #[test]
+    fn a_client_that_shows_larder_a_token_is_told_to_go_on() {
+        let raw = br#"{"dl":"https://up.example/dl"}"#;
+        for (shown, auth) in [(Shown::Token, Value::Bool(true)), (Shown::Nothing, Value::Null)] {
+            let routed = ask("/config.json", &["https://crates.example/"], |request| {
+                Cargo.route(&Request { shown, ..*request })
+            });
+            let Ok(Route::Cached(lookup)) = routed else { panic!("{routed:?}") };
+            let rewrite = lookup.rewrite.expect("config.json is rewritten");
+            let out = (rewrite.apply)(raw, &rewrite.with).expect("is a config");
+            let out: Value = serde_json::from_slice(&out).expect("is JSON");
+            assert_eq!(out["auth-required"], auth, "{shown:?}");
+            assert!(out["dl"].as_str().is_some_and(|dl| dl.starts_with("http://larder.example/mount/~dl/")));
+        }
     }
 
     #[test]

@@ -7,7 +7,7 @@ use url::Url;
 use super::cargo::{self, Cargo};
 use super::go::Go;
 use super::{Ecosystem, path};
-use crate::model::lookup::{Fallback, Origins, Request, Route, Trust, Upstream};
+use crate::model::lookup::{Fallback, Origins, Request, Route, Shown, Trust, Upstream};
 
 const BASE: &str = "https://one.example/base/";
 
@@ -81,5 +81,6 @@ pub(crate) fn ask<T>(path: &str, bases: &[&str], then: impl FnOnce(&Request<'_>)
         headers: &HeaderMap::new(),
         upstreams: &upstreams,
         public_base: "http://larder.example/mount",
+        shown: Shown::Nothing,
     })
 }

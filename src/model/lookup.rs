@@ -22,6 +22,15 @@ pub struct Request<'a> {
     pub upstreams: &'a [Upstream],
     /// The mount as the client reaches it, without a slash at the end: `http://127.0.0.1:7070/cargo`.
     pub public_base: &'a str,
+    pub shown: Shown,
+}
+
+/// What a client shows larder of itself as it would to a registry (`Authorization`).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Shown {
+    /// A token of larder's, which it has to go on showing.
+    Token,
+    Nothing,
 }
 
 /// A source of one ecosystem.

@@ -18,7 +18,7 @@ use super::reply;
 use super::upload::Upload;
 use crate::cache::error::CacheError;
 use crate::model::digest::{Digest, DigestError};
-use crate::model::lookup::{Lookup, Origin, Origins, Request, Route};
+use crate::model::lookup::{Lookup, Origin, Origins, Request, Route, Shown};
 use crate::model::outcome::{Forwarded, Outcome};
 use crate::model::realm::Realm;
 
@@ -284,6 +284,7 @@ impl Front {
             headers: &visit.headers,
             upstreams: upstreams.of(mount),
             public_base: &base,
+            shown: Shown::Nothing,
         });
         match route {
             Ok(Route::Cached(lookup)) => Ok(*lookup),

@@ -18,7 +18,7 @@ use crate::cache::served::{Ask, Partiality, Served};
 use crate::ecosystem::Ecosystem;
 use crate::model::kind::ErrorKind;
 use crate::model::lookup::{
-    Answer, Expect, Freshness, Lookup, Origin, Origins, Rejection, Request, Rewrite, Route, Trust, Upstream,
+    Answer, Expect, Freshness, Lookup, Origin, Origins, Rejection, Request, Rewrite, Route, Shown, Trust, Upstream,
 };
 use crate::model::outcome::{Outcome, Reason};
 
@@ -80,6 +80,7 @@ impl Front {
             headers: &visit.headers,
             upstreams: upstreams.of(name),
             public_base: &base,
+            shown: shown(visit),
         });
         if let Ok(Route::Cached(lookup)) = &mut route {
             self.hosts.settle(lookup);
@@ -196,6 +197,12 @@ pub(super) struct Routed {
     /// What the route was made from, and by which policy its trust was settled.
     upstreams: Arc<Upstreams>,
     policy: u64,
+}
+
+fn shown(visit: &Visit<'_>) -> Shown {
+    // One that came as the proxy's credential comes again without being asked for.
+    let token = visit.caller.token.is_some() && visit.caller.strip.authorization;
+    if token { Shown::Token } else { Shown::Nothing }
 }
 
 /// None: the lookup names no address.
