@@ -70,4 +70,11 @@ mod tests {
         assert_ne!(key("a", "bc").hash(), key("ab", "c").hash());
         assert_eq!(key("a", "bc").hash(), key("a", "bc").hash());
     }
+
+    #[test]
+    fn scopes_share_no_key() {
+        let key =
+            |scope| Key { scope, ecosystem: "go", upstream: "a".into(), path: "b".into(), variant: String::new() };
+        assert_ne!(key(Scope::shared()).hash(), key(Scope::named("branch")).hash());
+    }
 }

@@ -3,6 +3,7 @@
 use std::process::Command;
 use std::time::Duration;
 
+use crate::support::client::Ask;
 use crate::support::machine::scratch;
 use crate::support::registry::{Crates, go_mount};
 use crate::support::resource::Resource;
@@ -45,6 +46,18 @@ fn an_upstream_in_the_path_is_used() {
     assert_eq!(upstream.count(&Crates::download_path("demo")), 1);
     let absent = server.get(format!("{}/{}", crates.mount(), Crates::index_path("absent")));
     assert_eq!(absent.status, 404);
+}
+
+#[test]
+fn what_is_rewritten_at_the_door_is_kept_as_it_came() {
+    let (dir, upstream) = (scratch(), Upstream::start());
+    let crates = Crates::on(&upstream);
+    let server = Setup::below(dir.path()).start();
+    let shown = server.get(format!("{}/config.json", crates.mount())).text();
+    let raw = Ask::get("/index/config.json").must(upstream.addr()).text();
+    assert_ne!(shown, raw);
+    let kept = server.get(format!("/api/v1/blobs/{}", blake3::hash(raw.as_bytes()).to_hex()));
+    assert_eq!((kept.status, kept.text()), (200, raw));
 }
 
 #[test]

@@ -5,6 +5,7 @@
 
 mod docs;
 mod floors;
+mod invariants;
 mod lengths;
 mod source;
 mod tree;

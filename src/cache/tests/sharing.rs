@@ -4,6 +4,8 @@ use futures_util::future::join_all;
 use http::header::{ACCEPT_LANGUAGE, CACHE_CONTROL, ETAG, SET_COOKIE, VARY};
 
 use super::*;
+use crate::model::digest::Digest;
+use crate::model::realm::Realm;
 
 #[tokio::test]
 async fn personal_answers_are_an_exchange_each() {
@@ -119,6 +121,18 @@ async fn an_answer_for_another_variant_is_not_shared() {
     assert_eq!(text(also).await.expect("a body"), "english");
     assert_eq!(text(german).await.expect("a body"), "deutsch");
     assert_eq!(bed.upstream.asks("/a"), 2);
+}
+
+#[tokio::test]
+async fn a_digest_alone_reads_nothing() {
+    let bed = Bed::new();
+    bed.upstream.answers("/a", [Script::ok("secret")]);
+    let served = Client::default().known_as("alice").get(&bed, &immutable("/a")).await.expect("an answer");
+    served.into_bytes(100).await.expect("a body");
+    let digest = Digest::of(b"secret");
+    let owned = Realm::named("https://upstream.test alice");
+    assert!(bed.cache.blob(&digest, &[Realm::public()]).await.expect("the index answers").is_none());
+    assert!(bed.cache.blob(&digest, &[Realm::public(), owned]).await.expect("the index answers").is_some());
 }
 
 #[tokio::test]
