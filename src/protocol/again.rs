@@ -29,7 +29,7 @@ use crate::model::key::KeyHash;
 use crate::model::outcome::Outcome;
 use crate::model::time::Timestamp;
 
-/// Fields that a head is allowed. hyper does not take apart more without memory of its own either.
+/// Fields that a head is allowed here; one with more is hyper's.
 const FIELDS_MAX: usize = 64;
 /// Memory for what is kept of packages' answers, roughly, in bytes; and what one takes beside its text.
 const KEPT_BYTES: u64 = 8 << 20;

@@ -2,7 +2,8 @@
 //! never hears of it. Everything else goes on to hyper, which stays the one that decides what HTTP/1 means.
 //!
 //! It is open only while hyper holds nothing: every request it was handed has begun, ended and been flushed. So answers
-//! leave in the order of their requests. `Framing` has judged the bytes before the lane sees them.
+//! leave in the order of their requests. `Framing` has judged the bytes before they are judged here; only those that are
+//! the same as before, but for a target that was answered before, need not pass it again.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
