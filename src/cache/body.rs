@@ -32,6 +32,9 @@ pub(super) const FINISH_ALONE_BYTES: u64 = 64 << 20;
 /// A fill of unknown length looks after its room so often.
 const LOOK_BYTES: u64 = 4 << 20;
 
+/// Followers are told at once of a chunk of this size.
+const MUCH_BYTES: usize = 128 << 10;
+
 /// An answer that is about to be stored.
 pub(super) struct Beginning {
     pub fetched: Fetched,
@@ -190,17 +193,13 @@ async fn next(body: &mut Body, ending: &Ending) -> Option<Result<Bytes, Upstream
     }
 }
 
-/// Stores a chunk. Of each piece that it makes whole followers are told at once: they find it in memory as long as it
-/// is being hashed and written, and would have to read it back later.
-async fn take(body: &mut Body, ending: &Ending, mut chunk: Bytes) -> Result<(), StoreError> {
-    while !chunk.is_empty() {
-        let room = body.writer.room();
-        let some = chunk.split_to(room.min(chunk.len()));
-        let whole = some.len() == room;
-        body.writer.write(some).await?;
-        if whole {
-            tell(body, ending);
-        }
+/// Stores a chunk. Of much that came at once followers are told at once: they find it in memory for a while, and would
+/// have to read it back later.
+async fn take(body: &mut Body, ending: &Ending, chunk: Bytes) -> Result<(), StoreError> {
+    let much = chunk.len() >= MUCH_BYTES;
+    body.writer.write(chunk).await?;
+    if much {
+        tell(body, ending);
     }
     Ok(())
 }

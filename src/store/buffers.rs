@@ -13,8 +13,8 @@ use super::layout::{BLOCK, CHUNK, PIECE};
 const SIZES: [usize; 4] = [64 * 1024, BLOCK, CHUNK, PIECE];
 /// Bytes kept of each size: what a few dozen readers use at once.
 const SHELF_BYTES: usize = 8 * 1024 * 1024;
-/// Buffers of a whole piece that are lent at once: those are for speed, and a crowd of slow readers must not hold many.
-const PIECES: usize = 64;
+/// Bytes that are lent at once for speed alone: a crowd of slow readers must not hold many.
+const LENT: usize = 32 * 1024 * 1024;
 /// Below this a fresh allocation is cheaper than a kept one, and does not pin a large one.
 const TINY: usize = 4 * 1024;
 
@@ -22,8 +22,8 @@ const TINY: usize = 4 * 1024;
 #[derive(Default)]
 pub(super) struct Buffers {
     shelves: [Mutex<Vec<Vec<u8>>>; SIZES.len()],
-    /// Buffers of the largest size that are lent.
-    pieces: AtomicUsize,
+    /// Bytes in buffers that are larger than a block, and beside buffers.
+    lent: AtomicUsize,
 }
 
 impl Buffers {
@@ -38,22 +38,31 @@ impl Buffers {
             }
             None => vec![0; len],
         };
-        if bytes.len() == PIECE {
-            self.pieces.fetch_add(1, Relaxed);
-        }
-        Buffer { bytes, len, home: self.clone() }
+        let lent = (bytes.len() > BLOCK).then(|| self.count(bytes.len()));
+        Buffer { bytes, len, home: self.clone(), _lent: lent }
     }
 
-    /// A buffer of `len` bytes; of one chunk when more was asked for and enough of the larger ones are lent.
+    /// A buffer of `len` bytes; of one chunk when more was asked for and enough is lent.
     pub fn take_up_to(self: &Arc<Buffers>, len: usize) -> Buffer {
-        let enough = self.pieces.load(Relaxed) >= PIECES;
-        self.take(if enough { len.min(CHUNK) } else { len })
+        self.take(if self.is_crowded() { len.min(CHUNK) } else { len })
+    }
+
+    /// Whether enough is lent, so that readers should be content with less.
+    pub fn is_crowded(&self) -> bool {
+        self.lent.load(Relaxed) >= LENT
+    }
+
+    /// Leave to hold `len` bytes beside the buffers, unless enough is lent.
+    pub fn lend(self: &Arc<Buffers>, len: usize) -> Option<Lent> {
+        (!self.is_crowded()).then(|| self.count(len))
+    }
+
+    fn count(self: &Arc<Buffers>, len: usize) -> Lent {
+        self.lent.fetch_add(len, Relaxed);
+        Lent { len, home: self.clone() }
     }
 
     fn put(&self, bytes: Vec<u8>) {
-        if bytes.len() == PIECE {
-            self.pieces.fetch_sub(1, Relaxed);
-        }
         let Some(at) = SIZES.into_iter().position(|size| size == bytes.capacity()) else { return };
         let mut shelf = self.shelves[at].lock();
         if shelf.len() < SHELF_BYTES / SIZES[at] {
@@ -67,6 +76,19 @@ pub(super) struct Buffer {
     bytes: Vec<u8>,
     len: usize,
     home: Arc<Buffers>,
+    _lent: Option<Lent>,
+}
+
+/// Bytes that somebody holds, until it is dropped.
+pub(super) struct Lent {
+    len: usize,
+    home: Arc<Buffers>,
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        self.home.lent.fetch_sub(self.len, Relaxed);
+    }
 }
 
 impl Buffer {
@@ -112,12 +134,17 @@ mod tests {
     #[test]
     fn whole_pieces_are_lent_to_a_few_at_once() {
         let buffers = Arc::new(Buffers::default());
-        let mut lent: Vec<Bytes> = (0..PIECES).map(|_| buffers.take_up_to(PIECE).freeze()).collect();
+        let mut lent: Vec<Bytes> = (0..LENT / PIECE).map(|_| buffers.take_up_to(PIECE).freeze()).collect();
         assert!(lent.iter().all(|bytes| bytes.len() == PIECE));
         assert_eq!(buffers.take_up_to(PIECE).as_ref().len(), CHUNK);
         assert_eq!(buffers.take_up_to(7).as_ref().len(), 7);
+        assert!(buffers.lend(1).is_none());
         lent.pop();
         assert_eq!(buffers.take_up_to(PIECE - 1).as_ref().len(), PIECE - 1);
+        let kept = buffers.lend(PIECE).expect("there is room again");
+        assert!(buffers.is_crowded());
+        drop(kept);
+        assert!(!buffers.is_crowded());
     }
 
     #[test]

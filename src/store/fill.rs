@@ -1,6 +1,9 @@
 //! Bytes on their way in, shared by the writer and all who follow it. The latest are in memory, what came before is
 //! in a temporary file; nothing that was readable once is taken back, whatever happens to the writer.
+//!
+//! Upstream's buffers are kept as they came: to copy them into pieces of one size took a twentieth of a cold miss.
 
+use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,7 +13,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::budget::Reservation;
-use super::buffers::Buffers;
+use super::buffers::{Buffers, Lent};
 use super::error::StoreError;
 use super::files::{Descriptor, Got, Mode, read_exact};
 use super::hashes::Hashes;
@@ -18,9 +21,18 @@ use super::layout::{BLOCK, CHUNK};
 use super::sum::xxh3_64;
 use crate::model::checksum::{Algorithm, Checksum};
 
+/// Up to so many bytes are hashed and written in one go.
+const GO: u64 = 4 * CHUNK as u64;
+/// Bytes that stay in memory when they have landed, for followers that are close behind.
+const KEPT: usize = 2 * CHUNK;
+/// Buffers with at least so much in them are taken as they come.
+const WORTH_KEEPING: usize = 32 * 1024;
+/// What comes in smaller ones is collected up to this.
+const COLLECTED: usize = 128 * 1024;
+
 pub(super) struct Fill {
     state: Mutex<State>,
-    /// A place in the line of pieces may be free, or nobody writes any more.
+    /// Something has landed, or nobody writes any more.
     moved: Notify,
     written: AtomicU64,
     buffers: Arc<Buffers>,
@@ -32,15 +44,19 @@ struct State {
     file: Option<Arc<dyn Descriptor>>,
     /// Bytes in the file.
     flushed: u64,
-    /// xxh3 of each block of them.
-    blocks: Vec<u64>,
-    /// What is being written to the file, right behind what was.
-    in_flight: Option<Bytes>,
-    /// What comes next: who writes takes it without being woken.
-    in_line: Option<Bytes>,
+    /// xxh3 of each chunk of them.
+    sums: Vec<u64>,
+    /// Bytes from `start` to `end`: the latest of the file, and all that is not in it but for the tail.
+    recent: VecDeque<Bytes>,
+    start: u64,
+    end: u64,
+    /// Leave to hold `KEPT`.
+    keeping: Option<Lent>,
     /// Somebody writes pieces, and looks for another after each.
     writing: bool,
     tail: Tail,
+    /// Of a tail that begins.
+    capacity: usize,
 }
 
 enum Tail {
@@ -49,20 +65,116 @@ enum Tail {
     Whole(Bytes),
 }
 
+/// What is hashed and written in one go: whole chunks, but at the end of a blob.
+pub(super) struct Piece {
+    pub parts: Vec<Bytes>,
+    pub len: u64,
+}
+
 impl State {
-    fn collected(&mut self) -> Bytes {
-        let Tail::Growing(tail) = &mut self.tail else { return Bytes::new() };
-        let next = if tail.len() == CHUNK { Vec::with_capacity(CHUNK) } else { Vec::new() };
-        Bytes::from(std::mem::replace(tail, next))
+    /// Puts what was collected behind what came in large buffers.
+    fn close_tail(&mut self) {
+        let Tail::Growing(tail) = &mut self.tail else { return };
+        if tail.is_empty() {
+            return;
+        }
+        let collected = std::mem::take(tail);
+        self.capacity = COLLECTED;
+        // A few bytes must not hold a large buffer.
+        let exact = if collected.len() < COLLECTED { Bytes::copy_from_slice(&collected) } else { collected.into() };
+        self.push(exact);
+    }
+
+    fn push(&mut self, part: Bytes) {
+        self.end += part.len() as u64;
+        self.recent.push_back(part);
+    }
+
+    fn collect(&mut self, mut bytes: Bytes) {
+        while let Tail::Growing(tail) = &mut self.tail
+            && !bytes.is_empty()
+        {
+            if tail.capacity() == 0 {
+                tail.reserve_exact(self.capacity);
+            }
+            let some = bytes.split_to(bytes.len().min(COLLECTED - tail.len()));
+            tail.extend_from_slice(&some);
+            if tail.len() == COLLECTED {
+                self.close_tail();
+            }
+        }
+    }
+
+    /// The next `len` bytes that belong into the file.
+    fn piece(&self, len: u64) -> Piece {
+        let (mut parts, mut at, end) = (Vec::new(), self.start, self.flushed + len);
+        for part in &self.recent {
+            let next = at + part.len() as u64;
+            let (from, to) = (self.flushed.max(at), end.min(next));
+            if from < to {
+                parts.push(part.slice((from - at) as usize..(to - at) as usize));
+            }
+            at = next;
+        }
+        Piece { parts, len }
+    }
+
+    /// Lets go of what is in the file.
+    fn trim(&mut self) {
+        let kept = if self.keeping.is_some() { KEPT as u64 } else { 0 };
+        while let Some(first) = self.recent.front().map(|part| part.len() as u64)
+            && self.start + first <= self.flushed
+            && self.end - self.start - first >= kept
+        {
+            self.recent.pop_front();
+            self.start += first;
+        }
+    }
+
+    fn locate(&self, at: u64, max: usize) -> Located {
+        if at < self.start {
+            let Some(file) = &self.file else { return Located::Bytes(Bytes::new()) };
+            let index = (at / CHUNK as u64) as usize;
+            let start = index as u64 * CHUNK as u64;
+            let len = ((self.flushed - start) as usize).min(CHUNK);
+            let skip = (at - start) as usize;
+            let sum = self.sums.get(index).copied().unwrap_or(0);
+            return Located::File(ChunkRead { file: file.clone(), start, len, skip, most: max, sum });
+        }
+        let mut next = self.start;
+        for part in &self.recent {
+            let skip = (at - next) as usize;
+            if skip < part.len() {
+                // A slice: all who are here share the buffer.
+                return Located::Bytes(part.slice(skip..part.len().min(skip.saturating_add(max.min(CHUNK)))));
+            }
+            next += part.len() as u64;
+        }
+        let at = (at - next) as usize;
+        Located::Bytes(match &self.tail {
+            Tail::Growing(tail) => {
+                Bytes::copy_from_slice(&tail[at.min(tail.len())..tail.len().min(at.saturating_add(max))])
+            }
+            Tail::Whole(bytes) => bytes.slice(at.min(bytes.len())..bytes.len().min(at.saturating_add(max))),
+        })
     }
 }
 
 impl Fill {
     pub fn new(expected: Option<u64>, buffers: Arc<Buffers>, reservation: Arc<Mutex<Reservation>>) -> Fill {
-        let first = expected.map_or(0, |len| usize::try_from(len).unwrap_or(CHUNK).min(CHUNK));
-        let tail = Tail::Growing(Vec::with_capacity(first));
-        let state =
-            State { file: None, flushed: 0, blocks: Vec::new(), in_flight: None, in_line: None, writing: false, tail };
+        let capacity = expected.map_or(0, |len| usize::try_from(len).unwrap_or(COLLECTED).min(COLLECTED));
+        let state = State {
+            file: None,
+            flushed: 0,
+            sums: Vec::new(),
+            recent: VecDeque::new(),
+            start: 0,
+            end: 0,
+            keeping: None,
+            writing: false,
+            tail: Tail::Growing(Vec::new()),
+            capacity,
+        };
         Fill {
             state: Mutex::new(state),
             moved: Notify::new(),
@@ -76,45 +188,41 @@ impl Fill {
         self.written.load(Ordering::Acquire)
     }
 
-    /// Takes as much as there is room for before the next flush; returns how much, and whether a piece is full.
-    pub fn append(&self, bytes: &[u8]) -> (usize, bool) {
+    /// Takes bytes. True: there is a piece to write, and nobody writes.
+    pub fn append(&self, bytes: Bytes) -> bool {
         let mut state = self.state.lock();
-        let Tail::Growing(tail) = &mut state.tail else { return (0, false) };
-        let taken = bytes.len().min(CHUNK - tail.len());
-        tail.extend_from_slice(&bytes[..taken]);
-        let full = tail.len() == CHUNK;
-        self.written.fetch_add(taken as u64, Ordering::Release);
-        (taken, full)
-    }
-
-    /// Puts what was collected in flight, for who is to write it. Nobody may be writing.
-    pub fn launch(&self) -> Bytes {
-        let mut state = self.state.lock();
-        let piece = state.collected();
-        state.in_flight = Some(piece.clone());
-        state.writing = true;
-        piece
-    }
-
-    /// Puts what was collected in line behind what is being written. False: nobody writes, or another piece waits.
-    pub fn line_up(&self) -> bool {
-        let mut state = self.state.lock();
-        let fits = state.writing && state.in_line.is_none();
-        if fits {
-            state.in_line = Some(state.collected());
+        let len = bytes.len() as u64;
+        if bytes.len() < WORTH_KEEPING {
+            state.collect(bytes);
+        } else {
+            state.close_tail();
+            state.push(bytes);
         }
-        fits
+        let written = self.written.fetch_add(len, Ordering::Release) + len;
+        !state.writing && written - state.flushed >= CHUNK as u64
     }
 
-    /// The next piece to write. None: who wrote is done.
-    pub fn next(&self) -> Option<Bytes> {
+    /// From here to `next` without a piece, or `stop`, somebody writes.
+    pub fn begin(&self) {
+        self.state.lock().writing = true;
+    }
+
+    /// The next piece to write: whole chunks. None: who wrote is done.
+    pub fn next(&self) -> Option<Piece> {
         let mut state = self.state.lock();
-        state.in_flight = state.in_line.take();
-        state.writing = state.in_flight.is_some();
-        let next = state.in_flight.clone();
-        drop(state);
-        self.moved.notify_one();
-        next
+        if self.written() - state.flushed >= CHUNK as u64 {
+            state.close_tail();
+        }
+        let whole = (state.end - state.flushed) / CHUNK as u64 * CHUNK as u64;
+        state.writing = whole > 0;
+        state.writing.then(|| state.piece(whole.min(GO)))
+    }
+
+    /// All that is not in the file yet; nobody may be writing.
+    pub fn last(&self) -> Piece {
+        let mut state = self.state.lock();
+        state.close_tail();
+        state.piece(state.end - state.flushed)
     }
 
     /// Nobody writes any more, whatever is left.
@@ -123,27 +231,44 @@ impl Fill {
         self.moved.notify_one();
     }
 
-    /// Waits until a piece in line may have moved up. False: nobody writes.
-    pub async fn moved(&self) -> bool {
-        let writing = self.state.lock().writing;
-        if writing {
+    /// Waits until less than `bytes` are not in the file. False: there are, and nobody writes.
+    pub async fn keeps_up(&self, bytes: u64) -> bool {
+        loop {
+            {
+                let state = self.state.lock();
+                if self.written() - state.flushed < bytes {
+                    return true;
+                }
+                if !state.writing {
+                    return false;
+                }
+            }
             self.moved.notified().await;
         }
-        writing
     }
 
-    /// What was in flight is in the file.
-    pub fn landed(&self, file: &Arc<dyn Descriptor>, piece: &[u8], blocks: impl Iterator<Item = u64>) {
+    /// A piece is in the file; `sums` are those of its chunks.
+    pub fn landed(&self, file: &Arc<dyn Descriptor>, len: u64, sums: &[u64]) {
         let mut state = self.state.lock();
         state.file.get_or_insert_with(|| file.clone());
-        state.flushed += piece.len() as u64;
-        state.blocks.extend(blocks);
-        state.in_flight = None;
+        state.flushed += len;
+        state.sums.extend_from_slice(sums);
+        if state.keeping.is_none() {
+            state.keeping = self.buffers.lend(KEPT);
+        }
+        state.trim();
+        drop(state);
+        self.moved.notify_one();
     }
 
     /// Freezes a blob that never left memory.
     pub fn whole(&self) -> Bytes {
         let mut state = self.state.lock();
+        if !state.recent.is_empty() {
+            state.close_tail();
+            state.end = state.start;
+            state.tail = Tail::Growing(state.recent.drain(..).collect::<Vec<_>>().concat());
+        }
         let bytes = match &mut state.tail {
             // Boxed: exactly as long as it is.
             Tail::Growing(tail) => Bytes::from(std::mem::take(tail).into_boxed_slice()),
@@ -151,38 +276,6 @@ impl Fill {
         };
         state.tail = Tail::Whole(bytes.clone());
         bytes
-    }
-
-    fn locate(&self, at: u64, max: usize) -> Located {
-        let state = self.state.lock();
-        if at < state.flushed {
-            let Some(file) = &state.file else { return Located::Bytes(Bytes::new()) };
-            let index = (at / BLOCK as u64) as usize;
-            let start = index as u64 * BLOCK as u64;
-            let len = ((state.flushed - start) as usize).min(BLOCK);
-            let skip = (at - start) as usize;
-            let take = max.min(len - skip);
-            let sum = state.blocks.get(index).copied().unwrap_or(0);
-            return Located::File(BlockRead { file: file.clone(), start, len, skip, take, sum });
-        }
-        let at = (at - state.flushed) as usize;
-        let flying = state.in_flight.as_ref().map_or(0, Bytes::len);
-        if let Some(piece) = state.in_flight.as_ref().filter(|_| at < flying) {
-            // A slice: all who are here share the piece, and a follower that sits on it holds no more than one.
-            return Located::Bytes(piece.slice(at..flying.min(at.saturating_add(max))));
-        }
-        let at = at - flying;
-        let waiting = state.in_line.as_ref().map_or(0, Bytes::len);
-        if let Some(piece) = state.in_line.as_ref().filter(|_| at < waiting) {
-            return Located::Bytes(piece.slice(at..waiting.min(at.saturating_add(max))));
-        }
-        let (at, max) = (at - waiting, max.min(BLOCK));
-        Located::Bytes(match &state.tail {
-            Tail::Growing(tail) => {
-                Bytes::copy_from_slice(&tail[at.min(tail.len())..tail.len().min(at.saturating_add(max))])
-            }
-            Tail::Whole(bytes) => bytes.slice(at.min(bytes.len())..bytes.len().min(at.saturating_add(max))),
-        })
     }
 }
 
@@ -204,11 +297,12 @@ impl Partial {
 
     /// Reads from `at` on, which must be below `written()`.
     ///
-    /// *Shape*: 1 to min(`max`, 256 KiB) bytes, 128 KiB where they must be copied; none at the end of what is written.
+    /// *Shape*: 1 to min(`max`, 256 KiB) bytes, 128 KiB where many read what is not in memory any more; none at the end
+    /// of what is written.
     /// *Errors*: `Corrupt` when the disk gave back other bytes than it got.
     /// *Cancel*: nothing is lost.
     pub async fn read(&self, at: u64, max: usize) -> Result<Bytes, StoreError> {
-        let read = match self.fill.locate(at, max) {
+        let read = match self.fill.state.lock().locate(at, max) {
             Located::Bytes(bytes) => return Ok(bytes),
             Located::File(read) => read,
         };
@@ -258,20 +352,20 @@ impl Partial {
 
 enum Located {
     Bytes(Bytes),
-    File(BlockRead),
+    File(ChunkRead),
 }
 
-/// A block in the temporary file, and the part of it that is wanted.
-struct BlockRead {
+/// A chunk in the temporary file, and what is wanted of it.
+struct ChunkRead {
     file: Arc<dyn Descriptor>,
     start: u64,
     len: usize,
     skip: usize,
-    take: usize,
+    most: usize,
     sum: u64,
 }
 
-impl BlockRead {
+impl ChunkRead {
     fn run(&self, buffers: &Arc<Buffers>, mode: Mode) -> Result<Option<Bytes>, StoreError> {
         let mut buffer = buffers.take(self.len);
         let got = read_exact(&*self.file, &mut [], buffer.as_mut(), self.start, mode);
@@ -283,7 +377,15 @@ impl BlockRead {
         if xxh3_64(buffer.as_ref()) != self.sum {
             return Err(broken());
         }
-        Ok(Some(buffer.freeze().slice(self.skip..self.skip + self.take)))
+        let wanted = self.skip..self.len.min(self.skip.saturating_add(self.most));
+        if !buffers.is_crowded() {
+            return Ok(Some(buffer.freeze().slice(wanted)));
+        }
+        let wanted = &buffer.as_ref()[wanted];
+        let mut part = buffers.take(wanted.len().min(BLOCK));
+        let len = part.as_ref().len();
+        part.as_mut().copy_from_slice(&wanted[..len]);
+        Ok(Some(part.freeze()))
     }
 }
 

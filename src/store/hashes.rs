@@ -1,5 +1,6 @@
 //! All sums of a body in one pass. BLAKE3 falls from 7 to 2.5 GB/s on 4 KiB pieces, so feed at least 16 KiB.
 
+use bytes::Bytes;
 use md5::Md5;
 use sha1::Sha1;
 use sha2::{Digest as _, Sha256, Sha512};
@@ -8,8 +9,8 @@ use super::error::StoreError;
 use crate::model::checksum::{Algorithm, Checksum};
 use crate::model::digest::Digest;
 
-/// Small enough that the second function finds the bytes in the first-level cache.
-const STEP: usize = 32 * 1024;
+/// Small enough that the second function finds the bytes in a near cache, large enough for BLAKE3's widest tree.
+const STEP: usize = 64 * 1024;
 
 /// BLAKE3 and SHA-256 always, others where the protocol announced them.
 pub struct Hashes {
@@ -29,6 +30,29 @@ impl Hashes {
             sha1: also.contains(&Algorithm::Sha1).then(Sha1::new),
             md5: also.contains(&Algorithm::Md5).then(Md5::new),
         }
+    }
+
+    /// Takes parts as if they were one. What lies across two of them is brought together first: BLAKE3 is slower by a
+    /// third where its steps do not begin at round offsets.
+    pub(super) fn update_parts(&mut self, parts: &[Bytes]) {
+        let mut across = Vec::new();
+        for part in parts {
+            let mut part = &part[..];
+            if !across.is_empty() {
+                let (missing, rest) = part.split_at(part.len().min(STEP - across.len()));
+                across.extend_from_slice(missing);
+                part = rest;
+                if across.len() < STEP {
+                    continue;
+                }
+                self.update(&across);
+                across.clear();
+            }
+            let (steps, rest) = part.split_at(part.len() / STEP * STEP);
+            self.update(steps);
+            across.extend_from_slice(rest);
+        }
+        self.update(&across);
     }
 
     pub fn update(&mut self, bytes: &[u8]) {
@@ -146,5 +170,12 @@ mod tests {
         let mut hashes = Hashes::new(&[]);
         bytes.chunks(7001).for_each(|piece| hashes.update(piece));
         assert_eq!(hashes.finish().digest, Digest::of(&bytes));
+        for size in [1, 999, STEP - 1, STEP, STEP + 1, 3 * STEP + 7] {
+            let many: Vec<u8> = bytes.iter().copied().cycle().take(4 * STEP + 5).collect();
+            let parts: Vec<Bytes> = many.chunks(size).map(Bytes::copy_from_slice).collect();
+            let mut hashes = Hashes::new(&[]);
+            hashes.update_parts(&parts);
+            assert_eq!(hashes.finish().digest, Digest::of(&many), "{size}");
+        }
     }
 }

@@ -1,6 +1,9 @@
 //! The sum by which stored bytes are checked: XXH3 of 64 bits, without seed or secret. The widest instructions that the
 //! machine has are found out when it runs: every byte served from disk passes through here.
 
+use std::hash::Hasher;
+
+use bytes::Bytes;
 use twox_hash::XxHash3_64;
 
 /// XXH3 of `bytes`. It is part of the format on disk.
@@ -8,9 +11,44 @@ pub(super) fn xxh3_64(bytes: &[u8]) -> u64 {
     XxHash3_64::oneshot(bytes)
 }
 
+/// XXH3 of each `size` bytes of what the parts make together; the last may be shorter.
+pub(super) fn xxh3_64_of_each(parts: &[Bytes], size: usize) -> Vec<u64> {
+    let (mut sums, mut open, mut missing) = (Vec::new(), None, size);
+    for mut part in parts.iter().cloned() {
+        while !part.is_empty() {
+            let some = part.split_to(part.len().min(missing));
+            missing -= some.len();
+            if open.is_none() && missing == 0 {
+                sums.push(xxh3_64(&some));
+                missing = size;
+                continue;
+            }
+            let state = open.get_or_insert_with(XxHash3_64::new);
+            state.write(&some);
+            if missing == 0 {
+                sums.extend(open.take().map(|state| state.finish()));
+                missing = size;
+            }
+        }
+    }
+    sums.extend(open.map(|state| state.finish()));
+    sums
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn parts_make_no_difference() {
+        let bytes: Bytes = (0..=255).cycle().take(10_000).collect();
+        let whole: Vec<u64> = bytes.chunks(3000).map(xxh3_64).collect();
+        for step in [1, 7, 1000, 2999, 3000, 3001, 6000, 10_000] {
+            let parts: Vec<Bytes> = bytes.chunks(step).map(Bytes::copy_from_slice).collect();
+            assert_eq!(xxh3_64_of_each(&parts, 3000), whole, "{step}");
+        }
+        assert!(xxh3_64_of_each(&[], 3000).is_empty());
+    }
 
     /// *Source*: `xxhsum -H3` of the reference implementation.
     #[test]

@@ -1,5 +1,5 @@
 //! The blocking half of a writer: hashes pieces, spills them to a temporary file, and seals. Moves from job to job, so
-//! that at most one piece is in flight and its order is kept; dropped, it takes its temporary file along.
+//! that one piece at a time is in flight, in order; dropped, it takes its temporary file along.
 
 use std::io::IoSlice;
 use std::path::PathBuf;
@@ -13,12 +13,12 @@ use super::blob_files::{OpenFile, file_place};
 use super::budget::Reservation;
 use super::error::StoreError;
 use super::files::{Descriptor, Got, Mode, read_exact, write_all};
-use super::fill::Fill;
+use super::fill::{Fill, Piece};
 use super::fresh::FreshFile;
 use super::hashes::{Hashes, Sums};
 use super::home::Home;
-use super::layout::{BLOCK, CHUNK, file_bytes, trailer};
-use super::sum::xxh3_64;
+use super::layout::{CHUNK, file_bytes, trailer};
+use super::sum::xxh3_64_of_each;
 use crate::model::checksum::{Algorithm, Checksum};
 use crate::model::digest::Digest;
 use crate::model::place::{Class, Place};
@@ -65,19 +65,20 @@ impl Work {
         Work { inner, fill, class, hashes, len: 0, sums: Vec::new(), temporary: None, reservation }
     }
 
-    /// Hashes a piece and appends it to the temporary file. Pieces are whole chunks, but for the last. Blocks.
-    pub fn spill(&mut self, piece: &Bytes) -> Result<(), StoreError> {
-        let len = self.len + piece.len() as u64;
+    /// Hashes a piece and appends it to the temporary file. Blocks.
+    pub fn spill(&mut self, piece: &Piece) -> Result<(), StoreError> {
+        let len = self.len + piece.len;
         self.reservation.lock().grow(file_bytes(len))?;
         let temporary = match &mut self.temporary {
             Some(temporary) => temporary,
             none => none.insert(Temporary::create(&self.inner.home)?),
         };
-        self.hashes.update(piece);
-        self.sums.extend(piece.chunks(CHUNK).map(xxh3_64));
-        write_all(&*temporary.descriptor, &mut [IoSlice::new(piece)], self.len)
-            .map_err(StoreError::io("writing a blob"))?;
-        self.fill.landed(&temporary.descriptor, piece, piece.chunks(BLOCK).map(xxh3_64));
+        self.hashes.update_parts(&piece.parts);
+        let sums = xxh3_64_of_each(&piece.parts, CHUNK);
+        let mut parts: Vec<_> = piece.parts.iter().map(|part| IoSlice::new(part)).collect();
+        write_all(&*temporary.descriptor, &mut parts, self.len).map_err(StoreError::io("writing a blob"))?;
+        self.fill.landed(&temporary.descriptor, piece.len, &sums);
+        self.sums.extend(sums);
         self.len = len;
         Ok(())
     }
@@ -88,8 +89,7 @@ impl Work {
             return self.seal_small(expect);
         }
         if self.fill.written() > self.len {
-            let last = self.fill.launch();
-            self.spill(&last)?;
+            self.spill(&self.fill.clone().last())?;
         }
         self.seal_file(expect)
     }

@@ -1,10 +1,9 @@
-//! Takes a body as it comes: collects 256 KiB, then hashes and writes them on the blocking pool while the next are
-//! collected. One piece in flight, one in line and one collecting is all that a fill holds. The one in line spares both
-//! sides to sleep and wake for each piece.
+//! Takes a body as it comes, and has whole chunks of it hashed and written on the blocking pool meanwhile: whoever does
+//! that takes all that is there each time, so that neither side sleeps and wakes for each chunk.
 
 use std::sync::Arc;
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::task::JoinHandle;
 
@@ -16,6 +15,9 @@ use super::layout::CHUNK;
 use super::work::{SealedBlob, Work};
 use crate::model::checksum::{Algorithm, Checksum};
 use crate::model::place::Class;
+
+/// Bytes that may wait for the disk; who brings more then waits too.
+const LINE: u64 = 3 * CHUNK as u64;
 
 /// What is about to be written.
 #[derive(Clone, Debug)]
@@ -32,8 +34,6 @@ pub struct BlobWriter {
     inner: Arc<Inner>,
     fill: Arc<Fill>,
     stage: Stage,
-    /// Of a chunk whose `write` was dropped half-way.
-    rest: Bytes,
 }
 
 type Job = JoinHandle<(Box<Work>, Result<(), StoreError>)>;
@@ -50,30 +50,33 @@ impl BlobWriter {
         let reservation = Arc::new(Mutex::new(reservation));
         let fill = Arc::new(Fill::new(about.len, inner.buffers.clone(), reservation.clone()));
         let work = Work::new(inner.clone(), fill.clone(), about.class, &about.sums, reservation);
-        BlobWriter { inner, fill, stage: Stage::Collecting(Box::new(work)), rest: Bytes::new() }
+        BlobWriter { inner, fill, stage: Stage::Collecting(Box::new(work)) }
     }
 
-    /// Takes the next bytes; waits while more than one piece is behind.
+    /// Takes the next bytes, which followers can read then; first waits while too many are behind.
     ///
     /// *Errors*: `Full` or `Io`, from then on always: nothing will be stored. `written()` of the partial tells how
     /// much was taken, and all of that stays readable.
-    /// *Cancel*: the chunk counts as written; the next call takes up its rest.
+    /// *Cancel*: the chunk was taken, or not; `written()` tells.
     pub async fn write(&mut self, chunk: Bytes) -> Result<(), StoreError> {
-        self.drain().await?;
-        self.rest = chunk;
-        self.drain().await
+        if let Stage::Failed(error) = &self.stage {
+            return Err(error.clone());
+        }
+        if !self.fill.keeps_up(LINE).await {
+            self.rest().await?;
+        }
+        if self.fill.append(chunk) {
+            let (work, fill) = (self.settle().await?, self.fill.clone());
+            fill.begin();
+            self.stage = Stage::Spilling(tokio::task::spawn_blocking(move || spill(work, &fill)));
+        }
+        Ok(())
     }
 
-    /// Bytes that make the piece whole that is being collected. It is in flight then.
-    pub fn room(&self) -> usize {
-        CHUNK - (self.fill.written() % CHUNK as u64) as usize
-    }
-
-    /// Waits until what was written so far rests: nothing of it is in flight to the disk then.
+    /// Waits until nobody writes: nothing is in flight to the disk then.
     ///
     /// *Errors*: as of `write`.
     pub async fn rest(&mut self) -> Result<(), StoreError> {
-        self.drain().await?;
         self.stage = Stage::Collecting(self.settle().await?);
         Ok(())
     }
@@ -88,7 +91,6 @@ impl BlobWriter {
     /// *Errors*: `Mismatch` or `Length` when a promise was broken, `Full` or `Io`; nothing is kept then.
     /// *Cancel*: nothing is kept.
     pub async fn seal(mut self, expect: &[Checksum], len: Option<u64>) -> Result<SealedBlob, StoreError> {
-        self.drain().await?;
         let work = self.settle().await?;
         let found = self.fill.written();
         if let Some(expected) = len.filter(|expected| *expected != found) {
@@ -101,33 +103,6 @@ impl BlobWriter {
         let job = tokio::task::spawn_blocking(move || work.seal(&expect).map(|blob| Unclaimed::new(inner, blob)));
         let unclaimed = job.await.map_err(|error| StoreError::lost("sealing a blob", error))??;
         Ok(unclaimed.claim())
-    }
-
-    async fn drain(&mut self) -> Result<(), StoreError> {
-        if let Stage::Failed(error) = &self.stage {
-            return Err(error.clone());
-        }
-        while !self.rest.is_empty() {
-            let (taken, full) = self.fill.append(&self.rest);
-            self.rest.advance(taken);
-            if full {
-                self.spill().await?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Has what was collected written, by who writes already if somebody does.
-    async fn spill(&mut self) -> Result<(), StoreError> {
-        while !self.fill.line_up() {
-            if !self.fill.moved().await {
-                let work = self.settle().await?;
-                let (fill, piece) = (self.fill.clone(), self.fill.launch());
-                self.stage = Stage::Spilling(tokio::task::spawn_blocking(move || spill(work, &fill, piece)));
-                return Ok(());
-            }
-        }
-        Ok(())
     }
 
     /// Waits for the pieces in flight and takes the work; the caller puts it back or ends the writer.
@@ -158,17 +133,14 @@ impl BlobWriter {
 }
 
 /// Writes pieces until there is no other. Blocks.
-fn spill(mut work: Box<Work>, fill: &Arc<Fill>, mut piece: Bytes) -> (Box<Work>, Result<(), StoreError>) {
+fn spill(mut work: Box<Work>, fill: &Arc<Fill>) -> (Box<Work>, Result<(), StoreError>) {
     let _stops = Stops(fill);
-    loop {
+    while let Some(piece) = fill.next() {
         if let Err(error) = work.spill(&piece) {
             return (work, Err(error));
         }
-        match fill.next() {
-            Some(next) => piece = next,
-            None => return (work, Ok(())),
-        }
     }
+    (work, Ok(()))
 }
 
 /// Says that nobody writes any more, also after a panic.

@@ -42,7 +42,7 @@ async fn followers_go_on_upstream_when_the_disk_fills_half_way() {
             let bytes = noise(2, 4 * MIB);
             bed.upstream.answers("/a", [Script::ok(bytes.clone()).tagged("\"one\"")]);
             let lookup = if sum { expecting(immutable("/a"), &bytes) } else { immutable("/a") };
-            bed.files.fail(writes_fail(6, code));
+            bed.files.fail(writes_fail(2, code));
             let part = Client::default().with(RANGE, "bytes=3000000-3500000");
             let (whole, also, part) = tokio::join!(bed.get(&lookup), bed.get(&lookup), part.get(&bed, &lookup));
             let bodies = join_all([whole, also, part].map(|served| drain(served.expect("a head")))).await;
@@ -68,7 +68,7 @@ async fn the_rest_from_upstream_is_held_against_the_sum() {
     bad[3 * MIB] ^= 1;
     bed.upstream.answers("/a", [Script::ok(good.clone()).tagged("\"one\""), Script::ok(bad).tagged("\"one\"")]);
     let lookup = expecting(immutable("/a"), &good);
-    bed.files.fail(writes_fail(6, ENOSPC));
+    bed.files.fail(writes_fail(2, ENOSPC));
     for client in [Client::default(), Client::default().with(RANGE, "bytes=2000000-4000000")] {
         let (got, error) = client.attempt(&bed, &lookup).await;
         assert!(matches!(error, Some(CacheError::Mismatch { .. })), "{error:?} after {}", got.len());
@@ -81,7 +81,7 @@ async fn the_rest_of_another_body_is_never_appended() {
     let bed = Bed::new();
     let (old, new) = (noise(4, 4 * MIB), noise(5, 4 * MIB));
     bed.upstream.answers("/a", [Script::ok(old.clone()).tagged("\"old\""), Script::ok(new).tagged("\"new\"")]);
-    bed.files.fail(writes_fail(6, ENOSPC));
+    bed.files.fail(writes_fail(2, ENOSPC));
     let (got, error) = bed.attempt(&immutable("/a")).await;
     assert!(error.is_some() && got == old[..got.len()]);
 }
@@ -93,7 +93,7 @@ async fn a_disk_that_fills_at_the_very_end_costs_nobody_the_answer() {
             let bed = Bed::new();
             let bytes = noise(6, len);
             bed.upstream.answers("/a", [Script::ok(bytes.clone()).chunked(), Script::ok(bytes.clone())]);
-            // The last piece of a file is written when it is sealed.
+            // The last piece of a file, or its trailer, is written when it is sealed.
             bed.files.fail(writes_fail((len / (256 << 10)) as u64, code));
             let lookup = expecting(immutable("/a"), &bytes);
             let (one, two) = tokio::join!(bed.fetch(&lookup), bed.fetch(&lookup));

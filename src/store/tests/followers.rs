@@ -20,7 +20,7 @@ async fn read_all(partial: &Partial, step: usize) -> Vec<u8> {
     let mut bytes = Vec::new();
     while (bytes.len() as u64) < partial.written() {
         let part = partial.read(bytes.len() as u64, step).await.expect("readable");
-        assert!(!part.is_empty() && part.len() <= step.min(BLOCK));
+        assert!(!part.is_empty() && part.len() <= step.min(CHUNK));
         bytes.extend_from_slice(&part);
     }
     bytes
@@ -55,9 +55,14 @@ async fn followers_see_every_byte_while_it_comes() {
             })
             .into_iter()
             .collect();
-        for chunk in bytes.chunks(7777) {
-            writer.write(Bytes::copy_from_slice(chunk)).await.expect("written");
+        let mut rest = Bytes::from(bytes.clone());
+        // Such as are collected, and such as are taken as they come.
+        for size in [7777, 500, 40_000, 1, 300_000].into_iter().cycle() {
+            writer.write(rest.split_to(rest.len().min(size))).await.expect("written");
             news.send_replace(false);
+            if rest.is_empty() {
+                break;
+            }
         }
         let partial = writer.partial();
         let blob = writer.seal(&[], None).await.expect("sealed");
@@ -93,7 +98,7 @@ async fn a_full_disk_stops_the_writer_and_not_its_followers() {
     for pieces in 0..4 {
         let bed = Bed::new();
         let store = bed.open();
-        let bytes = noise(2, 8 * CHUNK);
+        let bytes = noise(2, 40 * CHUNK);
         bed.files.fail(Plan { only: Some(Operation::Write), after: pieces, times: u64::MAX, code: ENOSPC });
         let mut writer = store.writer(intent()).expect("room");
         let partial = writer.partial();
@@ -121,18 +126,18 @@ async fn a_flipped_bit_in_the_temporary_file_is_not_followed() {
     let bed = Bed::new();
     let store = bed.open();
     let mut writer = store.writer(intent()).expect("room");
-    writer.write(Bytes::from(vec![0; 3 * CHUNK])).await.expect("written");
-    let blob = store.clone();
-    until(|| bed.names("tmp").len() == 1).await;
+    for _ in 0..2 {
+        writer.write(Bytes::from(vec![0; 3 * CHUNK])).await.expect("written");
+        writer.rest().await.expect("landed");
+    }
     let path = bed.dir.path().join("tmp").join(&bed.names("tmp")[0]);
-    until(|| std::fs::metadata(&path).is_ok_and(|about| about.len() >= CHUNK as u64)).await;
-    writer.write(Bytes::from(vec![0; 3 * CHUNK])).await.expect("the first piece has landed");
     let file = std::fs::File::options().write(true).open(&path).expect("there");
     file.write_all_at(&[1], BLOCK as u64 + 5).expect("written");
     let partial = writer.partial();
-    assert_eq!(partial.read(0, BLOCK).await.expect("unharmed").len(), BLOCK);
-    assert_eq!(partial.read(BLOCK as u64, 1).await.expect_err("flipped").kind(), ErrorKind::Internal);
-    drop(blob);
+    assert_eq!(partial.read(CHUNK as u64, BLOCK).await.expect("unharmed").len(), BLOCK);
+    for at in [0, BLOCK as u64, CHUNK as u64 - 1] {
+        assert_eq!(partial.read(at, 1).await.expect_err("flipped").kind(), ErrorKind::Internal);
+    }
 }
 
 fn resident_bytes() -> u64 {
@@ -148,13 +153,15 @@ async fn a_thousand_followers_hold_128_kib_each() {
     let mut writer = store.writer(intent()).expect("room");
     let bytes = Bytes::from(noise(3, 16 << 20));
     let before = resident_bytes();
-    writer.write(bytes.clone()).await.expect("written");
+    for chunk in bytes.chunks(2 * CHUNK) {
+        writer.write(Bytes::copy_from_slice(chunk)).await.expect("written");
+    }
     let mut held = Vec::new();
     for follower in 0..1000_u64 {
         let partial = writer.partial();
         let at = follower * 16_000;
         let part = partial.read(at, usize::MAX).await.expect("readable");
-        assert!(part.len() <= BLOCK);
+        assert!(part.len() <= CHUNK);
         assert!(part == bytes.slice(at as usize..at as usize + part.len()));
         held.push((partial, part));
     }
