@@ -16,14 +16,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
-    recvmsg, sendmsg,
+    RecvAncillaryBuffer, RecvAncillaryMessage, SendAncillaryBuffer, SendAncillaryMessage, recvmsg, sendmsg,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::{UnixListener, UnixStream};
 
 use super::error::ServerError;
 use super::front::Server;
+use crate::runtime::os;
 
 const SOCKET_FILE: &str = "control.sock";
 const ASK: &str = "larder handover 1";
@@ -32,9 +32,6 @@ const RELEASED: &str = "released";
 
 /// The most listening sockets that are handed over.
 const MAX_SOCKETS: usize = 64;
-
-/// The longest a path of a Unix socket may be (`sun_path`), less its end.
-const MAX_PATH: usize = 107;
 
 /// How long the other side may take for a line that needs no work.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -55,7 +52,7 @@ impl Control {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                 _ => {}
             }
-            let listener = with_short_path(dir, |path| UnixListener::bind(path))?;
+            let listener = os::at_short_path(dir, SOCKET_FILE, |path| UnixListener::bind(path))?;
             std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
             Ok(listener)
         };
@@ -126,7 +123,7 @@ impl Takeover {
     pub async fn ask(dir: &Path) -> Result<Option<Takeover>, ServerError> {
         let path = dir.join(SOCKET_FILE);
         let failed = |source| ServerError::Handover { path: path.clone(), source };
-        let connected = with_short_path(dir, |path| std::os::unix::net::UnixStream::connect(path));
+        let connected = os::at_short_path(dir, SOCKET_FILE, |path| std::os::unix::net::UnixStream::connect(path));
         let stream = match connected {
             Ok(stream) => stream,
             Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
@@ -194,7 +191,7 @@ async fn send_sockets(stream: &UnixStream, sockets: &[Arc<tokio::net::TcpListene
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_SOCKETS))];
         let mut control = SendAncillaryBuffer::new(&mut space);
         control.push(SendAncillaryMessage::ScmRights(&fds));
-        sendmsg(stream, &[IoSlice::new(b"!")], &mut control, SendFlags::NOSIGNAL).map_err(io::Error::from)
+        sendmsg(stream, &[IoSlice::new(b"!")], &mut control, os::SEND).map_err(io::Error::from)
     };
     stream.async_io(Interest::WRITABLE, send).await.map(|_| ())
 }
@@ -204,7 +201,7 @@ async fn receive_sockets(stream: &UnixStream) -> io::Result<Vec<TcpListener>> {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_SOCKETS))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let mut byte = [0];
-        let got = recvmsg(stream, &mut [IoSliceMut::new(&mut byte)], &mut control, RecvFlags::CMSG_CLOEXEC)?;
+        let got = recvmsg(stream, &mut [IoSliceMut::new(&mut byte)], &mut control, os::RECEIVE)?;
         let mut fds: Vec<OwnedFd> = Vec::new();
         for message in control.drain() {
             if let RecvAncillaryMessage::ScmRights(rights) = message {
@@ -218,20 +215,11 @@ async fn receive_sockets(stream: &UnixStream) -> io::Result<Vec<TcpListener>> {
 }
 
 fn checked(fd: OwnedFd) -> io::Result<TcpListener> {
-    if !rustix::net::sockopt::socket_acceptconn(&fd)? {
+    os::keep_from_children(&fd)?;
+    if !os::is_listening(&fd)? {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "what was handed over does not listen"));
     }
     let listener = TcpListener::from(fd);
     listener.local_addr()?;
     Ok(listener)
-}
-
-/// Paths of Unix sockets are short: a longer one is reached through a descriptor of its directory.
-fn with_short_path<T>(dir: &Path, open: impl FnOnce(&Path) -> io::Result<T>) -> io::Result<T> {
-    let path = dir.join(SOCKET_FILE);
-    if path.as_os_str().len() <= MAX_PATH {
-        return open(&path);
-    }
-    let dir = std::fs::File::open(dir)?;
-    open(&Path::new("/proc/self/fd").join(std::os::fd::AsRawFd::as_raw_fd(&dir).to_string()).join(SOCKET_FILE))
 }

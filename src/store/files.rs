@@ -2,12 +2,12 @@
 
 use std::fs::File;
 use std::io::{self, IoSlice, IoSliceMut};
-use std::num::NonZeroU64;
 use std::path::Path;
 use std::sync::Arc;
 
-use rustix::fs::Advice;
-use rustix::io::{Errno, ReadWriteFlags, retry_on_intr};
+use rustix::io::retry_on_intr;
+
+use crate::runtime::os;
 
 /// A file system.
 pub trait Files: Send + Sync + 'static {
@@ -123,14 +123,7 @@ struct SystemDescriptor(File);
 
 impl Descriptor for SystemDescriptor {
     fn read_now(&self, parts: &mut [IoSliceMut<'_>], at: u64) -> io::Result<usize> {
-        match rustix::io::preadv2(&self.0, parts, at, ReadWriteFlags::NOWAIT) {
-            Ok(read) => Ok(read),
-            // Some file systems and old kernels know no such read: the pool does it then.
-            Err(Errno::AGAIN | Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL | Errno::INTR) => {
-                Err(io::ErrorKind::WouldBlock.into())
-            }
-            Err(error) => Err(error.into()),
-        }
+        os::read_cached(&self.0, parts, at)
     }
 
     fn read(&self, bytes: &mut [u8], at: u64) -> io::Result<usize> {
@@ -146,7 +139,7 @@ impl Descriptor for SystemDescriptor {
         if cfg!(feature = "no-fsync") {
             return Ok(());
         }
-        Ok(rustix::fs::fdatasync(&self.0)?)
+        self.0.sync_data()
     }
 
     fn size(&self) -> io::Result<u64> {
@@ -154,8 +147,7 @@ impl Descriptor for SystemDescriptor {
     }
 
     fn prefetch(&self, at: u64, len: u64) {
-        // A hint: a file system that does not take it loses speed alone.
-        let _ = rustix::fs::fadvise(&self.0, at, NonZeroU64::new(len), Advice::WillNeed);
+        os::prefetch(&self.0, at, len);
     }
 }
 

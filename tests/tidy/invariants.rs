@@ -22,6 +22,49 @@ const SOCKETS: Never = Never {
     but: &["src/upstream/gate.rs", "src/server/front.rs", "src/cli/client.rs"],
 };
 
+/// What only Linux has, or has under this name. `tests/targets` compiles the rest for macOS.
+const LINUX: Never = Never {
+    folder: "src/",
+    words: &[
+        "NOSIGNAL",
+        "CLOEXEC",
+        "NOWAIT",
+        "O_TMPFILE",
+        "TMPFILE",
+        "abstract_name",
+        "acceptconn",
+        "copy_file_range",
+        "epoll",
+        "eventfd",
+        "fadvise",
+        "fallocate",
+        "fdatasync",
+        "inotify",
+        "io_uring",
+        "memfd",
+        "os::linux",
+        "pidfd",
+        "preadv2",
+        "prctl",
+        "pwritev2",
+        "renameat2",
+        "reuse_port",
+        "reuseport",
+        "sendfile",
+        "splice(",
+        "statx",
+        "target_os",
+    ],
+    but: &[
+        "src/runtime/os/linux.rs",
+        "src/runtime/os/portable.rs",
+        "src/runtime/os/contract.rs",
+        "src/runtime/mod.rs",
+        // Where macOS keeps a user's data.
+        "src/config/load.rs",
+    ],
+};
+
 impl Never {
     fn complaints(&self, path: &str, text: &str) -> Vec<String> {
         if !path.starts_with(self.folder) || path.contains("/tests/") || self.but.contains(&path) {
@@ -86,6 +129,19 @@ fn tiers_know_no_keys() {
 #[test]
 fn sockets_open_in_the_gate_alone() {
     crate::assert_none(SOCKETS.all_complaints());
+}
+
+#[test]
+fn what_linux_alone_has_stands_behind_the_seam() {
+    crate::assert_none(LINUX.all_complaints());
+    let files = rust_files(&["src/"]);
+    let elsewhere = files.iter().filter(|file| !LINUX.but.contains(&&*file.path) && !file.path.contains("/tests/"));
+    let opening = |file: &&crate::tree::File| {
+        ["\"/proc", "\"/sys"].iter().any(|word| file.text().is_some_and(|text| text.contains(word)))
+    };
+    crate::assert_none(
+        elsewhere.filter(opening).map(|file| format!("{} reads what Linux alone has", file.path)).collect(),
+    );
 }
 
 #[test]
