@@ -9,6 +9,7 @@ use serde_json::json;
 
 use super::client::Client;
 use super::failure::Failure;
+use super::health;
 use super::out;
 use super::point;
 use super::probe::{Probe, probe};
@@ -19,19 +20,19 @@ use crate::runtime::clock::SystemClock;
 
 /// Check configuration, disk, clock and upstreams; time a server
 ///
-/// With URL, or --probe for the larder of this machine, one probe per ecosystem goes through the server,
-/// cold then warm. Exit code 1 when something is broken.
+/// With URL, one probe per ecosystem goes through the server, cold then warm. Exit code 1 when something is
+/// broken. For health checks --probe asks within two seconds, and nothing but, whether a server is ready.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
   larder doctor
-  larder doctor http://cache:7070
-  larder doctor --probe --json")]
+  larder doctor http://cache:7070 --json
+  larder doctor --probe                 exit code 0: the larder of this machine is ready")]
 pub(crate) struct Args {
     /// Server to probe
     url: Option<String>,
-    /// Probe the larder of this machine
-    #[arg(long)]
+    /// Only ask whether the larder of this machine, or at URL, is ready
+    #[arg(long, conflicts_with = "json")]
     probe: bool,
     /// Print checks and probes as JSON
     #[arg(long)]
@@ -74,6 +75,9 @@ impl Check {
 
 /// *Errors*: something is broken.
 pub(crate) fn doctor(args: &Args) -> Result<(), Failure> {
+    if args.probe {
+        return health::ready(&args.at, args.url.as_deref());
+    }
     let mut checks = Vec::new();
     let here = match args.at.here(None) {
         Ok(here) => {
@@ -91,7 +95,7 @@ pub(crate) fn doctor(args: &Args) -> Result<(), Failure> {
     if let Some(here) = &here {
         let address = args.url.clone().unwrap_or_else(|| here.own_address());
         let client = here.client(&address)?;
-        let must_answer = args.url.is_some() || args.probe;
+        let must_answer = args.url.is_some();
         block_on(async {
             let answers = server(&client, must_answer, &mut checks).await;
             if answers && must_answer {

@@ -10,6 +10,7 @@ mod doctor;
 mod env;
 mod explain;
 mod failure;
+mod health;
 mod init;
 mod out;
 mod point;

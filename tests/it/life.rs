@@ -56,6 +56,28 @@ fn health_and_metrics_stand_from_the_start() {
 }
 
 #[test]
+fn a_health_check_is_told_in_time_whether_requests_are_taken() {
+    let (dir, upstream) = (scratch(), Upstream::start());
+    let probe = |words: &[&str]| {
+        let mut command = larder(&["doctor", "--probe"]);
+        command.args(words).env_clear().env("LARDER_DATA_DIR", dir.path().join("data"));
+        end_of(command, Duration::from_secs(10))
+    };
+    let server = Setup::below(dir.path()).start();
+    server.wait_ready();
+    let ready = probe(&[]);
+    assert_eq!((ready.code, ready.stdout), (Some(0), format!("{} is ready\n", server.url())), "{}", ready.stderr);
+    server.stop();
+    assert_eq!(probe(&[&format!("http://{}", upstream.addr())]).code, Some(1), "another server is no larder");
+    assert_eq!(probe(&["--config", "/nowhere"]).code, Some(1));
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("binds");
+    let begin = std::time::Instant::now();
+    let never = probe(&[&format!("http://{}", silent.local_addr().expect("an address"))]);
+    assert_eq!(never.code, Some(1), "{}", never.stderr);
+    assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
+}
+
+#[test]
 fn verify_and_gc_work_on_what_is_kept() {
     let (dir, upstream) = (scratch(), Upstream::start());
     let setup = Setup::below(dir.path());
