@@ -230,7 +230,7 @@ impl Front {
         label: &mut Option<Arc<str>>,
     ) -> Result<(Visit<'a>, Incoming), Box<Answered>> {
         if let Form::Misdirected = form {
-            let why = "this name is not larder's; add it to server.names if it should be\n";
+            let why = "this name is not larder's; add it to public.names if it should be\n";
             return Err(Box::new(self.made(StatusCode::MISDIRECTED_REQUEST, Reason::Denied, why)));
         }
         let in_proxy_form = matches!(form, Form::Connect | Form::Forward);

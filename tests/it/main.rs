@@ -16,6 +16,8 @@ mod go_client;
 mod golden;
 mod hits;
 mod hostile;
+mod image;
+mod install;
 mod instruments;
 mod kill;
 mod life;

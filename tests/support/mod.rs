@@ -4,6 +4,7 @@
 
 pub mod body;
 pub mod client;
+pub mod debian;
 pub mod machine;
 pub mod promises;
 pub mod registry;
