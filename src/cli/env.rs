@@ -2,6 +2,7 @@
 
 use url::Url;
 
+use super::containers::print::{Builder, print};
 use super::failure::Failure;
 use super::out;
 use super::point::{self, Target};
@@ -19,7 +20,9 @@ Examples:
   eval \"$(larder env)\"
   larder env --server http://cache:7070 --format github
   larder env --format dockerfile cargo go
-  larder env --label build-42 proxy")]
+  larder env --label build-42 proxy
+  docker build $(larder env docker) .                          so too: buildah bud $(larder env buildah) .
+  larder env gitlab                                            the same in a job's before_script")]
 pub(crate) struct Args {
     /// Form to print
     #[arg(long, value_enum, value_name = "FORM", default_value = "sh")]
@@ -27,7 +30,8 @@ pub(crate) struct Args {
     /// Build label that the requests count for
     #[arg(long, value_name = "LABEL")]
     label: Option<String>,
-    /// Ecosystems such as cargo or go, and `proxy` for the proxy variables
+    /// Ecosystems such as cargo or go, and `proxy` for the proxy variables; or one of docker, buildkit, buildah and
+    /// gitlab, for the options of a build in containers
     #[arg(value_name = "TOOL")]
     tools: Vec<String>,
     #[command(flatten)]
@@ -41,6 +45,9 @@ pub(crate) fn env(args: &Args) -> Result<(), Failure> {
     let label = args.label.as_deref().or_else(|| here.variables.get("LARDER_LABEL"));
     if let Some(label) = label.filter(|label| label_of(label).is_none()) {
         return Err(wrong_label(label));
+    }
+    if let Some(builder) = Builder::of(&args.tools) {
+        return print(builder, &here, &client, label);
     }
     let known = names();
     if let Some(unknown) = args.tools.iter().find(|tool| !known.contains(&tool.as_str())) {

@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use super::beacon::{Beacon, Guest};
 use super::client::Client;
+use super::containers;
 use super::discover::Found;
 use super::env::{credential, tools_url, wrong_label};
 use super::failure::Failure;
@@ -123,7 +124,13 @@ async fn build(
     // So that a larder started by the command uses the same server.
     env.push(("LARDER_SERVER".to_owned(), client.address().to_owned()));
     env.push(("LARDER_LABEL".to_owned(), label.to_owned()));
-    let code = run_child(&args.command, &env).await?;
+    let (shown, overlays) = (credential(Some(label), token), here.data_dir()?.join("overlays"));
+    let contained = containers::prepare(&args.command, &client.base, shown, found, &overlays).await?;
+    let (command, env) = match &contained {
+        Some(contained) => (&contained.command, contained.over(env)),
+        None => (&args.command, env),
+    };
+    let code = run_child(command, &env).await?;
     match of_build(client, label).await {
         Ok(after) => after.since(&before).lines(label).iter().for_each(|line| out::note(line)),
         Err(failure) => out::error(&format!("larder: what was saved is not known\n{}", failure.text())),

@@ -10,6 +10,7 @@ mod support;
 mod again;
 mod attacks;
 mod cargo_client;
+mod containers;
 mod disk;
 mod fills;
 mod go_client;

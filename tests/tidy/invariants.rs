@@ -51,7 +51,7 @@ const LINUX: Never = Never {
         "reuse_port",
         "reuseport",
         "sendfile",
-        "splice(",
+        "::splice(",
         "statx",
         "target_os",
     ],

@@ -64,6 +64,11 @@ fn open_exports(script: &Script) -> String {
     script.env.iter().map(|(name, value)| format!("export {name}=\"{value}\"\n")).collect()
 }
 
+/// Shell for a machine that is not this one.
+pub fn elsewhere(settings: &Settings) -> String {
+    settings.elsewhere.lines.clone() + &open_exports(&settings.elsewhere) + &exports(settings.env.iter())
+}
+
 fn dockerfile(settings: &Settings) -> String {
     let is_known = |name: &str| name.to_ascii_lowercase().ends_with("_proxy");
     let (known, own): (Vec<_>, Vec<_>) = settings.env.iter().partition(|(name, _)| is_known(name));
