@@ -13,12 +13,13 @@ use super::body::{self, Beginning, TakenUp};
 use super::coalesce::{Flight, FlightId, Stage};
 use super::decide;
 use super::error::CacheError;
+use super::form::{self, Formed};
 use super::policy::ask::AskHead;
 use super::policy::store::{self, Storable};
 use super::policy::{fields, validate};
 use super::relay;
 use super::served::Served;
-use super::source::Sources;
+use super::source::{Keeping, Sources};
 use crate::index::Ack;
 use crate::index::catalog::Put;
 use crate::index::record::Record;
@@ -107,8 +108,8 @@ pub(super) fn run(cache: Arc<Inner>, plan: FillPlan, flight: Arc<Flight>) -> imp
 }
 
 async fn fill(cache: &Arc<Inner>, plan: &FillPlan, ending: &Ending) -> Result<Stage, CacheError> {
-    let (origins, expect) = match cache.sources(plan).await? {
-        Sources::Found { origins, expect } => (origins, expect),
+    let (origins, expect, keeping) = match cache.sources(plan).await? {
+        Sources::Found { origins, expect, keeping } => (origins, expect, keeping),
         Sources::Answer(answer) => return Ok(hand_off(ending, *answer, Reason::Upstream)),
     };
     let (fetched, origin) = match body::take_up(cache, plan, &expect).await {
@@ -133,9 +134,14 @@ async fn fill(cache: &Arc<Inner>, plan: &FillPlan, ending: &Ending) -> Result<St
         return Ok(Stage::Kept(entry, Outcome::Stale));
     }
     let vary = match judge(cache, plan, &fetched, &expect) {
-        Ok(vary) => vary,
+        Ok(vary) if keeping == Keeping::Allowed => vary,
+        Ok(_) => return Ok(hand_off_solo(cache, plan, ending, fetched, Reason::Unproven)),
         Err(reason) => return Ok(hand_off_solo(cache, plan, ending, fetched, reason)),
     };
+    let (fetched, form) = form::looked_at(&plan.lookup.expect, fetched).await.map_err(CacheError::Upstream)?;
+    if form == Formed::Otherwise {
+        return Ok(hand_off_solo(cache, plan, ending, fetched, Reason::Unproven));
+    }
     let is_shared = plan.lookup.freshness != Freshness::Http
         || store::shareable(fetched.status.as_u16(), &fetched.headers, &plan.ask_head());
     if !is_shared {

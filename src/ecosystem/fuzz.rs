@@ -6,7 +6,9 @@ use url::Url;
 
 use super::cargo::{self, Cargo};
 use super::go::Go;
+use super::maven::{self, Maven};
 use super::{Ecosystem, path};
+use crate::model::checksum::Algorithm;
 use crate::model::lookup::{Fallback, Origins, Request, Route, Shown, Trust, Upstream};
 
 const BASE: &str = "https://one.example/base/";
@@ -20,6 +22,17 @@ pub fn go(bytes: &[u8]) {
 pub fn cargo(bytes: &[u8]) {
     if let Ok(path) = std::str::from_utf8(bytes) {
         any_path(&Cargo, path);
+    }
+}
+
+pub fn maven(bytes: &[u8]) {
+    if let Ok(path) = std::str::from_utf8(bytes) {
+        any_path(&Maven, path);
+    }
+    for algorithm in Algorithm::ALL {
+        if let Some(sum) = maven::sum_in(bytes, algorithm) {
+            assert!(String::from_utf8_lossy(bytes).to_ascii_lowercase().contains(&sum.hex()), "{sum}");
+        }
     }
 }
 

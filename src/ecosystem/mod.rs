@@ -6,6 +6,7 @@ pub mod cargo;
 #[cfg(any(test, feature = "fuzz"))]
 pub mod fuzz;
 pub mod go;
+pub mod maven;
 pub mod path;
 
 use crate::model::kind::ErrorKind;
@@ -26,7 +27,7 @@ pub trait Ecosystem: Send + Sync + 'static {
 }
 
 /// Every ecosystem; mounts, config keys, hints, metrics and docs iterate over this.
-pub static ALL: &[&dyn Ecosystem] = &[&cargo::Cargo, &go::Go];
+pub static ALL: &[&dyn Ecosystem] = &[&cargo::Cargo, &go::Go, &maven::Maven];
 
 /// The text of `docs/ecosystems.md`.
 pub fn markdown() -> String {
@@ -90,6 +91,9 @@ mod tests {
             Just("ca".to_owned()),
             Just("rg".to_owned()),
             Just("cargo".to_owned()),
+            Just("maven-metadata.xml".to_owned()),
+            Just("a-1.0.jar.sha1".to_owned()),
+            Just("1.0-SNAPSHOT".to_owned()),
             Just("%2e%2e".to_owned()),
             Just("%252e%252e".to_owned()),
             Just("@go.example".to_owned()),

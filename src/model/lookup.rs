@@ -7,7 +7,7 @@ use bytes::Bytes;
 use http::{HeaderMap, Method};
 use url::Url;
 
-use super::checksum::Checksum;
+use super::checksum::{Algorithm, Checksum};
 use super::key::Key;
 use super::kind::ErrorKind;
 
@@ -91,6 +91,14 @@ pub enum Origins {
     /// Another document names the addresses, as a Cargo index's `config.json` names the download host. It is looked up
     /// first; when it cannot be had (404, 401, an outage), that is the answer.
     InDocument { document: Box<Lookup>, derive: Derive },
+    /// Made of something that is kept: the sum of its bytes in hexadecimal, as the file beside it holds that.
+    SumOf {
+        thing: Box<Lookup>,
+        algorithm: Algorithm,
+        /// Asked while the thing is not stored. Empty: the thing is looked up, so that its sum is always that of what
+        /// is served here.
+        otherwise: Vec<Origin>,
+    },
 }
 
 /// Finds addresses in a document. Pure. The document is read as it is stored, its own `rewrite` not applied.
@@ -123,6 +131,17 @@ pub struct Lookup {
     pub stand_in: Option<StandIn>,
 }
 
+impl Lookup {
+    /// Where it begins: its first origin, or that of what its own are found through.
+    pub fn first_origin(&self) -> Option<&Origin> {
+        match &self.origins {
+            Origins::Listed(origins) => origins.first(),
+            Origins::InDocument { document, .. } => document.first_origin(),
+            Origins::SumOf { thing, otherwise, .. } => otherwise.first().or_else(|| thing.first_origin()),
+        }
+    }
+}
+
 /// Documents that only ever grow: the beginning of any later one is an earlier one.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct StandIn {
@@ -153,6 +172,34 @@ pub enum Expect {
         document: Box<Lookup>,
         extract: Extract,
     },
+    /// The sum is published in a document of its own, which may be missing.
+    Beside {
+        document: Box<Lookup>,
+        extract: Extract,
+        unproven: Unproven,
+    },
+    /// The beginning must look like what the path says.
+    Form(Form),
+}
+
+/// What becomes of a thing that nothing proves.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Unproven {
+    Kept,
+    /// Passed on: that it is what it looks like was a guess.
+    PassedOn,
+}
+
+/// Judges an answer by how it begins; one that is not sound is passed on and not kept. Pure.
+#[derive(Clone, Copy, Debug)]
+pub struct Form {
+    /// Argument: the first `BYTES` of a body, or all of a shorter one.
+    pub is_sound: fn(&[u8]) -> bool,
+}
+
+impl Form {
+    /// How much of a body is looked at.
+    pub const BYTES: usize = 4096;
 }
 
 /// Finds a sum in a document. Pure.

@@ -18,7 +18,7 @@ use super::reply;
 use super::upload::Upload;
 use crate::cache::error::CacheError;
 use crate::model::digest::{Digest, DigestError};
-use crate::model::lookup::{Lookup, Origin, Origins, Request, Route, Shown};
+use crate::model::lookup::{Lookup, Origin, Request, Route, Shown};
 use crate::model::outcome::{Forwarded, Outcome};
 use crate::model::realm::Realm;
 
@@ -246,7 +246,7 @@ impl Front {
         let mut explained = self.cache.explain(&lookup).await.map_err(internal)?;
         let objection = match self.unknown_host(visit, &lookup) {
             Some(host) => Some(format!("{host} is not allowed as an upstream: larder upstream allow {host}")),
-            None => match first_origin(&lookup) {
+            None => match lookup.first_origin() {
                 Some(origin) => self.control.objection(origin).await,
                 None => None,
             },
@@ -311,14 +311,6 @@ impl Front {
         text.push_str("  /https/HOST/PATH, /http/HOST/PATH  any server\n  forward proxy on the same port\n\n");
         text.push_str("see also: /metrics /healthz /readyz /api/v1/stats\n");
         reply::text(StatusCode::OK, Outcome::Generated, text)
-    }
-}
-
-/// Where a lookup begins: at its first origin, or where the document stands that names its origins.
-fn first_origin(lookup: &Lookup) -> Option<&Origin> {
-    match &lookup.origins {
-        Origins::Listed(origins) => origins.first(),
-        Origins::InDocument { document, .. } => first_origin(document),
     }
 }
 

@@ -9,7 +9,7 @@ use parking_lot::RwLock;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
-use crate::model::lookup::{Expect, Lookup, Origins, Trust};
+use crate::model::lookup::{Expect, Lookup, Origin, Origins, Trust};
 use crate::model::party::Party;
 
 /// How hosts that clients name are taken up.
@@ -129,16 +129,14 @@ impl Hosts {
 
     /// Trusts hosts that a client named like configured ones where an operator vouched for them.
     pub(super) fn settle(&self, lookup: &mut Lookup) {
-        if let Expect::InDocument { document, .. } = &mut lookup.expect {
+        if let Expect::InDocument { document, .. } | Expect::Beside { document, .. } = &mut lookup.expect {
             self.settle(document);
         }
         match &mut lookup.origins {
-            Origins::Listed(origins) => {
-                for origin in origins.iter_mut().filter(|origin| origin.trust == Trust::Client) {
-                    if let Some(host) = host_of(&origin.url) {
-                        origin.trust = self.trust(&host);
-                    }
-                }
+            Origins::Listed(origins) => self.settle_each(origins),
+            Origins::SumOf { thing, otherwise, .. } => {
+                self.settle(thing);
+                self.settle_each(otherwise);
             }
             Origins::InDocument { document, derive } => {
                 self.settle(document);
@@ -148,6 +146,14 @@ impl Hosts {
                 {
                     derive.trust = Trust::Configured;
                 }
+            }
+        }
+    }
+
+    fn settle_each(&self, origins: &mut [Origin]) {
+        for origin in origins.iter_mut().filter(|origin| origin.trust == Trust::Client) {
+            if let Some(host) = host_of(&origin.url) {
+                origin.trust = self.trust(&host);
             }
         }
     }

@@ -179,10 +179,11 @@ fn named_hosts(lookup: &Lookup) -> Vec<String> {
     let origins = match &lookup.origins {
         Origins::Listed(origins) => origins,
         Origins::InDocument { document, .. } => return named_hosts(document),
+        Origins::SumOf { thing, .. } => return named_hosts(thing),
     };
     let mut hosts = match &lookup.expect {
-        Expect::InDocument { document, .. } => named_hosts(document),
-        Expect::Nothing | Expect::Sum(_) => Vec::new(),
+        Expect::InDocument { document, .. } | Expect::Beside { document, .. } => named_hosts(document),
+        Expect::Nothing | Expect::Sum(_) | Expect::Form(_) => Vec::new(),
     };
     let named = origins.iter().filter(|origin| origin.trust == Trust::Client);
     hosts.extend(named.filter_map(|origin| host_of(&origin.url)));
@@ -212,20 +213,13 @@ fn ask<'a>(visit: &'a Visit<'_>, lookup: &'a Lookup) -> Option<Ask<'a>> {
         hash: lookup.key.hash(),
         method: &visit.method,
         headers: &visit.headers,
-        url: first_url(lookup)?,
+        url: &lookup.first_origin()?.url,
         identity: visit.identity(),
         label: visit.writer(),
         party: &visit.party,
         partial: if lookup.rewrite.is_some() { Partiality::Whole } else { Partiality::Allowed },
         framing: visit.framing(),
     })
-}
-
-fn first_url(lookup: &Lookup) -> Option<&url::Url> {
-    match &lookup.origins {
-        Origins::Listed(origins) => origins.first().map(|origin| &origin.url),
-        Origins::InDocument { document, .. } => first_url(document),
-    }
 }
 
 /// Applies a rewrite to a document of bounded size. Its validators name what upstream sent, so they do not go along.
