@@ -9,6 +9,7 @@ mod body;
 pub mod coalesce;
 pub mod counters;
 pub mod decide;
+mod document;
 pub mod error;
 pub mod evict;
 mod explain;

@@ -4,6 +4,7 @@ use http::{HeaderMap, Method};
 use serde_json::Value;
 use url::Url;
 
+use super::apt::{self, Apt};
 use super::cargo::{self, Cargo};
 use super::go::Go;
 use super::maven::{self, Maven};
@@ -12,6 +13,19 @@ use crate::model::checksum::Algorithm;
 use crate::model::lookup::{Fallback, Origins, Request, Route, Shown, Trust, Upstream};
 
 const BASE: &str = "https://one.example/base/";
+
+pub fn apt(bytes: &[u8]) {
+    if let Ok(path) = std::str::from_utf8(bytes) {
+        any_path(&Apt, path);
+    }
+    // The name in the last line, in the release above it.
+    let at = memchr::memrchr(b'\n', bytes).unwrap_or(0);
+    if let Ok(name) = std::str::from_utf8(&bytes[at..])
+        && let Some((sum, _)) = apt::sum_in(&bytes[..at], name.trim())
+    {
+        assert!(String::from_utf8_lossy(&bytes[..at]).to_ascii_lowercase().contains(&sum.hex()), "{sum}");
+    }
+}
 
 pub fn go(bytes: &[u8]) {
     if let Ok(path) = std::str::from_utf8(bytes) {
@@ -65,7 +79,12 @@ pub(crate) fn any_path(ecosystem: &dyn Ecosystem, path: &str) {
         let route = ask(path, bases, |request| ecosystem.route(request));
         let again = ask(path, bases, |request| ecosystem.route(request));
         assert_eq!(format!("{route:?}"), format!("{again:?}"));
-        let Ok(Route::Cached(lookup)) = route else { continue };
+        let lookup = match route {
+            Ok(Route::Cached(lookup)) => *lookup,
+            Ok(Route::Generation(generation)) => generation.document,
+            Ok(Route::Within(within)) => within.plain,
+            Ok(Route::Generated(_) | Route::PassThrough(_) | Route::NoUpstream) | Err(_) => continue,
+        };
         let key = &lookup.key.path;
         assert!(key.starts_with('/') && !key.contains('\\') && !key.chars().any(char::is_control), "{key}");
         let climbs = |part: &str| part.is_empty() || part == "." || part == "..";

@@ -13,16 +13,22 @@
 //!
 //! **Checksum files** are made here as long as what they are about is kept, so that they fit it whatever upstream has
 //! become: of files once they are here, of metadata always. Upstream's are passed on while a file is not here yet.
+//!
+//! **In a proxy's request line** nobody has said that an address is a repository's. A path that fits the layout is taken
+//! for a file only if the `.sha1` beside it confirms it, for a signature, a checksum file or metadata only if it
+//! begins as one. All else stays under RFC 9111, and so does whatever is asked for with a credential.
 
 use std::time::Duration;
 
 use bytes::Bytes;
+use url::Url;
 
 use super::path::{self, Source};
 use crate::model::checksum::{Algorithm, Checksum};
 use crate::model::kind::ErrorKind;
 use crate::model::lookup::{
-    About, Answer, Expect, Extract, Form, Freshness, Lookup, Origins, Rejection, Request, Route, Unproven,
+    About, Answer, Evidence, Expect, Extract, Form, Freshness, Lookup, Origins, Recognised, Rejection, Request, Route,
+    Unproven,
 };
 
 const MINUTES: Freshness =
@@ -63,6 +69,16 @@ impl super::Ecosystem for Maven {
             return Ok(Route::NoUpstream);
         }
         Ok(Route::Cached(Box::new(lookup(&source, &source.rest, Unproven::Kept))))
+    }
+
+    fn recognise(&self, url: &Url) -> Option<Recognised> {
+        let source = Source::at(url)?;
+        let thing = summed(&source.rest).map_or_else(|| source.rest.clone(), |(thing, _)| thing);
+        if kind(&thing) == Kind::Document {
+            return None;
+        }
+        let lookup = lookup(&source, &source.rest, Unproven::PassedOn);
+        Some(Recognised { route: Route::Cached(Box::new(lookup)), evidence: Evidence::InItself })
     }
 
     /// Maven and Leiningen show the status alone.
@@ -270,6 +286,25 @@ mod tests {
             ("/repo/g/a/maven-metadata.xml".into(), Algorithm::Sha256, 0)
         );
         assert!(matches!(lookup("/archetype-catalog.xml.sha1").origins, Origins::Listed(_)));
+    }
+
+    #[test]
+    fn a_request_line_needs_proof() {
+        let recognised = |path: &str| {
+            let url = Url::parse(&format!("https://maven.example{path}")).expect("an address");
+            Maven.recognise(&url).map(|found| match found.route {
+                Route::Cached(lookup) => *lookup,
+                other => panic!("{path}: {other:?}"),
+            })
+        };
+        let file = recognised("/repo/g/a/1.0/a-1.0.jar").expect("fits the layout");
+        assert!(matches!(file.expect, Expect::Beside { unproven: Unproven::PassedOn, .. }));
+        assert_eq!(file.key, lookup("/g/a/1.0/a-1.0.jar").key);
+        assert!(matches!(recognised("/repo/g/a/maven-metadata.xml").expect("a name").expect, Expect::Form(_)));
+        assert!(recognised("/repo/g/a/1.0/a-1.0.jar.sha1").is_some());
+        for path in ["/docs/index.html", "/repo/g/a/1.0/b-1.0.jar", "/g/a/1.0/a-1.0.jar?x=1", "/x.sha1", "/"] {
+            assert!(recognised(path).is_none(), "{path}");
+        }
     }
 
     #[test]

@@ -71,8 +71,55 @@ pub enum Route {
     Generated(Answer),
     /// Pass on without keeping.
     PassThrough(Origin),
+    /// A document that says what names beside it mean, to whoever was handed it.
+    Generation(Box<Generation>),
+    /// A name that means what such a document says.
+    Within(Box<Within>),
     /// Understood, but no upstream is configured and the path names none: `About::without_upstream`.
     NoUpstream,
+}
+
+/// A document that names others by their sums; an archive replaces it together with all of them.
+#[derive(Clone, Debug)]
+pub struct Generation {
+    pub document: Lookup,
+    /// The key's path of the archive that it is of, without a slash at the end.
+    pub archive: String,
+}
+
+/// A name whose meaning stands in the generation that the asker holds.
+#[derive(Clone, Debug)]
+pub struct Within {
+    /// Where it may be named, the likeliest first. Never empty.
+    pub by: Vec<Named>,
+    /// The name as an address, for what no generation names.
+    pub plain: Lookup,
+    /// Pure. Arguments: the document, the name in it, `plain`. None: it is not named there.
+    pub meant: fn(&[u8], &str, &Lookup) -> Option<Lookup>,
+}
+
+/// A document, and what something is called in it.
+#[derive(Clone, Debug)]
+pub struct Named {
+    pub document: Lookup,
+    pub name: String,
+}
+
+/// What an address is that a client named as it is, in a proxy's request line.
+#[derive(Debug)]
+pub struct Recognised {
+    pub route: Route,
+    pub evidence: Evidence,
+}
+
+/// What must be known before an address is taken for what it looks like. A guess from the path is never enough: beyond
+/// this, the route's own expectations judge what comes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Evidence {
+    /// The bytes themselves prove it.
+    InItself,
+    /// A generation of an archive above it was handed out.
+    BelowGeneration,
 }
 
 /// Where the bytes come from, and when to try the next place.

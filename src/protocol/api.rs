@@ -11,7 +11,6 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use url::Url;
 
-use super::forward;
 use super::front::{Answered, Front, Visit, json};
 use super::observe::Totals;
 use super::reply;
@@ -263,7 +262,7 @@ impl Front {
     fn described(&self, visit: &Visit<'_>, url: &str) -> Result<Lookup, (StatusCode, String)> {
         let path = match Url::parse(url) {
             Ok(url) if self.is_own(visit, &url) => url[url::Position::BeforePath..].to_owned(),
-            Ok(url) if matches!(url.scheme(), "http" | "https") => return Ok(forward::lookup(&url)),
+            Ok(url) if matches!(url.scheme(), "http" | "https") => return Ok(self.addressed(&url)),
             Ok(url) => return Err(bad_request(format!("{} is not fetched: http and https are", url.scheme()))),
             Err(_) => url.to_owned(),
         };
@@ -272,7 +271,7 @@ impl Front {
         if mount == "http" || mount == "https" {
             let target = format!("{mount}://{rest}{}", asked.map(|asked| format!("?{asked}")).unwrap_or_default());
             let url = Url::parse(&target).map_err(|_| bad_request("that is no address"))?;
-            return Ok(forward::lookup(&url));
+            return Ok(self.addressed(&url));
         }
         let upstreams = self.upstreams.load();
         let at = upstreams.position(mount).ok_or_else(|| bad_request(format!("no mount is called {mount}")))?;
@@ -288,6 +287,8 @@ impl Front {
         });
         match route {
             Ok(Route::Cached(lookup)) => Ok(*lookup),
+            Ok(Route::Generation(generation)) => Ok(generation.document),
+            Ok(Route::Within(within)) => Ok(within.plain),
             Ok(Route::Generated(_)) => Err(bad_request("larder makes this answer itself; it is not cached")),
             Ok(Route::PassThrough(_)) => Err(bad_request("this is passed through and never cached")),
             Ok(Route::NoUpstream) => Err(bad_request(format!("no upstream is known for {mount}"))),

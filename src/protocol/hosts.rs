@@ -9,7 +9,7 @@ use parking_lot::RwLock;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
-use crate::model::lookup::{Expect, Lookup, Origin, Origins, Trust};
+use crate::model::lookup::{Expect, Lookup, Origin, Origins, Route, Trust};
 use crate::model::party::Party;
 
 /// How hosts that clients name are taken up.
@@ -147,6 +147,19 @@ impl Hosts {
                     derive.trust = Trust::Configured;
                 }
             }
+        }
+    }
+
+    /// The same for every lookup of a route.
+    pub(super) fn settle_route(&self, route: &mut Route) {
+        match route {
+            Route::Cached(lookup) => self.settle(lookup),
+            Route::Generation(generation) => self.settle(&mut generation.document),
+            Route::Within(within) => {
+                self.settle(&mut within.plain);
+                within.by.iter_mut().for_each(|named| self.settle(&mut named.document));
+            }
+            Route::Generated(_) | Route::PassThrough(_) | Route::NoUpstream => {}
         }
     }
 

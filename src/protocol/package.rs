@@ -9,6 +9,7 @@ use http::{Response, StatusCode};
 
 use super::again::Ready;
 use super::front::{Answered, Front, Visit, add_retry_after};
+use super::generation::Asking;
 use super::hosts::host_of;
 use super::reply::{self, ReplyBody};
 use super::status;
@@ -19,6 +20,7 @@ use crate::ecosystem::Ecosystem;
 use crate::model::kind::ErrorKind;
 use crate::model::lookup::{
     Answer, Expect, Freshness, Lookup, Origin, Origins, Rejection, Request, Rewrite, Route, Shown, Trust, Upstream,
+    Within,
 };
 use crate::model::outcome::{Outcome, Reason};
 
@@ -82,8 +84,8 @@ impl Front {
             public_base: &base,
             shown: shown(visit),
         });
-        if let Ok(Route::Cached(lookup)) = &mut route {
-            self.hosts.settle(lookup);
+        if let Ok(route) = &mut route {
+            self.hosts.settle_route(route);
         }
         Routed { ecosystem, at, route, upstreams, policy }
     }
@@ -108,6 +110,8 @@ impl Front {
         let Routed { ecosystem, at, route, .. } = routed;
         let answer = match route {
             Ok(Route::Cached(lookup)) => self.cached(&visit, &lookup, at).await,
+            Ok(Route::Generation(generation)) => self.generation(&visit, &generation, at).await,
+            Ok(Route::Within(within)) => self.within(&visit, &within, at).await,
             Ok(Route::Generated(answer)) => {
                 let response = answered(answer, Outcome::Generated);
                 return Answered::made(response, Outcome::Generated, at);
@@ -119,7 +123,7 @@ impl Front {
         answer.unwrap_or_else(|error| failed(ecosystem, &error, at))
     }
 
-    async fn cached(&self, visit: &Visit<'_>, lookup: &Lookup, at: usize) -> Result<Answered, CacheError> {
+    pub(super) async fn cached(&self, visit: &Visit<'_>, lookup: &Lookup, at: usize) -> Result<Answered, CacheError> {
         if let Some(host) = self.unknown_host(visit, lookup) {
             return Ok(self.host_must_wait(visit, &host, at));
         }
@@ -127,6 +131,18 @@ impl Front {
         match &lookup.rewrite {
             Some(rewrite) if served.status == 200 => rewritten(served, rewrite, visit, at).await,
             Some(_) | None => Ok(Answered::of_served(served, &visit.method, at)),
+        }
+    }
+
+    /// A name that a generation gives its meaning, or that stands for itself.
+    async fn within(&self, visit: &Visit<'_>, within: &Within, at: usize) -> Result<Answered, CacheError> {
+        if let Some(host) = self.unknown_host(visit, &within.plain) {
+            return Ok(self.host_must_wait(visit, &host, at));
+        }
+        match self.meant(visit, within, Asking::Allowed).await {
+            Ok(Some(lookup)) => self.cached(visit, &lookup, at).await,
+            Ok(None) | Err(CacheError::Upstream(_)) => self.cached(visit, &within.plain, at).await,
+            Err(error) => Err(error),
         }
     }
 
@@ -207,7 +223,7 @@ fn shown(visit: &Visit<'_>) -> Shown {
 }
 
 /// None: the lookup names no address.
-fn ask<'a>(visit: &'a Visit<'_>, lookup: &'a Lookup) -> Option<Ask<'a>> {
+pub(super) fn ask<'a>(visit: &'a Visit<'_>, lookup: &'a Lookup) -> Option<Ask<'a>> {
     Some(Ask {
         lookup,
         hash: lookup.key.hash(),

@@ -12,6 +12,7 @@ mod attacks;
 mod cargo_client;
 mod disk;
 mod fills;
+mod generations;
 mod go_client;
 mod golden;
 mod hits;
