@@ -26,7 +26,7 @@ use crate::index::record::Record;
 use crate::model::checksum::Checksum;
 use crate::model::entry::{Candidates, Entry};
 use crate::model::key::Key;
-use crate::model::lookup::{Freshness, Lookup, Origin};
+use crate::model::lookup::{Expect, Freshness, Lookup, Origin};
 use crate::model::outcome::{Outcome, Reason};
 use crate::model::party::Party;
 use crate::model::place::Class;
@@ -133,6 +133,8 @@ async fn fill(cache: &Arc<Inner>, plan: &FillPlan, ending: &Ending) -> Result<St
     {
         return Ok(Stage::Kept(entry, Outcome::Stale));
     }
+    // What says that it is not there hashes to something else.
+    let expect = if fetched.status.is_success() { expect } else { Vec::new() };
     let vary = match judge(cache, plan, &fetched, &expect) {
         Ok(vary) if keeping == Keeping::Allowed => vary,
         Ok(_) => return Ok(hand_off_solo(cache, plan, ending, fetched, Reason::Unproven)),
@@ -147,9 +149,7 @@ async fn fill(cache: &Arc<Inner>, plan: &FillPlan, ending: &Ending) -> Result<St
     if !is_shared {
         cache.flights.mark_solo(&plan.id, cache.clock.elapsed());
     }
-    if fetched.len.is_some_and(|len| len > plan.lookup.max_bytes) {
-        return Err(CacheError::TooLarge { limit: plan.lookup.max_bytes });
-    }
+    fits(plan, fetched.status, fetched.len)?;
     let sums: BTreeSet<_> = expect.iter().map(Checksum::algorithm).collect();
     let intent = Intent { len: fetched.len, class: plan.class(), sums: sums.into_iter().collect() };
     let writer = match open_writer(cache, intent).await {
@@ -188,6 +188,18 @@ fn judge(
         ));
     }
     Ok(vary)
+}
+
+/// Whether an answer that announces its length may be what is expected.
+fn fits(plan: &FillPlan, status: StatusCode, len: Option<u64>) -> Result<(), CacheError> {
+    let Some(len) = len else { return Ok(()) };
+    match plan.lookup.expect {
+        Expect::Exactly { bytes, .. } if status == StatusCode::OK && len != bytes => {
+            Err(CacheError::Mismatch { why: format!("{len} bytes where {bytes} were named") })
+        }
+        _ if len > plan.lookup.max_bytes => Err(CacheError::TooLarge { limit: plan.lookup.max_bytes }),
+        _ => Ok(()),
+    }
 }
 
 /// Opens a writer; when there is no room, tries to make some first.

@@ -21,7 +21,12 @@ pub(super) enum Formed {
 pub(super) async fn looked_at(expect: &Expect, fetched: Fetched) -> Result<(Fetched, Formed), UpstreamError> {
     let form = match expect {
         Expect::Form(form) if fetched.status.is_success() => form,
-        Expect::Form(_) | Expect::Nothing | Expect::Sum(_) | Expect::InDocument { .. } | Expect::Beside { .. } => {
+        Expect::Form(_)
+        | Expect::Nothing
+        | Expect::Sum(_)
+        | Expect::Exactly { .. }
+        | Expect::InDocument { .. }
+        | Expect::Beside { .. } => {
             return Ok((fetched, Formed::AsExpected));
         }
     };

@@ -83,7 +83,7 @@ impl Inner {
         let mut keeping = Keeping::Allowed;
         let expect = match &plan.lookup.expect {
             Expect::Nothing | Expect::Form(_) => Vec::new(),
-            Expect::Sum(sum) => vec![*sum],
+            Expect::Sum(sum) | Expect::Exactly { sum, .. } => vec![*sum],
             Expect::Beside { document, extract, unproven } => {
                 match self.document(&reader, document, Reading::Stored).await? {
                     // What would be kept for ever is not taken without its sum because that cannot be had just now.

@@ -1,6 +1,6 @@
 //! apt's repositories: `dists/SUITE/`, `pool/`, and flat ones without either.
 //!
-//! Spec: "Debian Repository Format". The clients are apt, debootstrap and what speaks like them.
+//! Spec: "Debian Repository Format". Tried with apt 2.6.
 //!
 //! **A generation.** `InRelease` (or `Release` with `Release.gpg`) names every index of its suite with its sum. An archive
 //! replaces all of them at once, so a client that asks for a `Packages.xz` just after the archive has moved on gets
@@ -224,7 +224,7 @@ fn below(path: &[String]) -> String {
 /// What a name stands for in a release: the file with the sum that it gives. None: it does not name it, or by no sum
 /// that proves anything.
 fn meant(release: &[u8], name: &str, plain: &Lookup) -> Option<Lookup> {
-    let (sum, folder) = sum_in(release, name)?;
+    let Sized { sum, bytes, folder } = sum_in(release, name)?;
     let (parent, _) = plain.key.path.rsplit_once('/')?;
     let by_hash = format!("{parent}/by-hash/{folder}/{}", sum.hex());
     let Origins::Listed(listed) = &plain.origins else { return None };
@@ -243,7 +243,7 @@ fn meant(release: &[u8], name: &str, plain: &Lookup) -> Option<Lookup> {
         key,
         origins: Origins::Listed(origins),
         freshness: Freshness::Immutable,
-        expect: Expect::Sum(sum),
+        expect: Expect::Exactly { sum, bytes },
         ..plain.clone()
     })
 }
@@ -256,8 +256,15 @@ fn field<'a>(release: &'a [u8], name: &str) -> Option<&'a str> {
     lines(release).find_map(|line| line.strip_prefix(name)?.strip_prefix(':').map(str::trim_ascii))
 }
 
-/// The best sum of a file in a release, and the folder of files that are kept by it.
-pub(super) fn sum_in(release: &[u8], name: &str) -> Option<(Checksum, &'static str)> {
+/// What a release says of a file, and the folder of files that are kept by that sum.
+pub(super) struct Sized {
+    pub sum: Checksum,
+    pub bytes: u64,
+    folder: &'static str,
+}
+
+/// What a release says of a file, by the best of its sums.
+pub(super) fn sum_in(release: &[u8], name: &str) -> Option<Sized> {
     FOLDERS[..2].iter().find_map(|(folder, algorithm)| {
         let mut inside = false;
         let mut told = lines(release).filter(|line| {
@@ -267,12 +274,13 @@ pub(super) fn sum_in(release: &[u8], name: &str) -> Option<(Checksum, &'static s
             }
             goes_on && inside
         });
-        let sum = told.find_map(|line| {
+        told.find_map(|line| {
             let mut words = line.split_ascii_whitespace();
-            let (sum, _bytes, named) = (words.next()?, words.next()?, words.next()?);
-            (named.strip_prefix("./").unwrap_or(named) == name).then_some(sum)
-        })?;
-        Some((Checksum::from_hex(*algorithm, sum)?, *folder))
+            let (sum, bytes, named) = (words.next()?, words.next()?.parse().ok()?, words.next()?);
+            let is_it = named.strip_prefix("./").unwrap_or(named) == name;
+            let sum = Checksum::from_hex(*algorithm, sum).filter(|_| is_it)?;
+            Some(Sized { sum, bytes, folder })
+        })
     })
 }
 
@@ -386,7 +394,7 @@ mod tests {
             let found = (asked.meant)(text(by_hash).as_bytes(), &asked.by[0].name, &asked.plain).expect("is named");
             assert_eq!(found.key.path, format!("/debian/dists/s/main/binary-amd64/by-hash/SHA256/{SUM}"));
             assert_eq!(found.freshness, Freshness::Immutable);
-            assert!(matches!(found.expect, Expect::Sum(sum) if sum.hex() == SUM));
+            assert!(matches!(found.expect, Expect::Exactly { sum, bytes: 0 } if sum.hex() == SUM));
             assert_eq!(found.key, cached(&format!("/dists/s/main/binary-amd64/by-hash/SHA256/{SUM}")).key);
             let Origins::Listed(origins) = found.origins else { panic!("listed") };
             origins
@@ -401,7 +409,7 @@ mod tests {
     #[test]
     fn only_what_is_named_by_a_sound_sum_is_meant() {
         let release = text("yes");
-        let named = |name: &str| sum_in(release.as_bytes(), name).map(|(sum, _)| sum.hex());
+        let named = |name: &str| sum_in(release.as_bytes(), name).map(|named| named.sum.hex());
         assert_eq!(named("Sources.gz").as_deref(), Some(SUM));
         assert_eq!(named("main/binary-amd64/Packages").as_deref(), Some(OTHER));
         for name in ["main/x", "main/y", "Packages", ""] {

@@ -21,7 +21,7 @@ pub fn apt(bytes: &[u8]) {
     // The name in the last line, in the release above it.
     let at = memchr::memrchr(b'\n', bytes).unwrap_or(0);
     if let Ok(name) = std::str::from_utf8(&bytes[at..])
-        && let Some((sum, _)) = apt::sum_in(&bytes[..at], name.trim())
+        && let Some(apt::Sized { sum, .. }) = apt::sum_in(&bytes[..at], name.trim())
     {
         assert!(String::from_utf8_lossy(&bytes[..at]).to_ascii_lowercase().contains(&sum.hex()), "{sum}");
     }

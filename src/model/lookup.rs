@@ -214,6 +214,11 @@ pub enum Freshness {
 pub enum Expect {
     Nothing,
     Sum(Checksum),
+    /// The length is known too, so that what cannot be right is refused before any of it was sent.
+    Exactly {
+        sum: Checksum,
+        bytes: u64,
+    },
     /// The sum stands in another document, which is looked up first.
     InDocument {
         document: Box<Lookup>,

@@ -41,11 +41,9 @@ impl Front {
         match self.by_its_rules(visit, target, known).await {
             Ok(Some(answered)) if is_refused(&answered) => None,
             Ok(answered) => answered,
-            // It may be stored under its plain address; if it is not, the failure comes again.
-            Err(error) => {
-                tracing::debug!(%error, "not answered by the rules of an ecosystem");
-                None
-            }
+            // The same thing may be stored under its plain address. Another generation's index is not the same thing.
+            Err(CacheError::Upstream(_)) if matches!(known.recognised.route, Route::Cached(_)) => None,
+            Err(error) => Some(self.failed(&error, known.at)),
         }
     }
 

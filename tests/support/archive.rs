@@ -6,6 +6,8 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use super::body::sha256_hex;
 use super::machine::run;
@@ -125,23 +127,34 @@ impl Package {
 pub struct State {
     pub release: String,
     pub index: String,
+    /// Later for each state, in whole minutes: clients ask by it.
+    made: std::time::SystemTime,
 }
 
 impl State {
     /// The state that has these packages. It is not published yet.
     pub fn of(packages: &[Package], by_hash: ByHash, key: &SigningKey) -> State {
+        static STATES: AtomicU64 = AtomicU64::new(0);
+        let minutes = STATES.fetch_add(1, Ordering::Relaxed);
+        let made =
+            std::time::SystemTime::now() - Duration::from_secs(30 * 24 * 3600) + Duration::from_secs(60 * minutes);
         let index: String = packages.iter().map(Package::stanza).collect();
         let mut text = format!(
             "Origin: Test\nLabel: Test\nSuite: {SUITE}\nCodename: {SUITE}\nDate: {}\nArchitectures: amd64 all\n\
              Components: main\n",
-            httpdate::fmt_http_date(std::time::SystemTime::now()).replace("GMT", "UTC")
+            httpdate::fmt_http_date(made).replace("GMT", "UTC")
         );
         if by_hash == ByHash::Yes {
             text += "Acquire-By-Hash: yes\n";
         }
         write!(text, "SHA256:\n {} {} {INDEX}\n", sha256_hex(index.as_bytes()), index.len())
             .expect("a String takes all");
-        State { release: key.clearsigned(&text), index }
+        State { release: key.clearsigned(&text), index, made }
+    }
+
+    /// One of its texts, as a server of an archive sends it.
+    pub fn sent(&self, text: &str) -> Resource {
+        Resource::text(text).header("last-modified", httpdate::fmt_http_date(self.made))
     }
 
     pub fn by_hash_path(&self) -> String {
@@ -162,13 +175,13 @@ pub fn publish(upstream: &Upstream, state: &State, by_hash: ByHash) {
 }
 
 pub fn publish_release(upstream: &Upstream, state: &State) {
-    upstream.put(&dists("InRelease"), Resource::text(&state.release));
+    upstream.put(&dists("InRelease"), state.sent(&state.release));
 }
 
 pub fn publish_index(upstream: &Upstream, state: &State, by_hash: ByHash) {
-    upstream.put(&dists(INDEX), Resource::text(&state.index));
+    upstream.put(&dists(INDEX), state.sent(&state.index));
     if by_hash == ByHash::Yes {
-        upstream.put(&state.by_hash_path(), Resource::text(&state.index));
+        upstream.put(&state.by_hash_path(), state.sent(&state.index));
     }
 }
 

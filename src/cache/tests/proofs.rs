@@ -83,6 +83,30 @@ async fn what_does_not_look_like_itself_is_passed_on() {
 }
 
 #[tokio::test]
+async fn a_length_that_cannot_be_right_is_refused_at_once() {
+    let bytes = noise(1, 1000);
+    let mut lookup = immutable("/a");
+    lookup.expect = Expect::Exactly { sum: sha256(&bytes), bytes: 1000 };
+    let bed = Bed::new();
+    bed.upstream.answers("/a", [Script::ok(bytes.slice(..500)), Script::new(404, "no"), Script::ok(bytes.clone())]);
+    let error = bed.get(&lookup).await.err().expect("no head is sent");
+    assert!(matches!(error, CacheError::Mismatch { .. }), "{error}");
+    assert_eq!(bed.fetch(&lookup).await.1, 404);
+    bed.clock.advance(Duration::from_secs(61));
+    assert_eq!(bed.fetch(&lookup).await.2, bytes);
+}
+
+#[tokio::test]
+async fn an_absence_is_not_held_against_the_sum_of_the_thing() {
+    let bed = Bed::new();
+    bed.upstream.answers("/a", [Script::new(404, "not here")]);
+    let lookup = expecting(immutable("/a"), b"thing");
+    let (_, status, body) = bed.fetch(&lookup).await;
+    assert_eq!((status, &body[..]), (404, &b"not here"[..]));
+    assert_eq!(bed.kept(&lookup).await, 1);
+}
+
+#[tokio::test]
 async fn an_absence_has_no_form() {
     let mut lookup = immutable("/a");
     lookup.expect = Expect::Form(Form { is_sound: |_| false });
