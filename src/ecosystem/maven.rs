@@ -1,7 +1,7 @@
 //! Maven's repositories, by the layout that Maven, Leiningen, Gradle, sbt and Coursier share.
 //!
 //! Spec: "Maven Repository Layout (Maven 2)", `GROUP/ARTIFACT/VERSION/ARTIFACT-VERSION[-CLASSIFIER].EXTENSION`, and
-//! the checksum files `.sha1`, `.md5`, `.sha256`, `.sha512` beside each file.
+//! the checksum files `.sha1`, `.md5`, `.sha256`, `.sha512` beside each file. Tried with Maven 3.8 and Leiningen 2.10.
 //!
 //! **What never changes**: a file that repeats the artifact and the version of the folders that it is in, unless that
 //! version is a snapshot. In a snapshot's folder the file must carry the time of its making

@@ -19,6 +19,7 @@ mod golden;
 mod hits;
 mod hostile;
 mod instruments;
+mod jvm_clients;
 mod kill;
 mod life;
 mod names;

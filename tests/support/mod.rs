@@ -7,6 +7,7 @@ pub mod archive;
 pub mod body;
 pub mod client;
 pub mod machine;
+pub mod maven;
 pub mod promises;
 pub mod registry;
 pub mod resource;
