@@ -4,6 +4,8 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
 
 use crate::support::alone;
 use crate::support::apt::{AptRoot, assert_no_mismatch};
@@ -13,9 +15,11 @@ use crate::support::archive::{
 };
 use crate::support::machine::{Island, kept, root_or_say, run, scratch};
 use crate::support::resource::Fault;
-use crate::support::server::{LARDER, Server, Setup};
+use crate::support::server::{LARDER, Server, Setup, end_of};
 use crate::support::upstream::Upstream;
 use crate::support::wait_until;
+
+const LIMIT: Duration = Duration::from_secs(300);
 
 /// A package of the machine's own archives with a few dependencies.
 const WANTED: &str = "hello";
@@ -106,7 +110,7 @@ fn the_archive_moves_on_in_the_middle_of_an_update() {
         let root = bed.root("slow", &server);
         let ended = std::thread::scope(|scope| {
             let updating = scope.spawn(|| root.run(&["update"]));
-            wait_until(std::time::Duration::from_secs(60), "apt waits", || bed.upstream.held(&held) == 1);
+            wait_until(LIMIT, "apt waits", || bed.upstream.held(&held) == 1);
             publish_release(&bed.upstream, &new);
             publish_index(&bed.upstream, &new, by_hash);
             bed.upstream.release(&held);
@@ -189,7 +193,7 @@ fn larder_is_killed_while_apt_downloads() {
     root.must("alive", &["update"]);
     let ended = std::thread::scope(|scope| {
         let installing = scope.spawn(|| root.run(&["install", "thing"]));
-        wait_until(std::time::Duration::from_secs(60), "apt downloads", || bed.upstream.held(&pool) == 1);
+        wait_until(LIMIT, "apt downloads", || bed.upstream.held(&pool) == 1);
         server.kill();
         bed.upstream.release(&pool);
         installing.join().expect("apt ends")
@@ -212,6 +216,69 @@ fn sources() -> BTreeMap<String, String> {
     let texts =
         all.filter_map(|path| Some((path.file_name()?.to_string_lossy().into_owned(), fs::read_to_string(path).ok()?)));
     texts.filter(|(name, text)| (name.ends_with(".list") || name.ends_with(".sources")) && plain(text)).collect()
+}
+
+/// The first address and suite of them.
+fn first_suite() -> (String, String) {
+    let texts = sources();
+    let lines: Vec<&str> = texts.values().flat_map(|text| text.lines()).collect();
+    let field = |name: &str| {
+        let value = lines.iter().find_map(|line| line.strip_prefix(name))?;
+        value.split_ascii_whitespace().next().map(str::to_owned)
+    };
+    let one_line = || {
+        let mut words = lines.iter().find_map(|line| line.strip_prefix("deb http://"))?.split_ascii_whitespace();
+        Some((format!("http://{}", words.next()?), words.next()?.to_owned()))
+    };
+    field("URIs:").zip(field("Suites:")).or_else(one_line).expect("this machine has an apt source over plain HTTP")
+}
+
+/// A Debian root, made by debootstrap through larder; then a package is installed in it, and installed again from nothing
+/// but larder's store.
+#[test]
+fn a_debian_root_is_made_and_installs_cold_and_again_with_no_way_out() {
+    if !root_or_say("a Debian root") {
+        return;
+    }
+    let _alone = alone();
+    let dir = scratch();
+    let setup = Setup::below(&dir.path().join("larder")).default_policy();
+    let server = setup.start();
+    adopt(&server, dir.path());
+    let (archive, suite) = first_suite();
+    let root = dir.path().join("root");
+    let mut command = Command::new("debootstrap");
+    command.args(["--variant=minbase", &suite]).arg(&root).arg(&archive).env("http_proxy", server.url());
+    let ended = end_of(command, LIMIT);
+    assert_eq!(ended.code, Some(0), "debootstrap: {}{}", ended.stdout, ended.stderr);
+    assert!(server.stats()["rows"].as_array().expect("rows").iter().any(|row| row["ecosystem"] == "apt"));
+    install_in(&root, &server, "cold");
+    server.stop();
+
+    chrooted(&root, &["dpkg", "--purge", WANTED], "emptied");
+    for folder in ["var/lib/apt/lists", "var/cache/apt"] {
+        fs::remove_dir_all(root.join(folder)).expect("the client is emptied");
+    }
+    let server = setup.argument("--offline").start();
+    install_in(&root, &server, "offline");
+}
+
+/// `apt-get update` and `install` in a root, and a look at what came.
+#[track_caller]
+fn install_in(root: &Path, server: &Server, when: &str) {
+    let proxy = format!("Acquire::http::Proxy={}", server.url());
+    chrooted(root, &["apt-get", "-o", &proxy, "update"], when);
+    chrooted(root, &["apt-get", "--yes", "-o", &proxy, "install", WANTED], when);
+    chrooted(root, &[WANTED], when);
+}
+
+#[track_caller]
+fn chrooted(root: &Path, words: &[&str], when: &str) {
+    let mut command = Command::new("chroot");
+    command.arg(root).args(words).env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
+    command.env("LC_ALL", "C").env("DEBIAN_FRONTEND", "noninteractive");
+    let ended = end_of(command, LIMIT);
+    assert_eq!(ended.code, Some(0), "{when}: {words:?}: {}{}", ended.stdout, ended.stderr);
 }
 
 fn machines_root(dir: &Path, name: &str, proxy: Option<&str>) -> AptRoot {
@@ -284,7 +351,7 @@ fn this_machines_archives_cold_and_again_with_no_way_out() {
     let cut_off = machines_root(dir.path(), "cut-off", Some(&server.url()));
     for asked in [&["update"][..], &["install", "--download-only", WANTED]] {
         let inside = cut_off.command(asked);
-        let mut command = std::process::Command::new(words[0]);
+        let mut command = Command::new(words[0]);
         command.args(&words[1..]).arg(inside.get_program()).args(inside.get_args());
         for (name, value) in inside.get_envs() {
             match value {
@@ -292,7 +359,7 @@ fn this_machines_archives_cold_and_again_with_no_way_out() {
                 None => command.env_remove(name),
             };
         }
-        let ended = crate::support::server::end_of(command, std::time::Duration::from_secs(300));
+        let ended = end_of(command, LIMIT);
         assert_eq!(ended.code, Some(0), "cut off: {}{}", ended.stdout, ended.stderr);
     }
     assert_eq!((cut_off.archives(), cut_off.lists()), (cold.archives(), cold.lists()));
