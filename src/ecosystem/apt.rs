@@ -19,6 +19,7 @@
 //! `NAME_VERSION_ARCHITECTURE.deb`, lie below an archive whose `InRelease` was handed out here, and begin as one. All else
 //! stays under RFC 9111, and so does whatever is asked for with a credential.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -68,7 +69,8 @@ impl super::Ecosystem for Apt {
     }
 
     fn route(&self, request: &Request<'_>) -> Result<Route, Rejection> {
-        let source = Source::of(request)?;
+        let path = without_dots(request.path);
+        let source = Source::of(&Request { path: &path, ..*request })?;
         let Some(what) = What::of(&source.rest) else {
             return Err(Rejection::not_found("an archive has dists/SUITE/InRelease, what that names, and pool/"));
         };
@@ -248,6 +250,15 @@ fn meant(release: &[u8], name: &str, plain: &Lookup) -> Option<Lookup> {
     })
 }
 
+/// The folder of a flat repository is written `./`, and apt asks for it so.
+fn without_dots(path: &str) -> Cow<'_, str> {
+    if !path.contains("/./") || path.starts_with("/./") {
+        return Cow::Borrowed(path);
+    }
+    let segments: Vec<&str> = path.split('/').filter(|segment| *segment != ".").collect();
+    Cow::Owned(segments.join("/"))
+}
+
 fn lines(release: &[u8]) -> impl Iterator<Item = &str> {
     release.split(|byte| *byte == b'\n').filter_map(|line| std::str::from_utf8(line).ok()).map(str::trim_ascii_end)
 }
@@ -361,6 +372,7 @@ mod tests {
             ("/dists/s/InRelease", "/debian"),
             ("/dists/s/updates/Release", "/debian"),
             ("/flat/amd64/InRelease", "/debian/flat/amd64"),
+            ("/flat/./Release", "/debian/flat"),
         ] {
             let Route::Generation(found) = routed(path) else { panic!("{path}") };
             assert_eq!((found.archive.as_str(), found.document.freshness), (archive, EACH_TIME), "{path}");

@@ -90,7 +90,8 @@ pub(crate) fn any_path(ecosystem: &dyn Ecosystem, path: &str) {
         let climbs = |part: &str| part.is_empty() || part == "." || part == "..";
         assert!(!key[1..].split('/').any(climbs), "{key}");
         let Origins::Listed(origins) = &lookup.origins else { continue };
-        let named = path::segments(path).is_ok_and(|parts| parts.first().is_some_and(|first| first.starts_with('@')));
+        let first = path.split('/').nth(1).map_or("/".to_owned(), |first| format!("/{first}"));
+        let named = path::segments(&first).is_ok_and(|parts| parts.first().is_some_and(|first| first.starts_with('@')));
         for (origin, base) in origins.iter().zip(bases) {
             assert!(named || origin.url.as_str().starts_with(base), "{}", origin.url);
             assert!(bases.len() > 1 || origin.url.path() == key, "{} {key}", origin.url);

@@ -13,6 +13,7 @@ use crate::support::archive::{
     BASE, ByHash, INDEX, Package, SUITE, SigningKey, State, dists, publish, publish_index, publish_package,
     publish_release,
 };
+use crate::support::body::sha256_hex;
 use crate::support::machine::{Island, kept, root_or_say, run, scratch};
 use crate::support::resource::Fault;
 use crate::support::server::{LARDER, Server, Setup, end_of};
@@ -203,6 +204,41 @@ fn larder_is_killed_while_apt_downloads() {
     let _server = bed.setup.clone().listen(&listen).start();
     root.must("started again", &["install", "thing"]);
     assert_installed(&root, "1");
+}
+
+/// A flat repository without a signature: a `Release` alone, whose folder apt names with a `./` in front. By proxy and by
+/// mount, while it moves on.
+#[test]
+fn a_flat_repository_without_a_signature() {
+    let bed = Bed::new();
+    let server = bed.setup.start();
+    let put = |version: &str| {
+        let package = bed.package(version);
+        let mut state = State::of(std::slice::from_ref(&package), ByHash::No, &bed.key);
+        state.index = state.index.replace(&package.path(), &format!("./thing_{version}_all.deb"));
+        let text = format!(
+            "Date: {}\nSHA256:\n {} {} Packages\n",
+            state.date(),
+            sha256_hex(state.index.as_bytes()),
+            state.index.len()
+        );
+        bed.upstream.put("/flat/Release", state.sent(&text));
+        bed.upstream.put("/flat/Packages", state.sent(&state.index));
+        bed.upstream.put(&format!("/flat/thing_{version}_all.deb"), crate::support::archive::file(&package.bytes));
+    };
+    let mount = format!("{}/apt/@http:{}/flat", server.url(), bed.upstream.addr());
+    let ways = [("proxy", bed.upstream.url("/flat"), Some(server.url())), ("mount", mount, None)];
+    for (at, (way, address, proxy)) in ways.into_iter().enumerate() {
+        let (first, second) = (format!("{}", 2 * at + 1), format!("{}", 2 * at + 2));
+        let root = AptRoot::below(bed.dir.path(), way, &format!("deb [trusted=yes] {address} ./\n"), proxy.as_deref());
+        for version in [first, second] {
+            put(&version);
+            let updated = root.run(&["update"]);
+            assert_eq!(updated.code, Some(0), "{way}: {}{}", updated.stdout, updated.stderr);
+            root.must(way, &["install", "thing"]);
+            assert_installed(&root, &version);
+        }
+    }
 }
 
 /// The sources of this machine that are read over plain HTTP, as apt has them.

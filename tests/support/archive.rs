@@ -157,6 +157,11 @@ impl State {
         Resource::text(text).header("last-modified", httpdate::fmt_http_date(self.made))
     }
 
+    /// When it was made, as a release says it.
+    pub fn date(&self) -> String {
+        httpdate::fmt_http_date(self.made).replace("GMT", "UTC")
+    }
+
     pub fn by_hash_path(&self) -> String {
         let folder = INDEX.rsplit_once('/').map_or("", |(folder, _)| folder);
         dists(&format!("{folder}/by-hash/SHA256/{}", sha256_hex(self.index.as_bytes())))
