@@ -11,7 +11,9 @@
 //! upstream each time, which costs a 304, so that it is never older than the indexes that are fetched by its word.
 //!
 //! **What never changes**: files `by-hash`, proven by the hash in their name, and what is below `pool/`: the format
-//! forbids two files of one name. A `.deb` must begin as one to be kept.
+//! forbids two files of one name. A `.deb` must begin as one to be kept. Nothing proves it further (its sum stands in an
+//! index of fifty megabytes, unpacked), and small archives do build a version anew. So with each new generation the
+//! packages of its archive that are kept are confirmed upstream once, before their next use.
 //!
 //! **In a proxy's request line** nobody has said that an address is an archive's. There it is taken for what it looks
 //! like on proof alone: `by-hash/SHA256/SUM` is proven by its bytes; an `InRelease` must begin as one, and is short-lived
@@ -133,12 +135,12 @@ impl What {
             "Release.gpg" if !of_index => What::Signature,
             name => match (by_hash(folders, name), dists) {
                 (Some(sum), _) => What::ByHash(sum),
+                (None, _) if is_package(name) => What::Package,
+                (None, _) if folders.contains(&"pool") => What::File,
                 // A suite's name may have a slash in it: `stable/updates`.
                 (None, Some(at)) if folders.len() > at + 1 => {
                     What::Index { from: at + 2, to: folders.len().min(at + 3) }
                 }
-                (None, _) if is_package(name) => What::Package,
-                (None, _) if folders.contains(&"pool") => What::File,
                 (None, None) if is_index(name) => What::Index { from: folders.len(), to: folders.len() },
                 (None, _) => What::Document,
             },
@@ -155,6 +157,11 @@ fn by_hash(folders: &[&str], name: &str) -> Option<Checksum> {
 
 fn is_package(name: &str) -> bool {
     [".deb", ".udeb", ".ddeb"].iter().any(|ending| name.ends_with(ending))
+}
+
+/// What an archive may have put something else in the place of, though the format forbids that: all but what is proven.
+fn may_replace(path: &str) -> bool {
+    is_package(path) || path.contains("/pool/")
 }
 
 /// Indexes of a flat repository.
@@ -177,7 +184,7 @@ fn route(source: &Source, what: What) -> Route {
             let document = release(source, &source.rest);
             let below = below(&source.rest[..archive]);
             let archive = source.key(ABOUT.name, &below).path;
-            return Route::Generation(Box::new(Generation { document, archive }));
+            return Route::Generation(Box::new(Generation { document, archive, may_replace }));
         }
         What::Index { from, to } => return Route::Within(Box::new(within(source, from..=to))),
         What::Signature => plain(EACH_TIME, RELEASE_BYTES, form(is_signature)),
@@ -353,6 +360,7 @@ mod tests {
     #[test]
     fn packages_and_files_by_hash_never_change() {
         for path in [
+            "/dists/s/pool/stable/amd64/x_1_amd64.deb",
             "/pool/main/h/hello/hello_2.10-3_amd64.deb",
             "/pool/main/h/hello/hello_2.10.orig.tar.gz",
             "/x/a_1_all.udeb",

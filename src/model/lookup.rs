@@ -85,6 +85,8 @@ pub struct Generation {
     pub document: Lookup,
     /// The key's path of the archive that it is of, without a slash at the end.
     pub archive: String,
+    /// Whether what is kept under such a path may have been replaced together with the document. Pure.
+    pub may_replace: fn(&str) -> bool,
 }
 
 /// A name whose meaning stands in the generation that the asker holds.

@@ -18,6 +18,7 @@ use crate::cache::served::{Part, Served, ServedBody};
 use crate::model::digest::Digest;
 use crate::model::key::{Key, KeyHash};
 use crate::model::lookup::{Generation, Lookup, Named, Within};
+use crate::model::outcome::Outcome;
 
 /// How long a client may take from a generation to the last of what it names.
 const HELD_FOR: Duration = Duration::from_secs(30 * 60);
@@ -93,8 +94,14 @@ impl Front {
         let mut served = self.cache.serve(&asked).await?;
         if let Some(key) = served.key.filter(|_| served.status == 200) {
             self.handed.saw(&generation.document.key.upstream, &generation.archive);
+            let is_new = matches!(served.outcome, Outcome::Miss | Outcome::Coalesced);
             if let Some(digest) = version(&mut served, visit, &generation.document).await? {
                 self.handed.note(visit.peer.addr, key, digest, self.observers.clock.elapsed());
+            }
+            if is_new {
+                // Before it is handed out: what it names is asked for right after.
+                let below = format!("{}/", generation.archive);
+                self.cache.doubt_below(&generation.document.key, &below, generation.may_replace).await?;
             }
         }
         Ok(Answered::of_served(served, &visit.method, at))

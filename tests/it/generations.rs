@@ -159,6 +159,39 @@ fn an_index_that_is_cut_or_wrong_is_never_whole() {
     assert_eq!(bed.get(&index).text(), state.index);
 }
 
+/// The format forbids it, and yet small archives build a version anew: the next generation's package must be had.
+#[test]
+fn a_package_that_was_replaced_under_its_name_is_had_with_the_next_generation() {
+    let bed = Bed::new();
+    let (first, mut second) = (bed.package("1"), bed.package("1"));
+    second.bytes = [&first.bytes, &b"built anew"[..]].concat().into();
+    let pool = format!("{}/{}", crate::support::archive::BASE, first.path());
+    let targets = bed.targets(&pool);
+    let [release, _] = bed.targets(&dists("InRelease"));
+    for (package, asks) in [(&first, 1), (&second, 2)] {
+        let state = State::of(std::slice::from_ref(package), ByHash::No, &bed.key);
+        publish(&bed.upstream, &state, ByHash::No);
+        publish_package(&bed.upstream, package);
+        for _ in 0..2 {
+            bed.get(&release);
+            for target in &targets {
+                bed.get(target).assert_is(200, blake3::hash(&package.bytes));
+            }
+        }
+        assert_eq!(bed.upstream.count(&pool), asks, "it is asked about once a generation");
+    }
+    // A generation that leaves it as it is: it is confirmed and not fetched.
+    publish(&bed.upstream, &bed.state("2", ByHash::No), ByHash::No);
+    bed.get(&release);
+    bed.get(&targets[0]).assert_is(200, blake3::hash(&second.bytes));
+    assert!(bed.upstream.seen(&pool)[2].header("if-none-match").is_some());
+    // One that could not be confirmed is still the best there is.
+    publish(&bed.upstream, &bed.state("3", ByHash::No), ByHash::No);
+    bed.get(&release);
+    bed.upstream.die();
+    bed.get(&targets[0]).assert_is(200, blake3::hash(&second.bytes));
+}
+
 /// The mount and the proxy fill the same keys: what came by one is here for the other, and the archive hears nothing.
 #[test]
 fn mount_and_proxy_share_what_is_kept() {
