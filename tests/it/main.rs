@@ -24,5 +24,6 @@ mod kill;
 mod life;
 mod names;
 mod power;
+mod recognised;
 mod refusals;
 mod upstream_faults;
