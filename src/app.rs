@@ -29,6 +29,7 @@ use crate::protocol::Mount;
 use crate::protocol::Packages;
 use crate::protocol::front::Front;
 use crate::protocol::gate::{Gate, GateError};
+use crate::protocol::generation::Handed;
 use crate::protocol::hosts::{Hosts, host_of};
 use crate::protocol::observe::Observers;
 use crate::protocol::package::Upstreams;
@@ -261,6 +262,7 @@ impl RunningParts {
             control: Arc::new(ProcessControl::new(self.clone())),
             targets: Targets::default(),
             packages: Packages::default(),
+            handed: Handed::default(),
             tunnel_idle: config.server.limits.tunnel_idle,
             tempo: Tempo { bytes: config.server.limits.slow_body_bytes, window: config.server.limits.slow_body_window },
         });

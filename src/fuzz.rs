@@ -5,7 +5,7 @@
 use crate::cache::policy::fuzz::policy;
 use crate::cli::discover::fuzz::discover;
 use crate::config::fuzz::config;
-use crate::ecosystem::fuzz::{cargo, cargo_document, go};
+use crate::ecosystem::fuzz::{apt, cargo, cargo_document, go, maven};
 use crate::index::sqlite::fuzz::row;
 use crate::model::fuzz::words;
 use crate::protocol::fuzz::{target, token};
@@ -17,14 +17,16 @@ use crate::upstream::fuzz::{answer, netrc};
 pub type Entry = fn(&[u8]);
 
 /// Each has a folder of its name in `tests/fuzz/corpus`.
-pub const TARGETS: [(&str, Entry); 14] = [
+pub const TARGETS: [(&str, Entry); 16] = [
     ("answer", answer),
+    ("apt", apt),
     ("cargo", cargo),
     ("cargo_document", cargo_document),
     ("config", config),
     ("discover", discover),
     ("framing", framing),
     ("go", go),
+    ("maven", maven),
     ("netrc", netrc),
     ("policy", policy),
     ("record", record),

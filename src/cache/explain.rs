@@ -120,5 +120,9 @@ fn origins(origins: &Origins) -> Vec<String> {
         Origins::InDocument { document, .. } => {
             vec![format!("named by {}", self::origins(&document.origins).join(", "))]
         }
+        Origins::SumOf { thing, algorithm, otherwise } => {
+            let made = format!("the {} of {}", algorithm.name(), thing.key.path);
+            [made].into_iter().chain(otherwise.iter().map(|origin| origin.url.to_string())).collect()
+        }
     }
 }

@@ -13,19 +13,20 @@ use super::body::{self, Beginning, TakenUp};
 use super::coalesce::{Flight, FlightId, Stage};
 use super::decide;
 use super::error::CacheError;
+use super::form::{self, Formed};
 use super::policy::ask::AskHead;
 use super::policy::store::{self, Storable};
 use super::policy::{fields, validate};
 use super::relay;
 use super::served::Served;
-use super::source::Sources;
+use super::source::{Keeping, Sources};
 use crate::index::Ack;
 use crate::index::catalog::Put;
 use crate::index::record::Record;
 use crate::model::checksum::Checksum;
 use crate::model::entry::{Candidates, Entry};
 use crate::model::key::Key;
-use crate::model::lookup::{Freshness, Lookup, Origin};
+use crate::model::lookup::{Expect, Freshness, Lookup, Origin};
 use crate::model::outcome::{Outcome, Reason};
 use crate::model::party::Party;
 use crate::model::place::Class;
@@ -107,8 +108,8 @@ pub(super) fn run(cache: Arc<Inner>, plan: FillPlan, flight: Arc<Flight>) -> imp
 }
 
 async fn fill(cache: &Arc<Inner>, plan: &FillPlan, ending: &Ending) -> Result<Stage, CacheError> {
-    let (origins, expect) = match cache.sources(plan).await? {
-        Sources::Found { origins, expect } => (origins, expect),
+    let (origins, expect, keeping) = match cache.sources(plan).await? {
+        Sources::Found { origins, expect, keeping } => (origins, expect, keeping),
         Sources::Answer(answer) => return Ok(hand_off(ending, *answer, Reason::Upstream)),
     };
     let (fetched, origin) = match body::take_up(cache, plan, &expect).await {
@@ -132,18 +133,23 @@ async fn fill(cache: &Arc<Inner>, plan: &FillPlan, ending: &Ending) -> Result<St
     {
         return Ok(Stage::Kept(entry, Outcome::Stale));
     }
+    // What says that it is not there hashes to something else.
+    let expect = if fetched.status.is_success() { expect } else { Vec::new() };
     let vary = match judge(cache, plan, &fetched, &expect) {
-        Ok(vary) => vary,
+        Ok(vary) if keeping == Keeping::Allowed => vary,
+        Ok(_) => return Ok(hand_off_solo(cache, plan, ending, fetched, Reason::Unproven)),
         Err(reason) => return Ok(hand_off_solo(cache, plan, ending, fetched, reason)),
     };
+    let (fetched, form) = form::looked_at(&plan.lookup.expect, fetched).await.map_err(CacheError::Upstream)?;
+    if form == Formed::Otherwise {
+        return Ok(hand_off_solo(cache, plan, ending, fetched, Reason::Unproven));
+    }
     let is_shared = plan.lookup.freshness != Freshness::Http
         || store::shareable(fetched.status.as_u16(), &fetched.headers, &plan.ask_head());
     if !is_shared {
         cache.flights.mark_solo(&plan.id, cache.clock.elapsed());
     }
-    if fetched.len.is_some_and(|len| len > plan.lookup.max_bytes) {
-        return Err(CacheError::TooLarge { limit: plan.lookup.max_bytes });
-    }
+    fits(plan, fetched.status, fetched.len)?;
     let sums: BTreeSet<_> = expect.iter().map(Checksum::algorithm).collect();
     let intent = Intent { len: fetched.len, class: plan.class(), sums: sums.into_iter().collect() };
     let writer = match open_writer(cache, intent).await {
@@ -182,6 +188,18 @@ fn judge(
         ));
     }
     Ok(vary)
+}
+
+/// Whether an answer that announces its length may be what is expected.
+fn fits(plan: &FillPlan, status: StatusCode, len: Option<u64>) -> Result<(), CacheError> {
+    let Some(len) = len else { return Ok(()) };
+    match plan.lookup.expect {
+        Expect::Exactly { bytes, .. } if status == StatusCode::OK && len != bytes => {
+            Err(CacheError::Mismatch { why: format!("{len} bytes where {bytes} were named") })
+        }
+        _ if len > plan.lookup.max_bytes => Err(CacheError::TooLarge { limit: plan.lookup.max_bytes }),
+        _ => Ok(()),
+    }
 }
 
 /// Opens a writer; when there is no room, tries to make some first.

@@ -9,14 +9,17 @@ mod body;
 pub mod coalesce;
 pub mod counters;
 pub mod decide;
+mod document;
 pub mod error;
 pub mod evict;
 mod explain;
 mod fill;
 mod follow;
+mod form;
 mod head;
 pub mod ledger;
 mod origins;
+mod own_sum;
 mod park;
 pub mod policy;
 pub mod relay;
@@ -158,8 +161,10 @@ impl Inner {
         if *ask.method != Method::GET && *ask.method != Method::HEAD {
             return self.relay(ask, Reason::Method).await;
         }
-        let key = keyed(ask);
-        let hash = hashed(ask);
+        if let Some(served) = self.own_sum(ask).await? {
+            return Ok(served);
+        }
+        let (key, hash) = (keyed(ask), hashed(ask));
         let stored = self.stored(&hash).await?;
         let forwarded = decide::forwarded(&head_of(ask), &stored, &ask.lookup.freshness, self.clock.now());
         match self.answer(ask, key, hash, stored).await {

@@ -13,14 +13,17 @@ use super::policy::invalidate;
 use super::served::{Ask, Part, Served, ServedBody};
 use super::source::Addresses;
 use super::{Cache, Inner, redirects};
-use crate::index::catalog::Put;
+use crate::index::catalog::{PrefixAsk, Put};
 use crate::index::record::Record;
 use crate::model::entry::Entry;
-use crate::model::key::KeyHash;
+use crate::model::key::{Key, KeyHash};
 use crate::model::lookup::{Freshness, Origin, Trust};
 use crate::model::outcome::{Forwarded, Outcome, Reason};
 use crate::model::party::Party;
 use crate::upstream::fetch::{FetchAsk, FetchBody, Fetched, FetchedBody, Resume, Tunnel, UpstreamError};
+
+/// Entries below a path that are looked at.
+const DOUBTED_MAX: usize = 20_000;
 
 /// A request that is passed on with its body.
 pub struct Exchange {
@@ -87,6 +90,18 @@ impl Cache {
             }
         }
         Ok(())
+    }
+}
+
+impl Cache {
+    /// Marks what is kept below a path as out of date, where `may_change` says so of its own path.
+    pub async fn doubt_below(&self, like: &Key, path: &str, may_change: fn(&str) -> bool) -> Result<(), CacheError> {
+        let (scope, ecosystem, upstream) = (&like.scope, like.ecosystem, like.upstream.as_str());
+        let ask = PrefixAsk { scope, ecosystem, upstream, prefix: path, limit: DOUBTED_MAX };
+        let entries = self.inner.index.by_prefix(ask).await?;
+        let doubted = entries.into_iter().filter(|entry| entry.valid && may_change(&entry.key.path));
+        let keys: Vec<KeyHash> = doubted.map(|entry| entry.hash).collect();
+        self.invalidate(&keys).await
     }
 }
 

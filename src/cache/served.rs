@@ -122,17 +122,20 @@ impl Served {
     ///
     /// *Errors*: `TooLarge` beyond `limit` bytes.
     pub async fn into_bytes(self, limit: u64) -> Result<Bytes, CacheError> {
-        use futures_util::StreamExt;
-        let mut stream = match self.body {
-            ServedBody::Empty => return Ok(Bytes::new()),
-            ServedBody::Bytes(bytes) => return Ok(bytes),
-            ServedBody::Blob(mut blob) => {
-                futures_util::stream::poll_fn(move |context| blob.poll_chunk(context)).boxed()
-            }
-            ServedBody::Stream(stream) => stream,
-        };
+        self.body.into_bytes(limit).await
+    }
+}
+
+impl ServedBody {
+    /// Reads to the end.
+    ///
+    /// *Errors*: `TooLarge` beyond `limit` bytes.
+    pub async fn into_bytes(mut self, limit: u64) -> Result<Bytes, CacheError> {
+        if let ServedBody::Bytes(bytes) = self {
+            return Ok(bytes);
+        }
         let mut whole = Vec::new();
-        while let Some(chunk) = stream.next().await {
+        while let Some(chunk) = std::future::poll_fn(|context| self.poll_chunk(context)).await {
             let chunk = chunk?;
             if (whole.len() + chunk.len()) as u64 > limit {
                 return Err(CacheError::TooLarge { limit });
@@ -141,9 +144,7 @@ impl Served {
         }
         Ok(Bytes::from(whole))
     }
-}
 
-impl ServedBody {
     /// The next piece of the body.
     ///
     /// *Errors*: after one the body is not whole; the connection must not end cleanly.

@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use http::{HeaderMap, HeaderValue, Method, header};
 
-use super::Inner;
 use super::error::CacheError;
 use super::fill::FillPlan;
 use super::served::{Ask, Framing, Partiality, Served};
+use super::{Inner, decide};
 use crate::model::checksum::Checksum;
-use crate::model::lookup::{Expect, Extract, Lookup, Origin, Origins};
+use crate::model::lookup::{Expect, Extract, Lookup, Origin, Origins, Unproven};
 use crate::model::outcome::Outcome;
 use crate::model::party::Party;
 
@@ -19,8 +19,16 @@ const DOCUMENT_MAX_BYTES: u64 = 32 << 20;
 
 /// Resolved origins and sums, or the answer to a document that could not be had: it is ours too.
 pub(super) enum Sources {
-    Found { origins: Vec<Origin>, expect: Vec<Checksum> },
+    Found { origins: Vec<Origin>, expect: Vec<Checksum>, keeping: Keeping },
     Answer(Box<Served>),
+}
+
+/// Whether what comes may be kept.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Keeping {
+    Allowed,
+    /// That it is what it looks like is a guess which nothing proves.
+    Unproven,
 }
 
 /// Resolved origins alone.
@@ -40,6 +48,15 @@ struct Reader<'a> {
 enum Document {
     Body { bytes: bytes::Bytes, outcome: Outcome },
     Answer(Box<Served>),
+}
+
+impl Document {
+    fn sum(&self, extract: &Extract) -> Option<Checksum> {
+        match self {
+            Document::Body { bytes, .. } => (extract.find)(bytes, &extract.what),
+            Document::Answer(_) => None,
+        }
+    }
 }
 
 enum Listed {
@@ -63,16 +80,30 @@ impl Inner {
             label: plan.writer.clone(),
             party: &plan.party,
         };
+        let mut keeping = Keeping::Allowed;
         let expect = match &plan.lookup.expect {
-            Expect::Nothing => Vec::new(),
-            Expect::Sum(sum) => vec![*sum],
+            Expect::Nothing | Expect::Form(_) => Vec::new(),
+            Expect::Sum(sum) | Expect::Exactly { sum, .. } => vec![*sum],
+            Expect::Beside { document, extract, unproven } => {
+                match self.document(&reader, document, Reading::Stored).await? {
+                    // What would be kept for ever is not taken without its sum because that cannot be had just now.
+                    Document::Answer(answer) if decide::is_outage(answer.status) => return Ok(Sources::Answer(answer)),
+                    told => {
+                        let sum = told.sum(extract);
+                        if sum.is_none() && *unproven == Unproven::PassedOn {
+                            keeping = Keeping::Unproven;
+                        }
+                        sum.into_iter().collect()
+                    }
+                }
+            }
             Expect::InDocument { document, extract } => match self.listed(&reader, document, extract).await? {
                 Listed::Sum(sum) => vec![sum],
                 Listed::Answer(answer) => return Ok(Sources::Answer(answer)),
             },
         };
         match self.resolve(&reader, &plan.lookup.origins).await? {
-            Addresses::Origins(origins) => Ok(Sources::Found { origins, expect }),
+            Addresses::Origins(origins) => Ok(Sources::Found { origins, expect, keeping }),
             Addresses::Answer(answer) => Ok(Sources::Answer(answer)),
         }
     }
@@ -114,6 +145,7 @@ impl Inner {
     async fn resolve(self: &Arc<Inner>, reader: &Reader<'_>, origins: &Origins) -> Result<Addresses, CacheError> {
         let (document, derive) = match origins {
             Origins::Listed(origins) => return Ok(Addresses::Origins(origins.clone())),
+            Origins::SumOf { otherwise, .. } => return Ok(Addresses::Origins(otherwise.clone())),
             Origins::InDocument { document, derive } => (document, derive),
         };
         let body = match self.document(reader, document, Reading::Stored).await? {
@@ -132,10 +164,7 @@ impl Inner {
         document: &Lookup,
         reading: Reading,
     ) -> Result<Document, CacheError> {
-        let Origins::Listed(origins) = &document.origins else {
-            return Err(CacheError::Unlisted("a document's own address must be listed".into()));
-        };
-        let url = origins.first().ok_or(CacheError::Abandoned)?.url.clone();
+        let url = document.first_origin().ok_or(CacheError::Abandoned)?.url.clone();
         let mut headers = HeaderMap::new();
         for name in document.forward.iter().chain([&header::AUTHORIZATION]) {
             if let Some(value) = reader.headers.get(name) {

@@ -4,12 +4,28 @@ use http::{HeaderMap, Method};
 use serde_json::Value;
 use url::Url;
 
+use super::apt::{self, Apt};
 use super::cargo::{self, Cargo};
 use super::go::Go;
+use super::maven::{self, Maven};
 use super::{Ecosystem, path};
+use crate::model::checksum::Algorithm;
 use crate::model::lookup::{Fallback, Origins, Request, Route, Shown, Trust, Upstream};
 
 const BASE: &str = "https://one.example/base/";
+
+pub fn apt(bytes: &[u8]) {
+    if let Ok(path) = std::str::from_utf8(bytes) {
+        any_path(&Apt, path);
+    }
+    // The name in the last line, in the release above it.
+    let at = memchr::memrchr(b'\n', bytes).unwrap_or(0);
+    if let Ok(name) = std::str::from_utf8(&bytes[at..])
+        && let Some(apt::Sized { sum, .. }) = apt::sum_in(&bytes[..at], name.trim())
+    {
+        assert!(String::from_utf8_lossy(&bytes[..at]).to_ascii_lowercase().contains(&sum.hex()), "{sum}");
+    }
+}
 
 pub fn go(bytes: &[u8]) {
     if let Ok(path) = std::str::from_utf8(bytes) {
@@ -20,6 +36,17 @@ pub fn go(bytes: &[u8]) {
 pub fn cargo(bytes: &[u8]) {
     if let Ok(path) = std::str::from_utf8(bytes) {
         any_path(&Cargo, path);
+    }
+}
+
+pub fn maven(bytes: &[u8]) {
+    if let Ok(path) = std::str::from_utf8(bytes) {
+        any_path(&Maven, path);
+    }
+    for algorithm in Algorithm::ALL {
+        if let Some(sum) = maven::sum_in(bytes, algorithm) {
+            assert!(String::from_utf8_lossy(bytes).to_ascii_lowercase().contains(&sum.hex()), "{sum}");
+        }
     }
 }
 
@@ -52,13 +79,19 @@ pub(crate) fn any_path(ecosystem: &dyn Ecosystem, path: &str) {
         let route = ask(path, bases, |request| ecosystem.route(request));
         let again = ask(path, bases, |request| ecosystem.route(request));
         assert_eq!(format!("{route:?}"), format!("{again:?}"));
-        let Ok(Route::Cached(lookup)) = route else { continue };
+        let lookup = match route {
+            Ok(Route::Cached(lookup)) => *lookup,
+            Ok(Route::Generation(generation)) => generation.document,
+            Ok(Route::Within(within)) => within.plain,
+            Ok(Route::Generated(_) | Route::PassThrough(_) | Route::NoUpstream) | Err(_) => continue,
+        };
         let key = &lookup.key.path;
         assert!(key.starts_with('/') && !key.contains('\\') && !key.chars().any(char::is_control), "{key}");
         let climbs = |part: &str| part.is_empty() || part == "." || part == "..";
         assert!(!key[1..].split('/').any(climbs), "{key}");
         let Origins::Listed(origins) = &lookup.origins else { continue };
-        let named = path::segments(path).is_ok_and(|parts| parts.first().is_some_and(|first| first.starts_with('@')));
+        let first = path.split('/').nth(1).map_or("/".to_owned(), |first| format!("/{first}"));
+        let named = path::segments(&first).is_ok_and(|parts| parts.first().is_some_and(|first| first.starts_with('@')));
         for (origin, base) in origins.iter().zip(bases) {
             assert!(named || origin.url.as_str().starts_with(base), "{}", origin.url);
             assert!(bases.len() > 1 || origin.url.path() == key, "{} {key}", origin.url);

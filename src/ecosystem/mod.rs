@@ -2,14 +2,18 @@
 //!
 //! To add one: a file here, a word in `ALL`, a test under `tests/clients/`, and `docs/ecosystems.md` made anew.
 
+pub mod apt;
 pub mod cargo;
 #[cfg(any(test, feature = "fuzz"))]
 pub mod fuzz;
 pub mod go;
+pub mod maven;
 pub mod path;
 
 use crate::model::kind::ErrorKind;
-use crate::model::lookup::{About, Answer, Rejection, Request, Route};
+use url::Url;
+
+use crate::model::lookup::{About, Answer, Recognised, Rejection, Request, Route};
 
 /// A package manager's grammar. Given the same request it gives the same answer.
 pub trait Ecosystem: Send + Sync + 'static {
@@ -20,13 +24,25 @@ pub trait Ecosystem: Send + Sync + 'static {
     /// *Errors*: `Invalid` for what the protocol has no place for, `NotFound` for what it would answer 404 to.
     fn route(&self, request: &Request<'_>) -> Result<Route, Rejection>;
 
+    /// What an address is that a client named as it is: a forward proxy's request line, or what TLS was taken off of.
+    /// Keys are those that the mount would make of the same address. None: nothing that could be proven to be of this
+    /// ecosystem; it stays under RFC 9111.
+    fn recognise(&self, _url: &Url) -> Option<Recognised> {
+        None
+    }
+
     /// The error body that this ecosystem's clients show best. The status is chosen elsewhere and written over the one
     /// that is in the answer.
     fn error_body(&self, kind: ErrorKind, why: &str) -> Answer;
 }
 
 /// Every ecosystem; mounts, config keys, hints, metrics and docs iterate over this.
-pub static ALL: &[&dyn Ecosystem] = &[&cargo::Cargo, &go::Go];
+pub static ALL: &[&dyn Ecosystem] = &[&apt::Apt, &cargo::Cargo, &go::Go, &maven::Maven];
+
+/// What the first ecosystem that knows an address makes of it, and where in `ALL` that is.
+pub fn recognise(url: &Url) -> Option<(usize, Recognised)> {
+    ALL.iter().enumerate().find_map(|(at, ecosystem)| Some((at, ecosystem.recognise(url)?)))
+}
 
 /// The text of `docs/ecosystems.md`.
 pub fn markdown() -> String {
@@ -90,6 +106,13 @@ mod tests {
             Just("ca".to_owned()),
             Just("rg".to_owned()),
             Just("cargo".to_owned()),
+            Just("dists".to_owned()),
+            Just("pool".to_owned()),
+            Just("InRelease".to_owned()),
+            Just("by-hash".to_owned()),
+            Just("maven-metadata.xml".to_owned()),
+            Just("a-1.0.jar.sha1".to_owned()),
+            Just("1.0-SNAPSHOT".to_owned()),
             Just("%2e%2e".to_owned()),
             Just("%252e%252e".to_owned()),
             Just("@go.example".to_owned()),

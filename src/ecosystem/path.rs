@@ -65,6 +65,18 @@ impl Source {
         Ok(Source { named, rest, upstreams })
     }
 
+    /// The same of an address that a client named as it is. None: it has a query, or userinfo, or no sound path.
+    pub fn at(url: &Url) -> Option<Source> {
+        let is_plain = url.query().is_none() && url.username().is_empty() && url.password().is_none();
+        let rest = segments(url.path()).ok().filter(|_| is_plain)?;
+        let url = url.join("/").ok()?;
+        Some(Source {
+            named: None,
+            rest,
+            upstreams: vec![Upstream { url, next: Fallback::OnAbsence, trust: Trust::Client }],
+        })
+    }
+
     /// Whether there is nobody to ask.
     pub fn is_nowhere(&self) -> bool {
         self.upstreams.is_empty()

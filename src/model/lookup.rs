@@ -7,7 +7,7 @@ use bytes::Bytes;
 use http::{HeaderMap, Method};
 use url::Url;
 
-use super::checksum::Checksum;
+use super::checksum::{Algorithm, Checksum};
 use super::key::Key;
 use super::kind::ErrorKind;
 
@@ -71,8 +71,57 @@ pub enum Route {
     Generated(Answer),
     /// Pass on without keeping.
     PassThrough(Origin),
+    /// A document that says what names beside it mean, to whoever was handed it.
+    Generation(Box<Generation>),
+    /// A name that means what such a document says.
+    Within(Box<Within>),
     /// Understood, but no upstream is configured and the path names none: `About::without_upstream`.
     NoUpstream,
+}
+
+/// A document that names others by their sums; an archive replaces it together with all of them.
+#[derive(Clone, Debug)]
+pub struct Generation {
+    pub document: Lookup,
+    /// The key's path of the archive that it is of, without a slash at the end.
+    pub archive: String,
+    /// Whether what is kept under such a path may have been replaced together with the document. Pure.
+    pub may_replace: fn(&str) -> bool,
+}
+
+/// A name whose meaning stands in the generation that the asker holds.
+#[derive(Clone, Debug)]
+pub struct Within {
+    /// Where it may be named, the likeliest first. Never empty.
+    pub by: Vec<Named>,
+    /// The name as an address, for what no generation names.
+    pub plain: Lookup,
+    /// Pure. Arguments: the document, the name in it, `plain`. None: it is not named there.
+    pub meant: fn(&[u8], &str, &Lookup) -> Option<Lookup>,
+}
+
+/// A document, and what something is called in it.
+#[derive(Clone, Debug)]
+pub struct Named {
+    pub document: Lookup,
+    pub name: String,
+}
+
+/// What an address is that a client named as it is, in a proxy's request line.
+#[derive(Debug)]
+pub struct Recognised {
+    pub route: Route,
+    pub evidence: Evidence,
+}
+
+/// What must be known before an address is taken for what it looks like. A guess from the path is never enough: beyond
+/// this, the route's own expectations judge what comes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Evidence {
+    /// The bytes themselves prove it.
+    InItself,
+    /// A generation of an archive above it was handed out.
+    BelowGeneration,
 }
 
 /// Where the bytes come from, and when to try the next place.
@@ -91,6 +140,14 @@ pub enum Origins {
     /// Another document names the addresses, as a Cargo index's `config.json` names the download host. It is looked up
     /// first; when it cannot be had (404, 401, an outage), that is the answer.
     InDocument { document: Box<Lookup>, derive: Derive },
+    /// Made of something that is kept: the sum of its bytes in hexadecimal, as the file beside it holds that.
+    SumOf {
+        thing: Box<Lookup>,
+        algorithm: Algorithm,
+        /// Asked while the thing is not stored. Empty: the thing is looked up, so that its sum is always that of what
+        /// is served here.
+        otherwise: Vec<Origin>,
+    },
 }
 
 /// Finds addresses in a document. Pure. The document is read as it is stored, its own `rewrite` not applied.
@@ -123,6 +180,17 @@ pub struct Lookup {
     pub stand_in: Option<StandIn>,
 }
 
+impl Lookup {
+    /// Where it begins: its first origin, or that of what its own are found through.
+    pub fn first_origin(&self) -> Option<&Origin> {
+        match &self.origins {
+            Origins::Listed(origins) => origins.first(),
+            Origins::InDocument { document, .. } => document.first_origin(),
+            Origins::SumOf { thing, otherwise, .. } => otherwise.first().or_else(|| thing.first_origin()),
+        }
+    }
+}
+
 /// Documents that only ever grow: the beginning of any later one is an earlier one.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct StandIn {
@@ -148,11 +216,44 @@ pub enum Freshness {
 pub enum Expect {
     Nothing,
     Sum(Checksum),
+    /// The length is known too, so that what cannot be right is refused before any of it was sent.
+    Exactly {
+        sum: Checksum,
+        bytes: u64,
+    },
     /// The sum stands in another document, which is looked up first.
     InDocument {
         document: Box<Lookup>,
         extract: Extract,
     },
+    /// The sum is published in a document of its own, which may be missing.
+    Beside {
+        document: Box<Lookup>,
+        extract: Extract,
+        unproven: Unproven,
+    },
+    /// The beginning must look like what the path says.
+    Form(Form),
+}
+
+/// What becomes of a thing that nothing proves.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Unproven {
+    Kept,
+    /// Passed on: that it is what it looks like was a guess.
+    PassedOn,
+}
+
+/// Judges an answer by how it begins; one that is not sound is passed on and not kept. Pure.
+#[derive(Clone, Copy, Debug)]
+pub struct Form {
+    /// Argument: the first `BYTES` of a body, or all of a shorter one.
+    pub is_sound: fn(&[u8]) -> bool,
+}
+
+impl Form {
+    /// How much of a body is looked at.
+    pub const BYTES: usize = 4096;
 }
 
 /// Finds a sum in a document. Pure.

@@ -42,6 +42,8 @@ pub enum Reason {
     Denied,
     /// Upstream answered with an error or not at all.
     Upstream,
+    /// It looks like what an ecosystem keeps, and nothing proves that it is.
+    Unproven,
 }
 
 /// Why a request went upstream (RFC 9211 §2.2). Says nothing of answers that came from the store alone.
@@ -76,6 +78,7 @@ impl Outcome {
             Outcome::Bypass(Reason::Offline) => "bypass-offline",
             Outcome::Bypass(Reason::Denied) => "bypass-denied",
             Outcome::Bypass(Reason::Upstream) => "bypass-upstream",
+            Outcome::Bypass(Reason::Unproven) => "bypass-unproven",
         }
     }
 
@@ -108,9 +111,10 @@ impl Outcome {
         Outcome::Bypass(Reason::Offline),
         Outcome::Bypass(Reason::Denied),
         Outcome::Bypass(Reason::Upstream),
+        Outcome::Bypass(Reason::Unproven),
     ];
 
-    pub const COUNT: usize = 17;
+    pub const COUNT: usize = 18;
 
     /// A dense number below `COUNT`, for tables of counters.
     pub const fn index(self) -> usize {

@@ -11,14 +11,13 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use url::Url;
 
-use super::forward;
 use super::front::{Answered, Front, Visit, json};
 use super::observe::Totals;
 use super::reply;
 use super::upload::Upload;
 use crate::cache::error::CacheError;
 use crate::model::digest::{Digest, DigestError};
-use crate::model::lookup::{Lookup, Origin, Origins, Request, Route, Shown};
+use crate::model::lookup::{Lookup, Origin, Request, Route, Shown};
 use crate::model::outcome::{Forwarded, Outcome};
 use crate::model::realm::Realm;
 
@@ -246,7 +245,7 @@ impl Front {
         let mut explained = self.cache.explain(&lookup).await.map_err(internal)?;
         let objection = match self.unknown_host(visit, &lookup) {
             Some(host) => Some(format!("{host} is not allowed as an upstream: larder upstream allow {host}")),
-            None => match first_origin(&lookup) {
+            None => match lookup.first_origin() {
                 Some(origin) => self.control.objection(origin).await,
                 None => None,
             },
@@ -263,7 +262,7 @@ impl Front {
     fn described(&self, visit: &Visit<'_>, url: &str) -> Result<Lookup, (StatusCode, String)> {
         let path = match Url::parse(url) {
             Ok(url) if self.is_own(visit, &url) => url[url::Position::BeforePath..].to_owned(),
-            Ok(url) if matches!(url.scheme(), "http" | "https") => return Ok(forward::lookup(&url)),
+            Ok(url) if matches!(url.scheme(), "http" | "https") => return Ok(self.addressed(&url)),
             Ok(url) => return Err(bad_request(format!("{} is not fetched: http and https are", url.scheme()))),
             Err(_) => url.to_owned(),
         };
@@ -272,7 +271,7 @@ impl Front {
         if mount == "http" || mount == "https" {
             let target = format!("{mount}://{rest}{}", asked.map(|asked| format!("?{asked}")).unwrap_or_default());
             let url = Url::parse(&target).map_err(|_| bad_request("that is no address"))?;
-            return Ok(forward::lookup(&url));
+            return Ok(self.addressed(&url));
         }
         let upstreams = self.upstreams.load();
         let at = upstreams.position(mount).ok_or_else(|| bad_request(format!("no mount is called {mount}")))?;
@@ -288,6 +287,8 @@ impl Front {
         });
         match route {
             Ok(Route::Cached(lookup)) => Ok(*lookup),
+            Ok(Route::Generation(generation)) => Ok(generation.document),
+            Ok(Route::Within(within)) => Ok(within.plain),
             Ok(Route::Generated(_)) => Err(bad_request("larder makes this answer itself; it is not cached")),
             Ok(Route::PassThrough(_)) => Err(bad_request("this is passed through and never cached")),
             Ok(Route::NoUpstream) => Err(bad_request(format!("no upstream is known for {mount}"))),
@@ -311,14 +312,6 @@ impl Front {
         text.push_str("  /https/HOST/PATH, /http/HOST/PATH  any server\n  forward proxy on the same port\n\n");
         text.push_str("see also: /metrics /healthz /readyz /api/v1/stats\n");
         reply::text(StatusCode::OK, Outcome::Generated, text)
-    }
-}
-
-/// Where a lookup begins: at its first origin, or where the document stands that names its origins.
-fn first_origin(lookup: &Lookup) -> Option<&Origin> {
-    match &lookup.origins {
-        Origins::Listed(origins) => origins.first(),
-        Origins::InDocument { document, .. } => first_origin(document),
     }
 }
 

@@ -1,5 +1,5 @@
 //! The forward proxy (absolute-form requests, RFC 9112 §3.2.2) and the generic mirror (`/https/HOST/PATH`): one thing,
-//! under RFC 9111 alone. Tried with curl, wget, apt and the public HTTP cache suite.
+//! under RFC 9111, but for what an ecosystem recognises (`recognised`). Tried with curl, wget, apt and the public HTTP cache suite.
 
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -48,8 +48,13 @@ impl Front {
         if is_plain && let Some(answered) = self.generic_again(target) {
             return Some(answered);
         }
-        let (served, standing) = self.cache.at_once_and_again(&ask(visit, target))?;
-        let answered = Answered::of_served(served, &visit.method, self.http_label());
+        let known = self.known_at_once(visit, target);
+        let known = known.and_then(|(ask, at)| Some((self.cache.at_once_and_again(&ask)?, at)));
+        let ((served, standing), at) = match known {
+            Some(answer) => answer,
+            None => (self.cache.at_once_and_again(&ask(visit, target))?, self.http_label()),
+        };
+        let answered = Answered::of_served(served, &visit.method, at);
         if let Some(standing) = standing {
             target.set_ready(Ready::new(standing, &answered, &visit.uri));
         }
@@ -67,7 +72,7 @@ impl Front {
         Some(Answered {
             response: reply::again(ready.status, ready.headers.clone(), again),
             outcome: ready.outcome,
-            ecosystem: self.http_label(),
+            ecosystem: ready.ecosystem,
             key: ready.key,
             digest: ready.digest,
             fetch_ms: ready.fetch_ms,
@@ -83,6 +88,9 @@ impl Front {
         let answer = match visit.method {
             Method::GET | Method::HEAD if body.is_end_stream() => {
                 hop::strip_claims(&mut visit.headers);
+                if let Some(answered) = self.known(&visit, target).await {
+                    return answered;
+                }
                 let served = self.cache.serve(&ask(&visit, target)).await;
                 served.map(|served| Answered::of_served(served, &visit.method, at))
             }

@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use super::again::{Fields, Packages, Repeated};
 use super::gate::{Caller, Denied, Door, Gate, NO_LABEL, Right};
+use super::generation::Handed;
 use super::hosts::{Hosts, Nearness};
 use super::observe::{Observation, Observers};
 use super::package::{Routed, Upstreams};
@@ -64,6 +65,7 @@ pub struct Front {
     pub control: Arc<dyn super::api::Control>,
     pub targets: Targets,
     pub packages: Packages,
+    pub handed: Handed,
     /// How long a tunnel may be silent.
     pub tunnel_idle: Duration,
     /// Of clients' bodies on HTTP/2; elsewhere the server sees to it.

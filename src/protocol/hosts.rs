@@ -9,7 +9,7 @@ use parking_lot::RwLock;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
-use crate::model::lookup::{Expect, Lookup, Origins, Trust};
+use crate::model::lookup::{Expect, Lookup, Origin, Origins, Route, Trust};
 use crate::model::party::Party;
 
 /// How hosts that clients name are taken up.
@@ -129,16 +129,14 @@ impl Hosts {
 
     /// Trusts hosts that a client named like configured ones where an operator vouched for them.
     pub(super) fn settle(&self, lookup: &mut Lookup) {
-        if let Expect::InDocument { document, .. } = &mut lookup.expect {
+        if let Expect::InDocument { document, .. } | Expect::Beside { document, .. } = &mut lookup.expect {
             self.settle(document);
         }
         match &mut lookup.origins {
-            Origins::Listed(origins) => {
-                for origin in origins.iter_mut().filter(|origin| origin.trust == Trust::Client) {
-                    if let Some(host) = host_of(&origin.url) {
-                        origin.trust = self.trust(&host);
-                    }
-                }
+            Origins::Listed(origins) => self.settle_each(origins),
+            Origins::SumOf { thing, otherwise, .. } => {
+                self.settle(thing);
+                self.settle_each(otherwise);
             }
             Origins::InDocument { document, derive } => {
                 self.settle(document);
@@ -148,6 +146,27 @@ impl Hosts {
                 {
                     derive.trust = Trust::Configured;
                 }
+            }
+        }
+    }
+
+    /// The same for every lookup of a route.
+    pub(super) fn settle_route(&self, route: &mut Route) {
+        match route {
+            Route::Cached(lookup) => self.settle(lookup),
+            Route::Generation(generation) => self.settle(&mut generation.document),
+            Route::Within(within) => {
+                self.settle(&mut within.plain);
+                within.by.iter_mut().for_each(|named| self.settle(&mut named.document));
+            }
+            Route::Generated(_) | Route::PassThrough(_) | Route::NoUpstream => {}
+        }
+    }
+
+    fn settle_each(&self, origins: &mut [Origin]) {
+        for origin in origins.iter_mut().filter(|origin| origin.trust == Trust::Client) {
+            if let Some(host) = host_of(&origin.url) {
+                origin.trust = self.trust(&host);
             }
         }
     }

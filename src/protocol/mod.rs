@@ -9,10 +9,12 @@ pub mod front;
 #[cfg(any(test, feature = "fuzz"))]
 pub mod fuzz;
 pub mod gate;
+pub mod generation;
 pub mod hosts;
 pub mod observe;
 pub mod package;
 mod page;
+mod recognised;
 pub mod reply;
 mod status;
 pub mod target;

@@ -9,6 +9,7 @@ use http::{Response, StatusCode};
 
 use super::again::Ready;
 use super::front::{Answered, Front, Visit, add_retry_after};
+use super::generation::Asking;
 use super::hosts::host_of;
 use super::reply::{self, ReplyBody};
 use super::status;
@@ -19,6 +20,7 @@ use crate::ecosystem::Ecosystem;
 use crate::model::kind::ErrorKind;
 use crate::model::lookup::{
     Answer, Expect, Freshness, Lookup, Origin, Origins, Rejection, Request, Rewrite, Route, Shown, Trust, Upstream,
+    Within,
 };
 use crate::model::outcome::{Outcome, Reason};
 
@@ -82,8 +84,8 @@ impl Front {
             public_base: &base,
             shown: shown(visit),
         });
-        if let Ok(Route::Cached(lookup)) = &mut route {
-            self.hosts.settle(lookup);
+        if let Ok(route) = &mut route {
+            self.hosts.settle_route(route);
         }
         Routed { ecosystem, at, route, upstreams, policy }
     }
@@ -108,6 +110,8 @@ impl Front {
         let Routed { ecosystem, at, route, .. } = routed;
         let answer = match route {
             Ok(Route::Cached(lookup)) => self.cached(&visit, &lookup, at).await,
+            Ok(Route::Generation(generation)) => self.generation(&visit, &generation, at).await,
+            Ok(Route::Within(within)) => self.within(&visit, &within, at).await,
             Ok(Route::Generated(answer)) => {
                 let response = answered(answer, Outcome::Generated);
                 return Answered::made(response, Outcome::Generated, at);
@@ -119,7 +123,7 @@ impl Front {
         answer.unwrap_or_else(|error| failed(ecosystem, &error, at))
     }
 
-    async fn cached(&self, visit: &Visit<'_>, lookup: &Lookup, at: usize) -> Result<Answered, CacheError> {
+    pub(super) async fn cached(&self, visit: &Visit<'_>, lookup: &Lookup, at: usize) -> Result<Answered, CacheError> {
         if let Some(host) = self.unknown_host(visit, lookup) {
             return Ok(self.host_must_wait(visit, &host, at));
         }
@@ -127,6 +131,18 @@ impl Front {
         match &lookup.rewrite {
             Some(rewrite) if served.status == 200 => rewritten(served, rewrite, visit, at).await,
             Some(_) | None => Ok(Answered::of_served(served, &visit.method, at)),
+        }
+    }
+
+    /// A name that a generation gives its meaning, or that stands for itself.
+    async fn within(&self, visit: &Visit<'_>, within: &Within, at: usize) -> Result<Answered, CacheError> {
+        if let Some(host) = self.unknown_host(visit, &within.plain) {
+            return Ok(self.host_must_wait(visit, &host, at));
+        }
+        match self.meant(visit, within, Asking::Allowed).await {
+            Ok(Some(lookup)) => self.cached(visit, &lookup, at).await,
+            Ok(None) | Err(CacheError::Upstream(_)) => self.cached(visit, &within.plain, at).await,
+            Err(error) => Err(error),
         }
     }
 
@@ -179,10 +195,11 @@ fn named_hosts(lookup: &Lookup) -> Vec<String> {
     let origins = match &lookup.origins {
         Origins::Listed(origins) => origins,
         Origins::InDocument { document, .. } => return named_hosts(document),
+        Origins::SumOf { thing, .. } => return named_hosts(thing),
     };
     let mut hosts = match &lookup.expect {
-        Expect::InDocument { document, .. } => named_hosts(document),
-        Expect::Nothing | Expect::Sum(_) => Vec::new(),
+        Expect::InDocument { document, .. } | Expect::Beside { document, .. } => named_hosts(document),
+        Expect::Nothing | Expect::Sum(_) | Expect::Exactly { .. } | Expect::Form(_) => Vec::new(),
     };
     let named = origins.iter().filter(|origin| origin.trust == Trust::Client);
     hosts.extend(named.filter_map(|origin| host_of(&origin.url)));
@@ -206,26 +223,19 @@ fn shown(visit: &Visit<'_>) -> Shown {
 }
 
 /// None: the lookup names no address.
-fn ask<'a>(visit: &'a Visit<'_>, lookup: &'a Lookup) -> Option<Ask<'a>> {
+pub(super) fn ask<'a>(visit: &'a Visit<'_>, lookup: &'a Lookup) -> Option<Ask<'a>> {
     Some(Ask {
         lookup,
         hash: lookup.key.hash(),
         method: &visit.method,
         headers: &visit.headers,
-        url: first_url(lookup)?,
+        url: &lookup.first_origin()?.url,
         identity: visit.identity(),
         label: visit.writer(),
         party: &visit.party,
         partial: if lookup.rewrite.is_some() { Partiality::Whole } else { Partiality::Allowed },
         framing: visit.framing(),
     })
-}
-
-fn first_url(lookup: &Lookup) -> Option<&url::Url> {
-    match &lookup.origins {
-        Origins::Listed(origins) => origins.first().map(|origin| &origin.url),
-        Origins::InDocument { document, .. } => first_url(document),
-    }
 }
 
 /// Applies a rewrite to a document of bounded size. Its validators name what upstream sent, so they do not go along.

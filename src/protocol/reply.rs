@@ -220,6 +220,7 @@ pub(super) const fn cache_status(outcome: Outcome, forwarded: Forwarded) -> &'st
         (Outcome::Bypass(Reason::Offline), _) => "larder; detail=offline",
         (Outcome::Bypass(Reason::Denied), _) => "larder; detail=denied",
         (Outcome::Bypass(Reason::Upstream), _) => "larder; fwd=uri-miss; detail=upstream",
+        (Outcome::Bypass(Reason::Unproven), _) => "larder; fwd=uri-miss; detail=unproven",
     }
 }
 

@@ -2,6 +2,7 @@
 //! ask for the same ones again and again.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use arc_swap::ArcSwapOption;
 use quick_cache::Weighter;
@@ -11,14 +12,18 @@ use url::Url;
 use super::again::Ready;
 use super::forward;
 use super::hosts::{Hosts, host_of};
+use crate::ecosystem;
 use crate::model::key::KeyHash;
-use crate::model::lookup::Lookup;
+use crate::model::lookup::{Lookup, Recognised, Route};
 
 /// Memory for remembered addresses, roughly, in bytes.
 const KEPT_BYTES: u64 = 16 << 20;
-/// What one takes beside its text, which is in it five times: mostly the headers of its last answer.
+/// What one takes beside its text, which is in it so many times: mostly the headers of its last answer.
 const OVERHEAD: u64 = 2048;
 const COPIES: u64 = 5;
+/// The same of one that an ecosystem recognised, whose lookup may have others in it.
+const OVERHEAD_KNOWN: u64 = 6144;
+const COPIES_KNOWN: u64 = 20;
 /// Longer ones are parsed each time.
 const LONGEST: usize = 2 << 10;
 
@@ -34,6 +39,19 @@ pub(super) struct Target {
     policy: u64,
     /// What a plain request for it was answered with last.
     ready: ArcSwapOption<Ready>,
+    /// What an ecosystem takes it for.
+    pub known: Option<Known>,
+}
+
+/// An address that an ecosystem recognised.
+pub(super) struct Known {
+    /// Index of the ecosystem's metric label.
+    pub at: usize,
+    pub recognised: Recognised,
+    /// Of the lookup's key, where the route is one.
+    pub hash: Option<KeyHash>,
+    /// Set when it turned out to be something else.
+    pub mistaken: AtomicBool,
 }
 
 /// The addresses that were asked for last. Bounded.
@@ -45,8 +63,11 @@ pub struct Targets {
 struct Weigh;
 
 impl Weighter<Box<str>, Arc<Target>> for Weigh {
-    fn weight(&self, raw: &Box<str>, _: &Arc<Target>) -> u64 {
-        OVERHEAD + COPIES * raw.len() as u64
+    fn weight(&self, raw: &Box<str>, target: &Arc<Target>) -> u64 {
+        match target.known {
+            Some(_) => OVERHEAD_KNOWN + COPIES_KNOWN * raw.len() as u64,
+            None => OVERHEAD + COPIES * raw.len() as u64,
+        }
     }
 }
 
@@ -108,7 +129,23 @@ impl Target {
         let mut lookup = forward::lookup(&url);
         hosts.settle(&mut lookup);
         let hash = lookup.key.hash();
-        Some(Target { url, host, lookup, hash, policy, ready: ArcSwapOption::empty() })
+        let known = ecosystem::recognise(&url).map(|(at, recognised)| Known::new(at, recognised, hosts));
+        Some(Target { url, host, lookup, hash, policy, ready: ArcSwapOption::empty(), known })
+    }
+}
+
+impl Known {
+    fn new(at: usize, mut recognised: Recognised, hosts: &Hosts) -> Known {
+        hosts.settle_route(&mut recognised.route);
+        let hash = match &recognised.route {
+            Route::Cached(lookup) => Some(lookup.key.hash()),
+            Route::Generation(_)
+            | Route::Within(_)
+            | Route::Generated(_)
+            | Route::PassThrough(_)
+            | Route::NoUpstream => None,
+        };
+        Known { at, recognised, hash, mistaken: AtomicBool::new(false) }
     }
 }
 
@@ -159,7 +196,7 @@ mod tests {
         let (targets, hosts) = (Targets::default(), hosts());
         let trust = || match &targets.absolute("http://a.example/", &hosts).expect("can be fetched").lookup.origins {
             Origins::Listed(origins) => origins[0].trust,
-            Origins::InDocument { .. } => unreachable!("an address is listed"),
+            Origins::InDocument { .. } | Origins::SumOf { .. } => unreachable!("an address is listed"),
         };
         assert_eq!(trust(), Trust::Client);
         hosts.allow("a.example");

@@ -66,6 +66,7 @@ use self::memory::Memory;
 use self::reader::{Chunks, Keep, Opened, Whole};
 use self::segments::Segments;
 use self::settings::Limits;
+use crate::model::checksum::{Algorithm, Checksum};
 use crate::model::digest::Digest;
 use crate::model::place::{Class, Place, TierName};
 use crate::model::range::ByteRange;
@@ -247,6 +248,13 @@ impl Store {
             TierName::Segment => self.inner.segments.class(place.object),
             TierName::File => marks::class_of(place.object),
         }
+    }
+}
+
+impl Hashes {
+    /// The sum of all that came. None: it was not announced.
+    pub fn sum(self, algorithm: Algorithm) -> Option<Checksum> {
+        self.finish().get(algorithm).copied()
     }
 }
 

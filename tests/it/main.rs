@@ -8,11 +8,13 @@
 mod support;
 
 mod again;
+mod apt_client;
 mod attacks;
 mod cargo_client;
 mod containers;
 mod disk;
 mod fills;
+mod generations;
 mod go_client;
 mod golden;
 mod hits;
@@ -20,9 +22,11 @@ mod hostile;
 mod image;
 mod install;
 mod instruments;
+mod jvm_clients;
 mod kill;
 mod life;
 mod names;
 mod power;
+mod recognised;
 mod refusals;
 mod upstream_faults;

@@ -2,10 +2,13 @@
 //! demand, a client that hashes all it gets. Bodies follow from seeds, so nothing is stored to compare with. Blocking
 //! and threaded on purpose: what proves an asynchronous server should not share its runtime.
 
+pub mod apt;
+pub mod archive;
 pub mod body;
 pub mod client;
 pub mod debian;
 pub mod machine;
+pub mod maven;
 pub mod promises;
 pub mod registry;
 pub mod resource;

@@ -8,6 +8,7 @@ mod full;
 mod healing;
 mod origins;
 mod parking;
+mod proofs;
 mod ranges;
 mod records;
 mod sharing;

@@ -1,0 +1,142 @@
+//! Addresses of a forward proxy that an ecosystem's grammar knows (`Ecosystem::recognise`): answered by its rules, from the
+//! keys that its mount fills too, where that can be proven. Whatever cannot stays under RFC 9111.
+//!
+//! What is asked for with a credential, a cookie or `no-store` is not looked at here: a shared fill would leave them out.
+
+use std::sync::atomic::Ordering;
+
+use http::{HeaderMap, Method, header};
+use url::Url;
+
+use super::forward;
+use super::front::{Answered, Front, Visit};
+use super::generation::Asking;
+use super::target::{Known, Target};
+use crate::cache::error::CacheError;
+use crate::cache::served::{Ask, Partiality, Served};
+use crate::ecosystem;
+use crate::model::credential;
+use crate::model::key::KeyHash;
+use crate::model::lookup::{Evidence, Lookup, Route};
+use crate::model::outcome::{Outcome, Reason};
+
+impl Front {
+    /// What the ecosystem's key has, if that may be given at once.
+    pub(super) fn known_at_once<'a>(&self, visit: &'a Visit<'_>, target: &'a Target) -> Option<(Ask<'a>, usize)> {
+        let known = target.known.as_ref().filter(|known| !known.mistaken.load(Ordering::Relaxed))?;
+        match (&known.recognised.route, known.hash) {
+            (Route::Cached(lookup), Some(hash)) if !is_personal(&visit.headers) => {
+                Some((ask(visit, target, lookup, hash), known.at))
+            }
+            _ => None,
+        }
+    }
+
+    /// Answers by the ecosystem's rules. None: RFC 9111 has to do.
+    pub(super) async fn known(&self, visit: &Visit<'_>, target: &Target) -> Option<Answered> {
+        let known = target.known.as_ref().filter(|known| !known.mistaken.load(Ordering::Relaxed))?;
+        if visit.method != Method::GET || is_personal(&visit.headers) {
+            return None;
+        }
+        match self.by_its_rules(visit, target, known).await {
+            Ok(Some(answered)) if is_refused(&answered) => None,
+            Ok(answered) => answered,
+            // The same thing may be stored under its plain address. Another generation's index is not the same thing.
+            Err(CacheError::Upstream(_)) if matches!(known.recognised.route, Route::Cached(_)) => None,
+            Err(error) => Some(self.failed(&error, known.at)),
+        }
+    }
+
+    /// The lookup that a plain GET of an address would be.
+    pub(super) fn addressed(&self, url: &Url) -> Lookup {
+        let recognised = ecosystem::recognise(url).map(|(_, recognised)| (recognised.route, recognised.evidence));
+        match recognised {
+            Some((Route::Generation(generation), _)) => generation.document,
+            Some((Route::Cached(lookup), Evidence::InItself)) => *lookup,
+            Some((Route::Cached(lookup), Evidence::BelowGeneration)) if self.handed.knows_archive_of(&lookup.key) => {
+                *lookup
+            }
+            Some(_) | None => forward::lookup(url),
+        }
+    }
+
+    async fn by_its_rules(
+        &self,
+        visit: &Visit<'_>,
+        target: &Target,
+        known: &Known,
+    ) -> Result<Option<Answered>, CacheError> {
+        match (&known.recognised.route, known.recognised.evidence) {
+            (Route::Generation(generation), _) => self.generation(visit, generation, known.at).await.map(Some),
+            (Route::Within(within), _) => match self.meant(visit, within, Asking::No).await? {
+                Some(lookup) => {
+                    let served = self.cache.serve(&ask(visit, target, &lookup, lookup.key.hash())).await?;
+                    Ok(Some(Answered::of_served(served, &visit.method, known.at)))
+                }
+                None => Ok(None),
+            },
+            (Route::Cached(lookup), Evidence::BelowGeneration) if !self.handed.knows_archive_of(&lookup.key) => {
+                Ok(None)
+            }
+            (Route::Cached(lookup), Evidence::InItself | Evidence::BelowGeneration) => {
+                let served = self.cache.serve(&ask(visit, target, lookup, lookup.key.hash())).await?;
+                known.mistaken.store(is_mistake(&served), Ordering::Relaxed);
+                Ok(Some(Answered::of_served(served, &visit.method, known.at)))
+            }
+            (Route::Generated(_) | Route::PassThrough(_) | Route::NoUpstream, _) => Ok(None),
+        }
+    }
+}
+
+fn ask<'a>(visit: &'a Visit<'_>, target: &'a Target, lookup: &'a Lookup, hash: KeyHash) -> Ask<'a> {
+    Ask {
+        lookup,
+        hash,
+        method: &visit.method,
+        headers: &visit.headers,
+        url: &target.url,
+        identity: None,
+        label: visit.writer(),
+        party: &visit.party,
+        partial: Partiality::Allowed,
+        framing: visit.framing(),
+    }
+}
+
+/// Whether the answer may depend on who asks, or nothing of it may be kept.
+fn is_personal(headers: &HeaderMap) -> bool {
+    let forbids = |value: &header::HeaderValue| memchr::memmem::find(value.as_bytes(), b"no-store").is_some();
+    credential::is_shown(headers)
+        || headers.contains_key(header::COOKIE)
+        || headers.get_all(header::CACHE_CONTROL).iter().any(forbids)
+}
+
+/// Whether upstream may want to know more of the client than a shared fill tells.
+fn is_refused(answered: &Answered) -> bool {
+    matches!(answered.response.status().as_u16(), 401 | 403)
+}
+
+/// Whether there was an answer that is not what the address looks like.
+fn is_mistake(served: &Served) -> bool {
+    served.outcome == Outcome::Bypass(Reason::Unproven) && served.status == 200
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_tells_of_its_asker_is_left_to_rfc_9111() {
+        let told = |name: &'static str, value: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(name, header::HeaderValue::from_static(value));
+            is_personal(&headers)
+        };
+        for (name, value) in
+            [("authorization", "Basic x"), ("cookie", "a=b"), ("private-token", "x"), ("cache-control", "a, no-store")]
+        {
+            assert!(told(name, value), "{name}");
+        }
+        assert!(!told("cache-control", "max-age=0") && !told("user-agent", "Debian APT-HTTP/1.3"));
+    }
+}
