@@ -201,9 +201,11 @@ impl Client<'_> {
 
 /// The client's own list with each address replaced; `direct`, `off` and the signs between them stay.
 fn go_settings(client: &Client<'_>) -> Settings {
-    let Some(list) = client.found("go").and_then(|found| found.settings.get("GOPROXY")) else {
-        return Settings::default();
-    };
+    let Some(found) = client.found("go") else { return Settings::default() };
+    let Some(list) = found.settings.get("GOPROXY") else { return Settings::default() };
+    if is_private(found) {
+        return Settings { notes: vec![asked_directly("go", found)], ..Settings::default() };
+    }
     let mut server = client.labelled.clone();
     if let Some((label, token)) =
         client.label.as_ref().filter(|_| client.token().is_some() && server.scheme() == "https")
@@ -215,6 +217,16 @@ fn go_settings(client: &Client<'_>) -> Settings {
     let through = |item: &str| address(item).map(|(url, _)| client.through(&server, "go", &url));
     let list = go::write_list(&go::list_items(list), through);
     Settings { env: vec![("GOPROXY".into(), list)], ..Settings::default() }
+}
+
+/// Whether the tool shows the source a credential: larder, in its place, would be shown none.
+fn is_private(found: &Found) -> bool {
+    found.settings.contains_key("token") || !found.secrets.is_empty()
+}
+
+fn asked_directly(tool: &str, found: &Found) -> String {
+    let hosts: Vec<&str> = found.urls.iter().filter_map(|(url, _)| url.host_str()).collect();
+    format!("{tool} has a credential for {} and asks there directly", hosts.join(", "))
 }
 
 fn npm_settings(client: &Client<'_>) -> Settings {
@@ -351,6 +363,15 @@ pub(crate) mod tests {
         assert_eq!(variable(&tls, "no_proxy"), "localhost,127.0.0.1,::1,larder.example");
         assert_eq!(variable(&tls, "GOPROXY"), "https://ci:lrd_x@larder.example:7070/go/@go.example,direct");
         assert!(tls.notes[0].contains("anonymous_read"), "{:?}", tls.notes);
+    }
+
+    #[test]
+    fn a_list_with_a_credential_is_left_alone_and_not_shown() {
+        let mut found = Found::one("go", "", "$GOPROXY".into(), "https://me:hush@go.example").expect("is an address");
+        found.settings.insert("GOPROXY", "https://go.example/,direct".into());
+        let set = with_client(&[found], &[], Path::new("/nowhere"), settings);
+        assert_eq!(variable(&set, "GOPROXY"), "");
+        assert_eq!(set.notes, ["go has a credential for go.example and asks there directly"]);
     }
 
     #[test]
