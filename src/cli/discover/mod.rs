@@ -11,8 +11,10 @@ pub mod fuzz;
 pub mod go;
 pub mod maven;
 pub mod npm;
+mod npm_lock;
 pub mod pip;
 pub mod tool;
+mod yaml;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -244,6 +246,23 @@ impl Found {
     pub fn one(ecosystem: &'static str, name: &str, from: String, text: &str) -> Option<Found> {
         Found::of(ecosystem, name, from, [(text.to_owned(), Fallback::OnAbsence)])
     }
+}
+
+/// The first of each name: the nearest setting wins. One that has a name and leads where another leads too says nothing
+/// new.
+pub(crate) fn firsts(all: Vec<Found>) -> Vec<Found> {
+    let mut kept: Vec<Found> = Vec::new();
+    for found in all {
+        if !kept.iter().any(|known| known.name == found.name || known.urls == found.urls && is_host(&found)) {
+            kept.push(found);
+        }
+    }
+    kept
+}
+
+/// Whether a source has no name of its own but its host's.
+fn is_host(found: &Found) -> bool {
+    found.urls.iter().any(|(url, _)| url.host_str() == Some(&found.name))
 }
 
 /// Reads the base address of a registry.
