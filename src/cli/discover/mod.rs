@@ -13,6 +13,7 @@ pub mod maven;
 pub mod npm;
 mod npm_lock;
 pub mod pip;
+mod python_project;
 pub mod tool;
 mod yaml;
 
