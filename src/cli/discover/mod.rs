@@ -6,9 +6,13 @@
 
 pub mod apt;
 pub mod cargo;
+mod clojure;
+mod edn;
 #[cfg(any(test, feature = "fuzz"))]
 pub mod fuzz;
 pub mod go;
+mod gradle;
+mod jar;
 pub mod maven;
 pub mod npm;
 mod npm_lock;
@@ -126,11 +130,17 @@ impl<'a> Surroundings<'a> {
 
     /// A text file; None when it is missing, too large or not UTF-8.
     pub fn read(&self, path: &Path) -> Option<String> {
-        let mut text = String::new();
-        let file =
-            File::open(self.inside(path)?).ok().filter(|file| file.metadata().is_ok_and(|about| about.is_file()))?;
-        let read = file.take(FILE_BYTES + 1).read_to_string(&mut text).ok()?;
-        (read as u64 <= FILE_BYTES).then_some(text)
+        String::from_utf8(self.read_bytes(path)?).ok()
+    }
+
+    /// A file; None when it is missing or too large.
+    pub fn read_bytes(&self, path: &Path) -> Option<Vec<u8>> {
+        let path = self.inside(path)?;
+        let mut bytes = Vec::new();
+        // Looked at before it is opened: a pipe would hold us up.
+        let file = path.metadata().ok().filter(|about| about.is_file()).and_then(|_| File::open(&path).ok())?;
+        let read = file.take(FILE_BYTES + 1).read_to_end(&mut bytes).ok()?;
+        (read as u64 <= FILE_BYTES).then_some(bytes)
     }
 
     /// The nearest file of a name, in the project's directory or above it, and its text.
@@ -177,16 +187,10 @@ impl<'a> Surroundings<'a> {
     /// `${NAME}` with the variable's value, `${NAME:-text}` and `${NAME-text}` with the text where it has none. None
     /// where a variable has no value: what is left would be no address.
     pub fn expanded(&self, text: &str) -> Option<String> {
-        let mut pieces = text.split("${");
-        let mut out = pieces.next().unwrap_or_default().to_owned();
-        for piece in pieces {
-            let (inside, after) = piece.split_once('}')?;
+        filled(text, |inside| {
             let (name, other) = inside.split_once('-').map_or((inside, None), |(name, other)| (name, Some(other)));
-            let name = name.trim_end_matches([':', '?']);
-            out.push_str(self.var(name).or(other)?);
-            out.push_str(after);
-        }
-        Some(out)
+            self.var(name.trim_end_matches([':', '?'])).or(other).map(str::to_owned)
+        })
     }
 
     /// Whether the user's netrc has a credential for a host. Tools that read it would show it to nobody but that host.
@@ -284,6 +288,19 @@ pub fn address(text: &str) -> Option<(Url, Option<Secret>)> {
     let origin = url.origin().ascii_serialization();
     let secret = (!user.is_empty() || !password.is_empty()).then_some(Secret { origin, user, password });
     Some((url, secret))
+}
+
+/// A text with each `${...}` in it replaced by what `value` has for it. None where it has nothing: what is left would be
+/// no address.
+pub(crate) fn filled(text: &str, value: impl Fn(&str) -> Option<String>) -> Option<String> {
+    let mut pieces = text.split("${");
+    let mut out = pieces.next().unwrap_or_default().to_owned();
+    for piece in pieces {
+        let (inside, after) = piece.split_once('}')?;
+        out.push_str(&value(inside)?);
+        out.push_str(after);
+    }
+    Some(out)
 }
 
 /// `name = value` lines of an ini-like file, with the section each stands in; comments (`#`, `;`) and blank lines skipped.
