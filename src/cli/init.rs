@@ -5,6 +5,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use super::discover::tool::InstalledTools;
+use super::discover::unpacked::look_unpacked;
 use super::discover::{Found, Surroundings, look};
 use super::failure::Failure;
 use super::out;
@@ -74,7 +75,7 @@ fn find(args: &Args) -> Result<Vec<Found>, Failure> {
             let help = "name a checkout or an unpacked image";
             return Err(Failure::usage(format!("{} is no directory", dir.display()), help));
         }
-        return Ok(look(&Surroundings::unpacked(dir)));
+        return Ok(look_unpacked(dir));
     }
     if args.system {
         let variables = Variables::of_process();

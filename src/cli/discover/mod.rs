@@ -19,6 +19,7 @@ mod npm_lock;
 pub mod pip;
 mod python_project;
 pub mod tool;
+pub mod unpacked;
 mod yaml;
 
 use std::collections::BTreeMap;
