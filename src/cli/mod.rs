@@ -4,6 +4,7 @@ mod beacon;
 mod ca;
 mod client;
 mod completions;
+mod credentials;
 pub mod discover;
 mod docs;
 mod doctor;

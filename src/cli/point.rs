@@ -102,7 +102,8 @@ pub(crate) fn note_secrets(found: &[Found]) {
         found.iter().flat_map(|found| found.secrets.iter().map(|secret| (&*secret.origin, &*found.from))).collect();
     for (origin, from) in origins {
         out::note(&format!(
-            "{from} has a credential for {origin}: put it in netrc or [upstream] credentials, larder does not copy it"
+            "{from} has a credential for {origin}, which is not written: keep it with larder init --credentials, in netrc, \
+             or in [upstream] credentials"
         ));
     }
 }
