@@ -362,7 +362,7 @@ pub(crate) mod tests {
         let tls = told("https://larder.example:7070", "lrd_x");
         assert_eq!(variable(&tls, "no_proxy"), "localhost,127.0.0.1,::1,larder.example");
         assert_eq!(variable(&tls, "GOPROXY"), "https://ci:lrd_x@larder.example:7070/go/@go.example,direct");
-        assert!(tls.notes[0].contains("anonymous_read"), "{:?}", tls.notes);
+        assert_eq!(variable(&tls, "CARGO_REGISTRIES_LARDER_TOKEN"), "Bearer lrd_x");
     }
 
     #[test]

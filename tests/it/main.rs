@@ -10,6 +10,7 @@ mod support;
 mod again;
 mod attacks;
 mod cargo_client;
+mod cargo_token;
 mod disk;
 mod fills;
 mod go_client;
