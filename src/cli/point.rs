@@ -9,7 +9,7 @@ use url::Url;
 use super::discover::{Found, Surroundings, look};
 use super::failure::Failure;
 use super::out;
-use super::tools::{self, Settings};
+use super::tools::{self, Purpose, Settings};
 use crate::app;
 use crate::config::print::{Adopted, Discovered};
 use crate::config::sections::Next;
@@ -32,11 +32,21 @@ pub(crate) struct Target {
     pub overlays: PathBuf,
 }
 
-/// What the tools of this machine are told.
+/// What the tools of this machine are told for one command.
 pub(crate) fn settings(target: Target, found: &[Found]) -> Settings {
+    told(target, found, Purpose::Command, &|_| true)
+}
+
+/// What is printed for some of them, by their words.
+pub(crate) fn printed(target: Target, found: &[Found], wanted: &dyn Fn(&str) -> bool) -> Settings {
+    told(target, found, Purpose::Print, wanted)
+}
+
+fn told(target: Target, found: &[Found], purpose: Purpose, wanted: &dyn Fn(&str) -> bool) -> Settings {
     let around = Surroundings::here(std::env::current_dir().unwrap_or_default());
     let Target { server, labelled, label, overlays } = target;
-    tools::settings(&tools::Client { server, labelled, label, found, around: &around, overlays })
+    let client = tools::Client { server, labelled, label, found, around: &around, purpose, overlays };
+    tools::settings_of(&client, wanted)
 }
 
 /// What was found, as the server takes it.

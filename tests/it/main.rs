@@ -20,6 +20,7 @@ mod hostile;
 mod instruments;
 mod kill;
 mod life;
+mod lines;
 mod names;
 mod power;
 mod refusals;

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use super::{Found, Surroundings, clojure, filled, firsts, gradle, jar};
 
 /// The repository that every build has unless its settings say otherwise.
-const CENTRAL: &str = "central";
+pub const CENTRAL: &str = "central";
 const SUPER_POM: &str = "org/apache/maven/model/pom-4.0.0.xml";
 /// A project has few parents.
 const PARENTS: usize = 8;
@@ -103,9 +103,7 @@ impl File<'_> {
 fn files(around: &Surroundings<'_>) -> Vec<PathBuf> {
     let mut files = named_by_project(around);
     files.push(around.home().join(".m2/settings.xml"));
-    let installed = ["MAVEN_HOME", "M2_HOME"].into_iter().filter_map(|name| around.var(name));
-    let installed = installed.chain(["/usr/share/maven", "/opt/maven", "/opt/apache-maven", "/usr/local/maven"]);
-    files.extend(installed.map(|home| around.at(home).join("conf/settings.xml")));
+    files.extend(homes(around).map(|home| home.join("conf/settings.xml")));
     files.push(around.at("/etc/maven/settings.xml"));
     let dirs = around.project().ancestors().take(PARENTS);
     files.extend(dirs.map(|dir| dir.join("pom.xml")).take_while(|path| around.read(path).is_some()));
@@ -120,6 +118,19 @@ fn named_by_project(around: &Surroundings<'_>) -> Vec<PathBuf> {
     let options = ["-s", "--settings", "-gs", "--global-settings"];
     let named = words.windows(2).filter(|pair| options.contains(&pair[0]));
     named.map(|pair| if pair[1].starts_with('/') { around.at(pair[1]) } else { project.join(pair[1]) }).collect()
+}
+
+/// Where Maven may be installed.
+fn homes<'a>(around: &'a Surroundings<'_>) -> impl Iterator<Item = PathBuf> + 'a {
+    let named = ["MAVEN_HOME", "M2_HOME"].into_iter().filter_map(|name| around.var(name));
+    let usual = ["/usr/share/maven", "/opt/maven", "/opt/apache-maven", "/usr/local/maven"];
+    named.chain(usual).map(|home| around.at(home))
+}
+
+/// The installation's own directory of configuration, and the settings in it.
+pub fn installed(around: &Surroundings<'_>) -> Option<(PathBuf, String)> {
+    let conf = homes(around).map(|home| home.join("conf"));
+    conf.into_iter().find_map(|conf| Some((conf.clone(), around.read(&conf.join("settings.xml"))?)))
 }
 
 /// The super-POM, inside the archive `maven-model-builder`.
@@ -156,7 +167,7 @@ fn plain(text: &str) -> String {
     text.replace("&lt;", "<").replace("&gt;", ">").replace("&quot;", "\"").replace("&apos;", "'").replace("&amp;", "&")
 }
 
-pub(super) fn without_comments(text: &str) -> String {
+pub fn without_comments(text: &str) -> String {
     let mut pieces = text.split("<!--");
     let first = pieces.next().unwrap_or_default().to_owned();
     pieces.fold(first, |out, piece| out + piece.split_once("-->").map_or("", |(_, after)| after))

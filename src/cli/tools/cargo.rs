@@ -59,7 +59,7 @@ pub(super) fn settings(client: &Client<'_>) -> Settings {
     let agent =
         client.label.iter().map(|(label, _)| ("CARGO_HTTP_USER_AGENT".to_owned(), format!("cargo larder/{label}")));
     let env = agent.chain(tokens(client, &replacements)).collect();
-    Settings { env, here, elsewhere: script(&replacements), notes }
+    Settings { env, here, elsewhere: script(&replacements), notes, ..Settings::default() }
 }
 
 fn overlay(client: &Client<'_>, replacements: &Table, real: &Path, config: String) -> Overlay {
@@ -69,7 +69,7 @@ fn overlay(client: &Client<'_>, replacements: &Table, real: &Path, config: Strin
     let files = vec![(over.join("config.toml"), config)];
     let shown = |path: &Path| path.display().to_string();
     let env = vec![("CARGO_HOME".to_owned(), shown(&over)), (discovered::REAL_HOME.to_owned(), shown(real))];
-    Overlay { env, directories, files, links }
+    Overlay { env, directories, files, links, ..Overlay::default() }
 }
 
 /// The token for each registry of ours that may ask for one. cargo sends it as it stands.
@@ -90,7 +90,7 @@ fn script(replacements: &Table) -> Script {
          for name in {names}; do ln -sfn \"$larder_real/$name\" {ELSEWHERE}/$name; done\n"
     );
     let env = vec![("CARGO_HOME".to_owned(), ELSEWHERE.to_owned()), (real.to_owned(), "$larder_real".to_owned())];
-    Script { lines, env }
+    Script { lines, env, directories: vec![ELSEWHERE] }
 }
 
 /// `[source]` and `[registries]` entries by name.
