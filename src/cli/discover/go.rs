@@ -88,7 +88,7 @@ fn setting(around: &Surroundings<'_>, files: &[(String, String)], name: &str) ->
     }
     files.iter().find_map(|(shown, text)| {
         let lines = text.lines().map(str::trim).filter(|line| !line.starts_with('#'));
-        let value = lines.filter_map(|line| line.split_once('=')).filter(|(known, _)| *known == name).last()?.1;
+        let value = lines.filter_map(|line| line.split_once('=')).rfind(|(known, _)| *known == name)?.1;
         (!value.is_empty()).then(|| (value.to_owned(), shown.clone()))
     })
 }

@@ -4,7 +4,7 @@
 //!
 //! Source: npm's documentation, "npmrc", "config" and "scope"; yarn's "yarnrc"; pnpm's "Settings"; bun's "bunfig.toml".
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use toml::{Table, Value};
 
@@ -99,7 +99,7 @@ impl Told<'_> {
         }
     }
 
-    fn npmrc(&mut self, path: &PathBuf) {
+    fn npmrc(&mut self, path: &Path) {
         let Some(text) = self.around.read(path) else { return };
         let from = self.around.shown(path);
         for (_, name, value) in ini(&text) {
