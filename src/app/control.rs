@@ -175,7 +175,7 @@ impl Control for ProcessControl {
             let found: Vec<Adopted> = serde_json::from_value(found)
                 .map_err(|error| format!("not the JSON of larder init --json: {error}"))?;
             for one in &found {
-                url::Url::parse(&one.url).map_err(|_| format!("{:?} is no address", one.url))?;
+                check(one)?;
             }
             self.parts.adopt(found).await
         })
@@ -227,6 +227,11 @@ impl RunningParts {
         }
         Ok(found.iter().map(|one| format!("{} from {}", one.ecosystem, one.url)).collect())
     }
+}
+
+/// What is adopted is kept and listed: an address that holds a credential is not taken.
+fn check(found: &Adopted) -> Result<(), String> {
+    crate::config::sections::base(&found.url).map(|_| ())
 }
 
 /// What every part says of itself: `/api/v1/stats`.
@@ -298,4 +303,22 @@ fn host(host: &crate::upstream::hosts::HostUse) -> Value {
         "origin": host.origin, "health": health(host.health), "in_flight": host.in_flight, "waiting": host.waiting,
         "requests": host.requests, "failures": host.failures, "retries": host.retries, "resumes": host.resumes,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_with_a_credential_is_not_adopted_nor_shown() {
+        let read = |url: &str| {
+            let found = json!({ "ecosystem": "go", "url": url });
+            check(&serde_json::from_value(found).expect("has what it needs"))
+        };
+        assert!(read("https://go.example/x").is_ok());
+        for url in ["https://me:hush@go.example/", "https://hush@go.example/", "file:///srv", "hush"] {
+            let why = read(url).expect_err(url);
+            assert!(!why.contains("me:hush") && !why.contains("hush@"), "{why}");
+        }
+    }
 }

@@ -30,7 +30,7 @@ pub(crate) struct Args {
     /// Build label that the requests count for
     #[arg(long, value_name = "LABEL")]
     label: Option<String>,
-    /// Ecosystems such as cargo or go, and `proxy` for the proxy variables; or one of docker, buildkit, buildah and
+    /// Tools such as cargo, go or apt, and `proxy` for the proxy variables; or one of docker, buildkit, buildah and
     /// gitlab, for the options of a build in containers
     #[arg(value_name = "TOOL")]
     tools: Vec<String>,
@@ -53,8 +53,7 @@ pub(crate) fn env(args: &Args) -> Result<(), Failure> {
     if let Some(unknown) = args.tools.iter().find(|tool| !known.contains(&tool.as_str())) {
         return Err(Failure::usage(format!("{unknown:?} is no tool"), format!("there is: {}", known.join(", "))));
     }
-    let wanted = |name: &str| args.tools.is_empty() || args.tools.iter().any(|tool| tool == name);
-    let found: Vec<_> = point::found_here().into_iter().filter(|found| wanted(found.ecosystem)).collect();
+    let found = point::found_here();
     point::note_secrets(&found);
     let target = Target {
         server: client.base.clone(),
@@ -62,13 +61,13 @@ pub(crate) fn env(args: &Args) -> Result<(), Failure> {
         label: credential(label, here.token()),
         overlays: here.data_dir()?.join("overlays"),
     };
-    let carries_token = here.token().is_some() && client.base.scheme() == "http";
-    let mut settings = point::settings(target, &found);
-    settings.notes.iter().for_each(|note| out::note(note));
     // The token goes by way of the proxy variables where tools can show it nowhere else.
-    if !wanted("proxy") && !carries_token {
-        settings.env.retain(|(name, _)| !name.to_ascii_lowercase().ends_with("_proxy"));
-    }
+    let carries_token = here.token().is_some() && client.base.scheme() == "http";
+    let named = |word: &str| args.tools.iter().any(|tool| tool == word);
+    let wanted =
+        |word: &str| args.tools.is_empty() || named(word) || word == "proxy" && (carries_token || by_proxy(&named));
+    let settings = point::printed(target, &found, &wanted);
+    settings.notes.iter().for_each(|note| out::note(note));
     out::text_out(&render::render(&settings, args.format));
     Ok(())
 }
@@ -96,7 +95,12 @@ pub(crate) fn credential(label: Option<&str>, token: Option<&str>) -> Option<(St
 }
 
 fn names() -> Vec<&'static str> {
-    tools::TOOLS.iter().map(|tool| tool.ecosystem.unwrap_or("proxy")).collect()
+    tools::TOOLS.iter().map(|tool| tool.word).collect()
+}
+
+/// Whether one that is named reads the proxy variables and nothing else.
+fn by_proxy(named: &dyn Fn(&str) -> bool) -> bool {
+    tools::TOOLS.iter().any(|tool| tool.needs_variables() && named(tool.word))
 }
 
 #[cfg(test)]

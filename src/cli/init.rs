@@ -4,28 +4,35 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use super::credentials;
 use super::discover::tool::InstalledTools;
+use super::discover::unpacked::look_unpacked;
 use super::discover::{Found, Surroundings, look};
 use super::failure::Failure;
 use super::out;
 use super::point;
+use super::where_at::ConfigArgs;
 use crate::config::{Variables, parse, print};
 
 /// Find which upstreams this machine's tools use, and write a configuration with them
 ///
-/// Read are the tools' own files and lockfiles; a tool is asked only where no file tells. Credentials are
-/// never copied.
+/// Read are the tools' own files and lockfiles; a tool is asked only where no file tells. Credentials in
+/// addresses are written nowhere, or with --credentials to files that their owner alone can read.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
   larder init                                          write the user's configuration
   larder init --write larder.toml --from ./image       read an unpacked image, no tool needed
   larder init --system                                 in an image: write /etc/larder/larder.toml
+  larder init --from . --configmap larder              a checkout's upstreams, for kubectl apply -f -
   larder init --json | larder upstream import -        adopt them in a running server")]
 pub(crate) struct Args {
     /// Print what was found as JSON; write nothing
-    #[arg(long, conflicts_with_all = ["write", "force"])]
+    #[arg(long, conflicts_with_all = ["write", "force", "configmap", "credentials"])]
     json: bool,
+    /// Print a Kubernetes ConfigMap of this name, with what was found as larder.toml
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["force", "credentials"], value_parser = object_name)]
+    configmap: Option<String>,
     /// Read a checkout or an unpacked image in place of this machine
     #[arg(long, value_name = "DIR", conflicts_with = "system")]
     from: Option<PathBuf>,
@@ -35,6 +42,9 @@ pub(crate) struct Args {
     /// File to write; - is standard output
     #[arg(long, value_name = "FILE")]
     write: Option<PathBuf>,
+    /// Keep credentials that stand in addresses in the data directory, for the server that reads the file
+    #[arg(long)]
+    credentials: bool,
     /// Write over a file that is there
     #[arg(long)]
     force: bool,
@@ -43,15 +53,26 @@ pub(crate) struct Args {
 /// *Errors*: a directory that cannot be read, a file that cannot be written.
 pub(crate) fn init(args: &Args) -> Result<(), Failure> {
     let found = find(args)?;
-    point::note_secrets(&found);
+    if !args.credentials {
+        point::note_secrets(&found);
+    }
     let sources = point::sources(&found);
     if args.json {
         out::text_out(&format!("{:#}\n", point::as_json(&sources)));
         return Ok(());
     }
-    let text = print::with_upstreams(&point::discovered(&sources));
+    let mut text = match &args.configmap {
+        Some(_) => print::upstreams_alone(&point::discovered(&sources)),
+        None => print::with_upstreams(&point::discovered(&sources)),
+    };
+    if args.credentials {
+        text.push_str(&credentials::keep(&data_dir()?, &found)?);
+    }
     // What is written must also be read: an address that a tool takes may still not be one.
     parse("the configuration found", &text)?;
+    if let Some(name) = &args.configmap {
+        text = configmap(name, &text);
+    }
     let to = destination(args)?;
     if to == Path::new("-") {
         out::text_out(&text);
@@ -74,7 +95,7 @@ fn find(args: &Args) -> Result<Vec<Found>, Failure> {
             let help = "name a checkout or an unpacked image";
             return Err(Failure::usage(format!("{} is no directory", dir.display()), help));
         }
-        return Ok(look(&Surroundings::unpacked(dir)));
+        return Ok(look_unpacked(dir));
     }
     if args.system {
         let variables = Variables::of_process();
@@ -91,12 +112,37 @@ fn destination(args: &Args) -> Result<PathBuf, Failure> {
     if let Some(file) = &args.write {
         return Ok(file.clone());
     }
+    if args.configmap.is_some() {
+        return Ok(PathBuf::from("-"));
+    }
     if args.system {
         return Ok(PathBuf::from("/etc/larder/larder.toml"));
     }
     let home = Variables::of_process().config_home();
     home.map(|home| home.join("larder/larder.toml"))
         .ok_or_else(|| Failure::usage("there is no home directory to write to", "name a file with --write FILE"))
+}
+
+fn data_dir() -> Result<PathBuf, Failure> {
+    ConfigArgs::default().here(None)?.data_dir()
+}
+
+/// The document that a pod mounts as its directory of configuration.
+fn configmap(name: &str, text: &str) -> String {
+    let mut out = format!("apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: {name}\ndata:\n  larder.toml: |\n");
+    for line in text.lines() {
+        out.push_str(format!("    {line}").trim_end());
+        out.push('\n');
+    }
+    out
+}
+
+/// As Kubernetes takes it (RFC 1123).
+fn object_name(text: &str) -> Result<String, String> {
+    let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    let fits = text.bytes().all(|byte| inner(byte) || b"-.".contains(&byte)) && text.len() <= 253;
+    let ends = text.bytes().next().is_some_and(inner) && text.bytes().last().is_some_and(inner);
+    if fits && ends { Ok(text.to_owned()) } else { Err("use lower case letters, digits, - and .".to_owned()) }
 }
 
 fn write(to: &Path, text: &str, force: bool) -> Result<(), Failure> {
@@ -128,6 +174,28 @@ fn write(to: &Path, text: &str, force: bool) -> Result<(), Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::print::{Adopted, Discovered};
+    use crate::config::sections::Next;
+
+    #[test]
+    fn a_configmap_holds_a_configuration_that_reads() {
+        let adopted = |url: &str| Adopted { url: url.into(), next: Next::Failure, found_in: "a: \"file\"\n#".into() };
+        let discovered = Discovered {
+            upstreams: [("go".to_owned(), vec![adopted("https://go.example/")])].into(),
+            allow: [("packages.example:81".to_owned(), "b".to_owned())].into(),
+        };
+        let text = configmap("larder", &print::upstreams_alone(&discovered));
+        let (head, block) = text.split_once("larder.toml: |\n").expect("is a block");
+        assert_eq!(head, "apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: larder\ndata:\n  ");
+        assert!(block.lines().all(|line| line.is_empty() || line.starts_with("    ")), "{block}");
+        let inner: String = block.lines().map(|line| format!("{}\n", line.get(4..).unwrap_or_default())).collect();
+        let config = parse("the map", &inner).expect("reads");
+        assert_eq!(config.upstreams.allow, ["packages.example:81"]);
+        assert_eq!(config.ecosystem["go"].upstreams, ["https://go.example/"]);
+        for name in ["", "-a", "A", "a b", "a:"] {
+            assert!(object_name(name).is_err(), "{name}");
+        }
+    }
 
     #[test]
     fn a_file_that_is_there_is_kept_unless_forced() {

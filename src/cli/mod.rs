@@ -5,6 +5,7 @@ mod ca;
 mod client;
 mod completions;
 mod containers;
+mod credentials;
 pub mod discover;
 mod docs;
 mod doctor;

@@ -9,7 +9,7 @@ use url::Url;
 use super::discover::{Found, Surroundings, look};
 use super::failure::Failure;
 use super::out;
-use super::tools::{self, Settings};
+use super::tools::{self, Purpose, Settings};
 use crate::app;
 use crate::config::print::{Adopted, Discovered};
 use crate::config::sections::Next;
@@ -32,11 +32,21 @@ pub(crate) struct Target {
     pub overlays: PathBuf,
 }
 
-/// What the tools of this machine are told.
+/// What the tools of this machine are told for one command.
 pub(crate) fn settings(target: Target, found: &[Found]) -> Settings {
+    told(target, found, Purpose::Command, &|_| true)
+}
+
+/// What is printed for some of them, by their words.
+pub(crate) fn printed(target: Target, found: &[Found], wanted: &dyn Fn(&str) -> bool) -> Settings {
+    told(target, found, Purpose::Print, wanted)
+}
+
+fn told(target: Target, found: &[Found], purpose: Purpose, wanted: &dyn Fn(&str) -> bool) -> Settings {
     let around = Surroundings::here(std::env::current_dir().unwrap_or_default());
     let Target { server, labelled, label, overlays } = target;
-    tools::settings(&tools::Client { server, labelled, label, found, around: &around, overlays })
+    let client = tools::Client { server, labelled, label, found, around: &around, purpose, overlays };
+    tools::settings_of(&client, wanted)
 }
 
 /// What was found, as the server takes it.
@@ -102,7 +112,8 @@ pub(crate) fn note_secrets(found: &[Found]) {
         found.iter().flat_map(|found| found.secrets.iter().map(|secret| (&*secret.origin, &*found.from))).collect();
     for (origin, from) in origins {
         out::note(&format!(
-            "{from} has a credential for {origin}: put it in netrc or [upstream] credentials, larder does not copy it"
+            "{from} has a credential for {origin}, which is not written: keep it with larder init --credentials, in netrc, \
+             or in [upstream] credentials"
         ));
     }
 }

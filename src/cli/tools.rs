@@ -5,21 +5,27 @@
 //! has none (cargo), a small directory is laid over the tool's own. Nothing of the project is changed, and lockfiles stay
 //! as they would be without larder.
 //!
-//! Tried with go 1.26 and cargo 1.95. What tells builds apart travels differently for each: go refuses userinfo over plain
+//! Tried with go 1.26, cargo 1.95, apt 2.6 and Maven 3.8. What tells builds apart travels differently for each: go refuses userinfo over plain
 //! HTTP, so it stands in the path (`Client::labelled`); cargo names the folders of unpacked sources after the whole
 //! address and builds anew what has moved, so its address must stay the same from build to build and the label goes in
 //! its user agent; the proxy variables carry it as proxy authentication.
 
+mod apt;
 pub mod cargo;
+mod go;
+mod maven;
+mod proxy;
 pub mod render;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
 use url::Url;
 
-use super::discover::{Found, Surroundings, address, go};
+use super::discover::{Found, Surroundings};
 use crate::ecosystem::{self, path};
 
 /// Whom the settings are for.
@@ -33,8 +39,18 @@ pub struct Client<'a> {
     pub found: &'a [Found],
     /// The client's surroundings: variables that are added to, files that are laid over.
     pub around: &'a Surroundings<'a>,
+    pub purpose: Purpose,
     /// A directory of ours on the client's machine that stays from run to run, for what is laid over tools' own files.
     pub overlays: PathBuf,
+}
+
+/// What becomes of the settings.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Purpose {
+    /// For one command that larder looks after.
+    Command,
+    /// Printed, and in force when larder may be gone.
+    Print,
 }
 
 /// What a tool is told.
@@ -45,6 +61,8 @@ pub struct Settings {
     pub here: Overlay,
     /// The same for a machine that is not this one: an image, a CI runner.
     pub elsewhere: Script,
+    /// Variables by which a tool is lost when larder is gone.
+    pub no_fallback: BTreeSet<String>,
     /// What stays as it is, and why, for people.
     pub notes: Vec<String>,
 }
@@ -57,6 +75,8 @@ pub struct Overlay {
     pub directories: Vec<PathBuf>,
     /// Path and text; written over.
     pub files: Vec<(PathBuf, String)>,
+    /// Files that are run.
+    pub programs: Vec<PathBuf>,
     /// Where the link is, and what it leads to.
     pub links: Vec<(PathBuf, PathBuf)>,
 }
@@ -68,70 +88,200 @@ pub struct Script {
     pub lines: String,
     /// To be exported after the lines; values stand between double quotes and may name the lines' variables.
     pub env: Vec<(String, String)>,
+    /// What the lines make, to be taken away where nothing may stay.
+    pub directories: Vec<&'static str>,
 }
 
 /// A row of the table.
 pub struct Tool {
+    /// What `larder env` calls it.
+    pub word: &'static str,
     pub name: &'static str,
     /// The ecosystem whose mount it needs; None for the forward proxy. Rows without their mount tell nothing.
     pub ecosystem: Option<&'static str>,
     /// What it sets, for the docs.
     pub sets: &'static str,
+    /// What larder keeps of what the tool fetches so.
+    pub kept: &'static str,
+    /// What the tool does when larder is gone.
+    pub alone: &'static str,
     settings: fn(&Client<'_>) -> Settings,
 }
 
+/// In print, of a line whose tool does not go on without larder.
+pub const NO_FALLBACK: &str = "no fallback";
+const PROXY: &str = "reads the proxy variables";
+const PROXY_KEPT: &str = "over plain HTTP all that RFC 9111 lets a cache keep; https is tunnelled, not kept";
+
 /// Every tool.
-pub static TOOLS: [Tool; 5] = [
-    Tool { name: "go", ecosystem: Some("go"), sets: "`GOPROXY`", settings: go_settings },
+pub static TOOLS: [Tool; 12] = [
     Tool {
+        word: "go",
+        name: "go",
+        ecosystem: Some("go"),
+        sets: "`GOPROXY`",
+        kept: "modules, toolchains, the checksum database",
+        alone: "goes on: in `larder env` each address of larder's is followed by `|` and the one that it stands for",
+        settings: go::settings,
+    },
+    Tool {
+        word: "cargo",
         name: "cargo",
         ecosystem: Some("cargo"),
         sets: "`CARGO_HOME`: a directory with source replacement, laid over the real one",
+        kept: "the index and crates of sparse registries; git indexes and git dependencies are not",
+        alone: NO_FALLBACK,
         settings: cargo::settings,
     },
-    Tool { name: "npm, pnpm, yarn", ecosystem: Some("npm"), sets: "`npm_config_registry`", settings: npm_settings },
     Tool {
+        word: "npm",
+        name: "npm, pnpm, yarn",
+        ecosystem: Some("npm"),
+        sets: "`npm_config_registry`",
+        kept: "packages and their documents",
+        alone: NO_FALLBACK,
+        settings: npm_settings,
+    },
+    Tool {
+        word: "pypi",
         name: "pip, uv",
         ecosystem: Some("pypi"),
         sets: "`PIP_INDEX_URL`, `PIP_TRUSTED_HOST`, `UV_DEFAULT_INDEX`",
+        kept: "files and indexes",
+        alone: NO_FALLBACK,
         settings: python_settings,
     },
     Tool {
+        word: "proxy",
         name: "all that reads proxy variables",
         ecosystem: None,
-        sets: "`http_proxy`, `https_proxy`, `no_proxy`, and each in capitals",
-        settings: proxy_settings,
+        sets: "`http_proxy`, `https_proxy`, `no_proxy`, and each in capitals; `http_no_proxy` for Leiningen",
+        kept: PROXY_KEPT,
+        alone: NO_FALLBACK,
+        settings: proxy::settings,
+    },
+    Tool {
+        word: "apt",
+        name: "apt",
+        ecosystem: None,
+        sets: "`APT_CONFIG`: a file that names a script by which apt finds its proxy",
+        kept: "what plain-HTTP sources have; https sources are tunnelled, not kept",
+        alone: "goes on: the script answers `DIRECT` when larder takes no connection within a second",
+        settings: apt::settings,
+    },
+    Tool {
+        word: "maven",
+        name: "Maven",
+        ecosystem: None,
+        sets: "`MAVEN_OPTS`: `-Dmaven.conf`, a directory laid over the installation's settings, with larder as its proxy",
+        kept: PROXY_KEPT,
+        alone: NO_FALLBACK,
+        settings: maven::settings,
+    },
+    Tool {
+        word: "gradle",
+        name: "Gradle",
+        ecosystem: None,
+        sets: "`GRADLE_OPTS`: the JVM's proxy properties behind what is there (not tried)",
+        kept: PROXY_KEPT,
+        alone: NO_FALLBACK,
+        settings: proxy::gradle,
+    },
+    Tool {
+        word: "lein",
+        name: "Leiningen",
+        ecosystem: None,
+        sets: PROXY,
+        kept: "nothing: it refuses plain HTTP, and https is tunnelled",
+        alone: NO_FALLBACK,
+        settings: nothing,
+    },
+    Tool {
+        word: "git",
+        name: "git",
+        ecosystem: None,
+        sets: PROXY,
+        kept: "nothing: its answers are not to be reused, and https is tunnelled",
+        alone: NO_FALLBACK,
+        settings: nothing,
+    },
+    Tool {
+        word: "curl",
+        name: "curl, wget",
+        ecosystem: None,
+        sets: PROXY,
+        kept: PROXY_KEPT,
+        alone: NO_FALLBACK,
+        settings: nothing,
+    },
+    Tool {
+        word: "docker",
+        name: "docker, buildah, podman",
+        ecosystem: None,
+        sets: "`--build-arg http_proxy=...`, or `proxies` in `~/.docker/config.json`: see the pages on them",
+        kept: "what the tools of this list fetch in RUN steps; images are pulled by the daemon, which is not asked",
+        alone: NO_FALLBACK,
+        settings: nothing,
     },
 ];
 
+/// The proxy variables are all that it needs.
+fn nothing(_: &Client<'_>) -> Settings {
+    Settings::default()
+}
+
 /// What all tools together are told.
 pub fn settings(client: &Client<'_>) -> Settings {
+    settings_of(client, &|_| true)
+}
+
+/// What those tools are told whose word is wanted.
+pub fn settings_of(client: &Client<'_>, wanted: &dyn Fn(&str) -> bool) -> Settings {
     let mut all = Settings::default();
-    for tool in TOOLS.iter().filter(|tool| tool.is_mounted()) {
+    for tool in TOOLS.iter().filter(|tool| tool.is_mounted() && wanted(tool.word)) {
         let one = (tool.settings)(client);
+        if tool.alone == NO_FALLBACK {
+            let names = one.env.iter().chain(&one.here.env).chain(&one.elsewhere.env).map(|(name, _)| name.clone());
+            all.no_fallback.extend(names.filter(|name| !HARMLESS.contains(&name.to_ascii_lowercase().as_str())));
+        }
         all.env.extend(one.env);
         all.here.env.extend(one.here.env);
         all.here.directories.extend(one.here.directories);
         all.here.files.extend(one.here.files);
         all.here.links.extend(one.here.links);
+        all.here.programs.extend(one.here.programs);
         all.elsewhere.lines.push_str(&one.elsewhere.lines);
         all.elsewhere.env.extend(one.elsewhere.env);
+        all.elsewhere.directories.extend(one.elsewhere.directories);
         all.notes.extend(one.notes);
     }
     all
 }
 
+/// Lead to no server.
+const HARMLESS: [&str; 5] =
+    ["no_proxy", "http_no_proxy", "cargo_http_user_agent", "pip_trusted_host", "larder_cargo_home"];
+
 /// The table for the docs.
 pub fn markdown() -> String {
     let rows = TOOLS.iter().filter(|tool| tool.is_mounted());
-    rows.fold("| Tool | What is set |\n|---|---|\n".to_owned(), |page, tool| {
-        format!("{page}| {} | {} |\n", tool.name, tool.sets)
+    let head = "| Tool | `larder env` | What is set | What is kept | When larder is gone |\n|---|---|---|---|---|\n";
+    rows.fold(head.to_owned(), |page, tool| {
+        let Tool { word, name, sets, kept, alone, .. } = tool;
+        format!("{page}| {name} | `{word}` | {sets} | {kept} | {alone} |\n")
     })
 }
 
 impl Tool {
-    fn is_mounted(&self) -> bool {
+    pub(crate) fn is_mounted(&self) -> bool {
         self.ecosystem.is_none_or(|name| ecosystem::ALL.iter().any(|known| known.about().name == name))
+    }
+}
+
+impl Tool {
+    /// Whether the proxy variables are all that it is told.
+    pub(crate) fn needs_variables(&self) -> bool {
+        self.ecosystem.is_none() && !matches!(self.word, "apt" | "maven" | "gradle")
     }
 }
 
@@ -153,6 +303,9 @@ impl Overlay {
         for (at, text) in &self.files {
             let fresh = at.with_extension(format!("new-{}", std::process::id()));
             fs::write(&fresh, text)?;
+            if self.programs.contains(at) {
+                fs::set_permissions(&fresh, fs::Permissions::from_mode(0o755))?;
+            }
             fs::rename(&fresh, at)?;
         }
         for (at, target) in &self.links {
@@ -199,22 +352,14 @@ impl Client<'_> {
     }
 }
 
-/// The client's own list with each address replaced; `direct`, `off` and the signs between them stay.
-fn go_settings(client: &Client<'_>) -> Settings {
-    let Some(list) = client.found("go").and_then(|found| found.settings.get("GOPROXY")) else {
-        return Settings::default();
-    };
-    let mut server = client.labelled.clone();
-    if let Some((label, token)) =
-        client.label.as_ref().filter(|_| client.token().is_some() && server.scheme() == "https")
-    {
-        // Cannot fail: the address has a host.
-        let _ = server.set_username(label);
-        let _ = server.set_password(Some(token));
-    }
-    let through = |item: &str| address(item).map(|(url, _)| client.through(&server, "go", &url));
-    let list = go::write_list(&go::list_items(list), through);
-    Settings { env: vec![("GOPROXY".into(), list)], ..Settings::default() }
+/// Whether the tool shows the source a credential: larder, in its place, would be shown none.
+fn is_private(found: &Found) -> bool {
+    found.settings.contains_key("token") || !found.secrets.is_empty()
+}
+
+fn asked_directly(tool: &str, found: &Found) -> String {
+    let hosts: Vec<&str> = found.urls.iter().filter_map(|(url, _)| url.host_str()).collect();
+    format!("{tool} has a credential for {} and asks there directly", hosts.join(", "))
 }
 
 fn npm_settings(client: &Client<'_>) -> Settings {
@@ -231,34 +376,6 @@ fn python_settings(client: &Client<'_>) -> Settings {
         env.push(("PIP_TRUSTED_HOST".into(), host.into()));
     }
     Settings { env, ..Settings::default() }
-}
-
-/// The proxy variables; what the client had in `no_proxy` stays in it. larder itself is asked directly, but where a token
-/// is needed and TLS is not spoken: the proxy's credential is then the one way in which every tool can show it.
-fn proxy_settings(client: &Client<'_>) -> Settings {
-    let mut proxy = client.server.clone();
-    proxy.set_path("");
-    if let Some((label, token)) = &client.label {
-        // Cannot fail: the address has a host.
-        let _ = proxy.set_username(label);
-        let _ = proxy.set_password(Some(token).filter(|token| !token.is_empty()).map(String::as_str));
-    }
-    let proxy = proxy.as_str().trim_end_matches('/').to_owned();
-    let host = client.server.host_str().unwrap_or_default().trim_matches(['[', ']']).to_owned();
-    let known = ["no_proxy", "NO_PROXY"].into_iter().find_map(|name| client.around.var(name)).unwrap_or_default();
-    let mut direct: Vec<&str> = known.split(',').map(str::trim).filter(|name| !name.is_empty()).collect();
-    let larder = Some(host.as_str()).filter(|_| !client.shows_token_as_proxy());
-    for name in ["localhost", "127.0.0.1", "::1"].into_iter().chain(larder) {
-        if !direct.contains(&name) {
-            direct.push(name);
-        }
-    }
-    let direct = direct.join(",");
-    let pairs = [("http_proxy", &proxy), ("https_proxy", &proxy), ("no_proxy", &direct)];
-    let env = pairs
-        .into_iter()
-        .flat_map(|(name, value)| [(name.to_owned(), value.clone()), (name.to_ascii_uppercase(), value.clone())]);
-    Settings { env: env.collect(), ..Settings::default() }
 }
 
 #[cfg(test)]
@@ -284,6 +401,7 @@ pub(crate) mod tests {
             label: Some(("build".into(), "t/k".into())),
             found,
             around: &around,
+            purpose: Purpose::Command,
             overlays: PathBuf::from("/cache/larder"),
         })
     }
@@ -321,7 +439,7 @@ pub(crate) mod tests {
         assert_eq!(variable(&set, "https_proxy"), "http://build:t%2Fk@larder.example:7070");
         assert_eq!(variable(&set, "HTTP_PROXY"), variable(&set, "http_proxy"));
         assert_eq!(variable(&set, "no_proxy"), "corp.example,localhost,127.0.0.1,::1");
-        assert_eq!(set.env.len(), 6);
+        assert_eq!(set.env.len(), 7);
     }
 
     #[test]
@@ -335,7 +453,8 @@ pub(crate) mod tests {
             let label = Some(("ci".to_owned(), token.to_owned()));
             let overlays = PathBuf::from("/o");
             let found = &[found.clone(), crates.clone()];
-            settings(&Client { labelled: server.clone(), server, label, found, around: &around, overlays })
+            let purpose = Purpose::Command;
+            settings(&Client { labelled: server.clone(), server, label, found, around: &around, purpose, overlays })
         };
         // Go and cargo show no credential of their own over plain HTTP, but the proxy's to the proxy.
         let plain = told("http://larder.example:7070", "lrd_x");
@@ -350,7 +469,16 @@ pub(crate) mod tests {
         let tls = told("https://larder.example:7070", "lrd_x");
         assert_eq!(variable(&tls, "no_proxy"), "localhost,127.0.0.1,::1,larder.example");
         assert_eq!(variable(&tls, "GOPROXY"), "https://ci:lrd_x@larder.example:7070/go/@go.example,direct");
-        assert!(tls.notes[0].contains("anonymous_read"), "{:?}", tls.notes);
+        assert_eq!(variable(&tls, "CARGO_REGISTRIES_LARDER_TOKEN"), "Bearer lrd_x");
+    }
+
+    #[test]
+    fn a_list_with_a_credential_is_left_alone_and_not_shown() {
+        let mut found = Found::one("go", "", "$GOPROXY".into(), "https://me:hush@go.example").expect("is an address");
+        found.settings.insert("GOPROXY", "https://go.example/,direct".into());
+        let set = with_client(&[found], &[], Path::new("/nowhere"), settings);
+        assert_eq!(variable(&set, "GOPROXY"), "");
+        assert_eq!(set.notes, ["go has a credential for go.example and asks there directly"]);
     }
 
     #[test]

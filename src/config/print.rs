@@ -58,6 +58,20 @@ pub fn with_upstreams(discovered: &Discovered) -> String {
     out
 }
 
+/// What was discovered and nothing else: for a document in which the annotated default would be in the way.
+pub fn upstreams_alone(discovered: &Discovered) -> String {
+    let mut out = "# Found by `larder init`. All other settings have their defaults.\n".to_owned();
+    if !discovered.allow.is_empty() {
+        out.push_str("\n[upstreams]\n");
+        write_allowed(&mut out, &discovered.allow);
+    }
+    for (ecosystem, found) in &discovered.upstreams {
+        out.push_str(&format!("\n[ecosystem.{ecosystem}]\n"));
+        write_found(&mut out, found);
+    }
+    out
+}
+
 fn write_table(out: &mut String, path: &str, keys: &[(&'static str, Shape)], defaults: &Table) {
     out.push('\n');
     comment(out, path);
@@ -102,21 +116,25 @@ fn write_named(out: &mut String, section: &str, inner: &Shape, adopted: &BTreeMa
         let found = adopted.get(ecosystem).map_or(&[][..], Vec::as_slice);
         let mark = if found.is_empty() { "# " } else { "" };
         out.push_str(&format!("{mark}[{section}.{ecosystem}]\n"));
-        for adopted in found {
-            out.push_str(&format!("# {} was found in {}\n", adopted.url, one_line(&adopted.found_in)));
-        }
         if found.is_empty() {
             out.push_str("# upstreams = []\n");
         } else {
-            let urls: Vec<Value> = found.iter().map(|adopted| Value::String(adopted.url.clone())).collect();
-            out.push_str(&format!("upstreams = {}\n", Value::Array(urls)));
-            if found.iter().any(|adopted| adopted.next == Next::Failure) {
-                out.push_str("next = \"failure\"\n");
-            }
+            write_found(out, found);
         }
     }
     for (key, _) in keys {
         comment(out, &format!("{section}.{ANY}.{key}"));
+    }
+}
+
+fn write_found(out: &mut String, found: &[Adopted]) {
+    for adopted in found {
+        out.push_str(&format!("# {} was found in {}\n", adopted.url, one_line(&adopted.found_in)));
+    }
+    let urls: Vec<Value> = found.iter().map(|adopted| Value::String(adopted.url.clone())).collect();
+    out.push_str(&format!("upstreams = {}\n", Value::Array(urls)));
+    if found.iter().any(|adopted| adopted.next == Next::Failure) {
+        out.push_str("next = \"failure\"\n");
     }
 }
 

@@ -45,7 +45,7 @@ impl Ecosystem {
 }
 
 /// Reads the base address of an upstream; its path ends in `/`.
-fn base(text: &str) -> Result<Url, String> {
+pub(crate) fn base(text: &str) -> Result<Url, String> {
     let mut url = Url::parse(text).map_err(|_| format!("{text:?} is no address; write https://HOST/PATH/"))?;
     if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none() {
         return Err(format!("{text:?} is not http or https; write https://HOST/PATH/"));

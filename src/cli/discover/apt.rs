@@ -1,14 +1,17 @@
-//! apt: archive addresses from `sources.list`, `sources.list.d/*.list` and the deb822 form in `*.sources`.
+//! apt: archive addresses from `sources.list`, `sources.list.d/*.list` and the deb822 form in `*.sources`, and the mirrors
+//! that `mirror+file:` lists name.
 //!
-//! Source: sources.list(5).
+//! Source: sources.list(5), apt-transport-mirror(1), apt_auth.conf(5).
 
-use super::{Found, Surroundings};
+use super::{Found, Surroundings, address};
 use crate::model::lookup::Fallback;
 
-/// Looks for apt's archives, all in one: each is a base of its own, asked for what lies below it.
+/// Looks for apt's archives, all in one: each is a base of its own, asked for what lies below it. Hosts that serve lists
+/// of mirrors follow by themselves: what stands there is no archive.
+///
+/// `settings`: `token` is there when apt has a credential for one of them.
 pub fn look(around: &Surroundings<'_>) -> Vec<Found> {
-    let mut texts = Vec::new();
-    let mut from = Vec::new();
+    let (mut texts, mut from, mut lists) = (Vec::new(), Vec::new(), Vec::new());
     let files =
         [around.at("/etc/apt/sources.list")].into_iter().chain(around.list(&around.at("/etc/apt/sources.list.d")));
     for path in files {
@@ -18,22 +21,80 @@ pub fn look(around: &Surroundings<'_>) -> Vec<Found> {
             _ => None,
         };
         let Some(told) = told.filter(|told| !told.is_empty()) else { continue };
-        from.push(around.shown(&path));
-        texts.extend(told);
+        let shown = around.shown(&path);
+        for uri in told {
+            match Uri::of(&uri) {
+                Uri::Archive(text) => texts.push(text.to_owned()),
+                Uri::MirrorFile(file) => texts.extend(mirrors(&around.read(&around.at(file)).unwrap_or_default())),
+                Uri::MirrorList(text) => lists.extend(Found::one("apt", "mirror-list", shown.clone(), &text)),
+                Uri::Other => {}
+            }
+        }
+        from.push(shown);
     }
     let texts = texts.into_iter().map(|text| (text, Fallback::OnAbsence));
-    Found::of("apt", "", from.join(", "), texts).into_iter().collect()
+    let mut found = Found::of("apt", "", from.join(", "), texts);
+    if let Some(found) = &mut found
+        && (!found.secrets.is_empty() || has_credential(around, found))
+    {
+        found.settings.insert("token", "yes".into());
+    }
+    lists.dedup_by(|one, other| one.urls == other.urls);
+    found.into_iter().chain(lists).collect()
+}
+
+/// What a URI of a source leads to.
+enum Uri<'a> {
+    Archive(&'a str),
+    /// A list of mirrors on this machine.
+    MirrorFile(&'a str),
+    /// A list of mirrors to be fetched.
+    MirrorList(String),
+    /// A disk, a directory, a transport that is not HTTP.
+    Other,
+}
+
+impl Uri<'_> {
+    fn of(uri: &str) -> Uri<'_> {
+        // `mirror+http://` may have a further `+` for how the mirrors themselves are reached.
+        match uri.split_once(':') {
+            Some(("http" | "https", _)) => Uri::Archive(uri),
+            Some(("mirror+file", path)) => Uri::MirrorFile(path),
+            Some(("mirror" | "mirror+http", rest)) => Uri::MirrorList(format!("http:{rest}")),
+            Some(("mirror+https", rest)) => Uri::MirrorList(format!("https:{rest}")),
+            _ => Uri::Other,
+        }
+    }
+}
+
+/// A mirror a line, whatever is said of it after a tab.
+fn mirrors(text: &str) -> Vec<String> {
+    let lines = text.lines().filter_map(|line| line.split_whitespace().next());
+    lines.filter(|word| word.starts_with("http")).map(str::to_owned).collect()
+}
+
+/// Whether `auth.conf` has an entry for one of the hosts.
+fn has_credential(around: &Surroundings<'_>, found: &Found) -> bool {
+    let files = [around.at("/etc/apt/auth.conf")].into_iter().chain(around.list(&around.at("/etc/apt/auth.conf.d")));
+    let text: String = files.filter_map(|path| around.read(&path)).collect::<Vec<_>>().join("\n");
+    let words: Vec<&str> = text.split_whitespace().collect();
+    let named = |pair: &[&str]| {
+        let machine = if pair[1].contains("://") { pair[1].to_owned() } else { format!("https://{}", pair[1]) };
+        let named = address(&machine).and_then(|(url, _)| url.host_str().map(str::to_owned));
+        pair[0] == "machine" && found.urls.iter().any(|(url, _)| url.host_str() == named.as_deref())
+    };
+    words.windows(2).any(named)
 }
 
 /// `deb [options] URI suite components...`
 pub(super) fn one_line(text: &str) -> Vec<String> {
-    let lines = text.lines().map(str::trim).filter(|line| line.starts_with("deb ") || line.starts_with("deb-src "));
     let address = |line: &str| {
-        let after = line.split_once(' ')?.1.trim_start();
+        let (kind, after) = line.trim().split_once(char::is_whitespace)?;
+        let after = Some(after.trim_start()).filter(|_| matches!(kind, "deb" | "deb-src"))?;
         let after = if after.starts_with('[') { after.split_once(']')?.1 } else { after };
-        after.split_whitespace().next().map(str::to_owned)
+        after.split_whitespace().next().filter(|word| !word.starts_with('#')).map(str::to_owned)
     };
-    lines.filter_map(address).collect()
+    text.lines().filter_map(address).collect()
 }
 
 /// Stanzas of `Field: value`, with `Enabled: no` switching one off; values go on in indented lines.
@@ -47,7 +108,8 @@ pub(super) fn deb822(text: &str) -> Vec<String> {
             let mut fields = stanza.lines().filter_map(|line| line.split_once(':'));
             fields.find(|(known, _)| known.trim().eq_ignore_ascii_case(name)).map(|(_, value)| value.trim().to_owned())
         };
-        if field("Enabled").is_some_and(|enabled| enabled.eq_ignore_ascii_case("no")) {
+        let off = ["no", "false", "without", "off", "disable", "0"];
+        if field("Enabled").is_some_and(|enabled| off.contains(&enabled.to_ascii_lowercase().as_str())) {
             continue;
         }
         all.extend(field("URIs").iter().flat_map(|uris| uris.split_whitespace()).map(str::to_owned));
@@ -77,5 +139,45 @@ mod tests {
             urls(&found),
             ["https://one.example/debian/", "https://two.example/debian/", "https://three.example/"]
         );
+    }
+
+    #[test]
+    fn lists_of_mirrors_are_followed_on_this_machine_alone() {
+        let all = Machine::new(&[
+            (
+                "etc/apt/sources.list",
+                "deb\tmirror+file:/etc/apt/mirrors.txt\tsuite main # c\n\
+                 deb mirror+https://lists.example/mirrors.txt suite main\ndeb cdrom:[x]/ suite main\n\
+                 deb mirror://old.example/list suite main\n",
+            ),
+            (
+                "etc/apt/mirrors.txt",
+                "https://near.example/debian\tpriority:1\n# https://no.example\n\nhttp://far.example/debian/ priority:2\n",
+            ),
+        ])
+        .look(look);
+        assert_eq!(urls(&all[0]), ["https://near.example/debian/", "http://far.example/debian/"]);
+        let lists: Vec<_> = all[1..].iter().map(|found| (found.name.as_str(), urls(found)[0])).collect();
+        assert_eq!(
+            lists,
+            [("mirror-list", "https://lists.example/mirrors.txt/"), ("mirror-list", "http://old.example/list/")]
+        );
+    }
+
+    #[test]
+    fn what_is_broken_or_off_does_not_hide_the_rest() {
+        let found = Machine::new(&[
+            ("etc/apt/sources.list", "deb [arch=amd64 https://broken.example x\ndeb\ndeb-src https://a.example/d s m\n"),
+            (
+                "etc/apt/sources.list.d/a.sources",
+                "Enabled: FALSE\nURIs: https://off.example\n \t\nno colon\nuris:\n\thttps://b.example/d\nSigned-By:\n -----BEGIN-----\n .\n https://no.example\n",
+            ),
+            ("etc/apt/auth.conf.d/x.conf", "machine b.example/d login me password hush"),
+        ])
+        .look(look)
+        .remove(0);
+        assert_eq!(urls(&found), ["https://a.example/d/", "https://b.example/d/"]);
+        assert_eq!(found.from, "/etc/apt/sources.list, /etc/apt/sources.list.d/a.sources");
+        assert_eq!(found.settings["token"], "yes");
     }
 }

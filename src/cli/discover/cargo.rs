@@ -11,6 +11,8 @@ use toml::{Table, Value};
 use super::{Found, Surroundings};
 
 const DEFAULT: &str = "crates-io";
+/// Where the default index was found when nothing replaces it.
+pub const BUILT_IN: &str = "cargo's built-in default";
 /// A chain of replacements longer than this is a loop.
 const CHAIN: usize = 16;
 
@@ -22,7 +24,7 @@ pub fn look(around: &Surroundings<'_>) -> Vec<Found> {
     let layers = Layers::read(around);
     let mut all: Vec<Found> = layers.default_registry().into_iter().collect();
     let named = layers.registries(around).into_iter();
-    let locked = locked(around).into_iter().map(|index| (String::new(), index, "Cargo.lock".to_owned()));
+    let locked = locked(around).into_iter().map(|(index, from)| (String::new(), index, from));
     for (name, index, from) in named.chain(locked) {
         let Some(mut found) = sparse(&index).and_then(|url| Found::one("cargo", &name, from, url)) else { continue };
         if all.iter().any(|known| known.urls == found.urls) {
@@ -95,7 +97,10 @@ impl Layers {
             return;
         }
         let Ok(table) = text.parse::<Table>() else { return };
-        let included = table.get("include").and_then(Value::as_array).cloned().unwrap_or_default();
+        let included = match table.get("include") {
+            Some(Value::Array(files)) => files.clone(),
+            file => file.cloned().into_iter().collect(),
+        };
         self.0.push((shown, table));
         for file in included {
             let named = file.as_str().or_else(|| file.get("path")?.as_str());
@@ -136,7 +141,7 @@ impl Layers {
         let (location, from) = match told {
             Some((location, shown)) => (location, shown.to_owned()),
             None if elsewhere.iter().any(|kind| self.get("source", source, kind).is_some()) => return None,
-            None if source == DEFAULT => (tame_index::CRATES_IO_HTTP_INDEX, "cargo's built-in default".to_owned()),
+            None if source == DEFAULT => (tame_index::CRATES_IO_HTTP_INDEX, BUILT_IN.to_owned()),
             None => return None,
         };
         let mut found = Found::one("cargo", "", from, sparse(location)?)?;
@@ -193,14 +198,14 @@ fn variable(registry: &str, field: &str) -> String {
     format!("CARGO_REGISTRIES_{}_{field}", registry.to_ascii_uppercase().replace('-', "_"))
 }
 
-/// Sparse registries that `Cargo.lock` names.
-fn locked(around: &Surroundings<'_>) -> Vec<String> {
-    let Some(lock) = around.read(&around.project().join("Cargo.lock")) else { return Vec::new() };
+/// Sparse registries that the nearest `Cargo.lock` names.
+fn locked(around: &Surroundings<'_>) -> Vec<(String, String)> {
+    let Some((path, lock)) = around.above("Cargo.lock") else { return Vec::new() };
     let lines = lock.lines().filter_map(|line| line.strip_prefix("source = \"")?.strip_suffix('"'));
     let mut all: Vec<_> = lines.filter(|source| source.starts_with("sparse+")).map(str::to_owned).collect();
     all.sort_unstable();
     all.dedup();
-    all
+    all.into_iter().map(|index| (index, around.shown(&path))).collect()
 }
 
 #[cfg(test)]
@@ -250,7 +255,7 @@ mod tests {
                  [source.known]\nregistry = 'sparse+https://corp.example/i/'\n",
             ),
             ("home/me/.cargo/credentials.toml", "[registries.corp]\ntoken = 'hush'\n"),
-            ("build/app/Cargo.lock", "[[package]]\nname = 'a'\nsource = \"sparse+https://lock.example/i/\"\n"),
+            ("build/Cargo.lock", "[[package]]\nname = 'a'\nsource = \"sparse+https://lock.example/i/\"\n"),
         ])
         .with("CARGO_REGISTRIES_EXTRA_ONE_INDEX", "sparse+https://extra.example/");
         let all = machine.look(look);
@@ -261,7 +266,7 @@ mod tests {
         assert_eq!(urls(of("extra-one")), ["https://extra.example/"]);
         assert_eq!(
             (urls(of("lock-example")), of("lock-example").from.as_str()),
-            (vec!["https://lock.example/i/"], "Cargo.lock")
+            (vec!["https://lock.example/i/"], "/build/Cargo.lock")
         );
         assert!(!of("lock-example").settings.contains_key("token"));
     }
@@ -287,7 +292,7 @@ mod tests {
     #[test]
     fn included_files_count() {
         let machine = Machine::new(&[
-            ("build/app/.cargo/config.toml", "include = ['more.toml']\n[source.crates-io]\nreplace-with = 'm'\n"),
+            ("build/app/.cargo/config.toml", "include = 'more.toml'\n[source.crates-io]\nreplace-with = 'm'\n"),
             ("build/app/.cargo/more.toml", "[source.m]\nregistry = 'sparse+https://m.example/'\n"),
         ]);
         assert_eq!(urls(&machine.look(look)[0]), ["https://m.example/"]);

@@ -24,6 +24,9 @@ pub fn look(around: &Surroundings<'_>) -> Vec<Found> {
     let items = list_items(&list);
     let listed = items.iter().map(|item| (item.text.clone(), item.next));
     let Some(mut found) = Found::of("go", "", from, listed) else { return Vec::new() };
+    if !found.secrets.is_empty() || found.urls.iter().any(|(url, _)| around.is_in_netrc(url)) {
+        found.settings.insert("token", "yes".into());
+    }
     found.settings.insert("GOPROXY", write_list(&items, |item| address(item).map(|(url, _)| url.to_string())));
     for name in ALONG {
         if let Some((value, _)) = setting(around, &files, name) {
@@ -85,7 +88,7 @@ fn setting(around: &Surroundings<'_>, files: &[(String, String)], name: &str) ->
     }
     files.iter().find_map(|(shown, text)| {
         let lines = text.lines().map(str::trim).filter(|line| !line.starts_with('#'));
-        let value = lines.filter_map(|line| line.split_once('=')).find(|(known, _)| *known == name)?.1;
+        let value = lines.filter_map(|line| line.split_once('=')).rfind(|(known, _)| *known == name)?.1;
         (!value.is_empty()).then(|| (value.to_owned(), shown.clone()))
     })
 }
@@ -106,7 +109,9 @@ fn files(around: &Surroundings<'_>) -> Vec<(String, String)> {
 fn toolchains(around: &Surroundings<'_>) -> Vec<PathBuf> {
     let mut roots: Vec<PathBuf> = around.var("GOROOT").map(|root| around.at(root)).into_iter().collect();
     for dir in around.var("PATH").unwrap_or_default().split(':').filter(|dir| dir.starts_with('/')) {
-        let Ok(program) = around.at(dir).join("go").canonicalize() else { continue };
+        let Some(program) = around.inside(&around.at(dir).join("go")).filter(|program| program.is_file()) else {
+            continue;
+        };
         roots.extend(program.parent().and_then(Path::parent).map(Path::to_owned));
     }
     roots.extend(["/usr/local/go", "/usr/lib/go", "/usr/lib/golang"].map(|root| around.at(root)));
@@ -155,9 +160,25 @@ mod tests {
     #[test]
     fn a_go_on_the_path_leads_to_its_file() {
         let machine = Machine::new(&[("opt/go/bin/go", ""), ("opt/go/go.env", "GOPROXY=go.example\n"), ("bin/x", "")]);
-        std::os::unix::fs::symlink(machine.dir.path().join("opt/go/bin/go"), machine.dir.path().join("bin/go"))
-            .expect("a link");
-        assert_eq!(urls(&machine.with("PATH", "/bin").look(look)[0]), ["https://go.example/"]);
+        std::os::unix::fs::symlink("../opt/go/bin/go", machine.dir.path().join("bin/go")).expect("a link");
+        let machine = machine.with("PATH", "/bin:/sbin");
+        assert_eq!(urls(&machine.look(look)[0]), ["https://go.example/"]);
+        std::fs::remove_file(machine.dir.path().join("bin/go")).expect("was linked");
+        std::fs::create_dir_all(machine.dir.path().join("sbin")).expect("a directory");
+        std::os::unix::fs::symlink("/opt/go/bin/go", machine.dir.path().join("sbin/go")).expect("a link");
+        assert_eq!(urls(&machine.look(look)[0]), ["https://go.example/"], "by a link that is absolute in the image");
+    }
+
+    #[test]
+    fn the_last_line_of_a_file_wins_and_a_credential_is_seen() {
+        let machine = Machine::new(&[
+            ("home/me/.config/go/env", "GOPROXY=https://old.example\nGOPROXY=https://new.example\nnonsense\n"),
+            ("home/me/.netrc", "machine new.example login me password hush"),
+        ]);
+        let found = machine.look(look).remove(0);
+        assert_eq!(urls(&found), ["https://new.example/"]);
+        assert_eq!(found.settings["token"], "yes");
+        assert!(!format!("{found:?}").contains("hush"));
     }
 
     #[test]

@@ -6,13 +6,21 @@
 
 pub mod apt;
 pub mod cargo;
+mod clojure;
+mod edn;
 #[cfg(any(test, feature = "fuzz"))]
 pub mod fuzz;
 pub mod go;
+mod gradle;
+mod jar;
 pub mod maven;
 pub mod npm;
+mod npm_lock;
 pub mod pip;
+mod python_project;
 pub mod tool;
+pub mod unpacked;
+mod yaml;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -27,6 +35,10 @@ use crate::model::lookup::Fallback;
 
 /// Files larger than this are not read; lockfiles of large projects have some megabytes.
 const FILE_BYTES: u64 = 32 << 20;
+/// More entries of a directory are not looked at.
+const DIRECTORY_ENTRIES: usize = 4096;
+/// Links followed for one path, as Linux has it.
+const LINKS: usize = 40;
 
 /// Upstreams that a tool uses.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -117,23 +129,77 @@ impl<'a> Surroundings<'a> {
         self.var("XDG_CONFIG_HOME").map_or_else(|| self.home().join(".config"), |dir| self.at(dir))
     }
 
-    /// A text file; None when it is missing, too large, not UTF-8, or a link that leads out of the root.
+    /// A text file; None when it is missing, too large or not UTF-8.
     pub fn read(&self, path: &Path) -> Option<String> {
-        if self.root != Path::new("/") && !path.canonicalize().ok()?.starts_with(self.root.canonicalize().ok()?) {
-            return None;
-        }
-        let mut text = String::new();
-        let file = File::open(path).ok().filter(|file| file.metadata().is_ok_and(|about| about.is_file()))?;
-        let read = file.take(FILE_BYTES + 1).read_to_string(&mut text).ok()?;
-        (read as u64 <= FILE_BYTES).then_some(text)
+        String::from_utf8(self.read_bytes(path)?).ok()
+    }
+
+    /// A file; None when it is missing or too large.
+    pub fn read_bytes(&self, path: &Path) -> Option<Vec<u8>> {
+        let path = self.inside(path)?;
+        let mut bytes = Vec::new();
+        // Looked at before it is opened: a pipe would hold us up.
+        let file = path.metadata().ok().filter(|about| about.is_file()).and_then(|_| File::open(&path).ok())?;
+        let read = file.take(FILE_BYTES + 1).read_to_end(&mut bytes).ok()?;
+        (read as u64 <= FILE_BYTES).then_some(bytes)
+    }
+
+    /// The nearest file of a name, in the project's directory or above it, and its text.
+    pub fn above(&self, name: &str) -> Option<(PathBuf, String)> {
+        let dirs = self.project.ancestors().take_while(|dir| dir.starts_with(&self.root));
+        dirs.map(|dir| dir.join(name)).find_map(|path| Some((path.clone(), self.read(&path)?)))
     }
 
     /// Files in a directory by name; none when there is no such directory.
     pub fn list(&self, dir: &Path) -> Vec<PathBuf> {
-        let Ok(entries) = dir.read_dir() else { return Vec::new() };
-        let mut paths: Vec<_> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
+        let Some(Ok(entries)) = self.inside(dir).map(|dir| dir.read_dir()) else { return Vec::new() };
+        let mut paths: Vec<_> =
+            entries.take(DIRECTORY_ENTRIES).filter_map(|entry| Some(dir.join(entry.ok()?.file_name()))).collect();
         paths.sort();
         paths
+    }
+
+    /// Where a path leads: links are followed as they are for whoever lives below the root. None for a circle; what is not
+    /// there may lead to nothing.
+    pub fn inside(&self, path: &Path) -> Option<PathBuf> {
+        if self.root == Path::new("/") {
+            return path.canonicalize().ok();
+        }
+        let below = path.strip_prefix(&self.root).ok()?;
+        let mut ahead: Vec<PathBuf> = below.components().rev().map(|part| part.as_os_str().into()).collect();
+        let (mut at, mut links) = (self.root.clone(), 0);
+        while let Some(part) = ahead.pop() {
+            match part.components().next()? {
+                Component::Normal(name) => at.push(name),
+                Component::ParentDir if at != self.root => at = at.parent()?.to_owned(),
+                Component::ParentDir | Component::CurDir | Component::RootDir | Component::Prefix(_) => continue,
+            }
+            let Ok(target) = at.read_link() else { continue };
+            links += 1;
+            at = if target.is_absolute() { self.root.clone() } else { at.parent()?.to_owned() };
+            ahead.extend(target.components().rev().map(|part| PathBuf::from(part.as_os_str())));
+            if links > LINKS {
+                return None;
+            }
+        }
+        Some(at)
+    }
+
+    /// `${NAME}` with the variable's value, `${NAME:-text}` and `${NAME-text}` with the text where it has none. None
+    /// where a variable has no value: what is left would be no address.
+    pub fn expanded(&self, text: &str) -> Option<String> {
+        filled(text, |inside| {
+            let (name, other) = inside.split_once('-').map_or((inside, None), |(name, other)| (name, Some(other)));
+            self.var(name.trim_end_matches([':', '?'])).or(other).map(str::to_owned)
+        })
+    }
+
+    /// Whether the user's netrc has a credential for a host. Tools that read it would show it to nobody but that host.
+    pub fn is_in_netrc(&self, url: &Url) -> bool {
+        let path = self.var("NETRC").map_or_else(|| self.home().join(".netrc"), |path| self.at(path));
+        let text = self.read(&path).unwrap_or_default();
+        let words: Vec<&str> = text.split_whitespace().collect();
+        words.windows(2).any(|pair| pair[0] == "machine" && url.host_str() == Some(pair[1]))
     }
 
     /// A path as people know it: as the tools see it, not where an image was unpacked.
@@ -188,6 +254,23 @@ impl Found {
     }
 }
 
+/// The first of each name: the nearest setting wins. One that has a name and leads where another leads too says nothing
+/// new.
+pub(crate) fn firsts(all: Vec<Found>) -> Vec<Found> {
+    let mut kept: Vec<Found> = Vec::new();
+    for found in all {
+        if !kept.iter().any(|known| known.name == found.name || known.urls == found.urls && is_host(&found)) {
+            kept.push(found);
+        }
+    }
+    kept
+}
+
+/// Whether a source has no name of its own but its host's.
+fn is_host(found: &Found) -> bool {
+    found.urls.iter().any(|(url, _)| url.host_str() == Some(&found.name))
+}
+
 /// Reads the base address of a registry.
 ///
 /// *Shape*: http or https with a host; path ends in `/`; userinfo, query and fragment taken off.
@@ -206,6 +289,19 @@ pub fn address(text: &str) -> Option<(Url, Option<Secret>)> {
     let origin = url.origin().ascii_serialization();
     let secret = (!user.is_empty() || !password.is_empty()).then_some(Secret { origin, user, password });
     Some((url, secret))
+}
+
+/// A text with each `${...}` in it replaced by what `value` has for it. None where it has nothing: what is left would be
+/// no address.
+pub(crate) fn filled(text: &str, value: impl Fn(&str) -> Option<String>) -> Option<String> {
+    let mut pieces = text.split("${");
+    let mut out = pieces.next().unwrap_or_default().to_owned();
+    for piece in pieces {
+        let (inside, after) = piece.split_once('}')?;
+        out.push_str(&value(inside)?);
+        out.push_str(after);
+    }
+    Some(out)
 }
 
 /// `name = value` lines of an ini-like file, with the section each stands in; comments (`#`, `;`) and blank lines skipped.
@@ -282,12 +378,40 @@ pub(crate) mod tests {
         let machine = Machine::new(&[("etc/real", "inside")]);
         let outside = tempfile::tempdir().expect("a temporary directory");
         std::fs::write(outside.path().join("secret"), "outside").expect("a file");
-        std::os::unix::fs::symlink(outside.path().join("secret"), machine.dir.path().join("etc/link")).expect("a link");
+        let link = |target: &Path, at: &str| {
+            std::os::unix::fs::symlink(target, machine.dir.path().join(at)).expect("a link");
+        };
+        link(&outside.path().join("secret"), "etc/link");
+        link(Path::new("/etc/real"), "etc/alternative");
+        link(Path::new("../../../etc"), "far");
+        link(Path::new("/loop/x"), "loop");
         let around = Surroundings::unpacked(machine.dir.path());
         assert_eq!(around.read(&around.at("/etc/real")).as_deref(), Some("inside"));
         assert_eq!(around.read(&around.at("/etc/link")), None);
+        assert_eq!(around.read(&around.at("/etc/alternative")).as_deref(), Some("inside"), "as the image has it");
+        assert_eq!(around.read(&around.at("/far/real")).as_deref(), Some("inside"), "there is nothing above the root");
+        assert_eq!(around.read(&around.at("/loop/x")), None);
         assert_eq!(around.at("/../../etc/real"), machine.dir.path().join("etc/real"));
         assert_eq!(around.shown(&around.at("/etc/real")), "/etc/real");
+    }
+
+    #[test]
+    fn variables_are_filled_in_or_the_line_is_left_out() {
+        let machine = Machine::new(&[("home/me/.netrc", "machine pkg.example\nlogin me\npassword hush\n")]);
+        let machine = machine.with("HOST", "pkg.example").with("EMPTY", "");
+        let around = Surroundings::new(machine.dir.path(), machine.dir.path(), machine.env.clone(), &NoTools);
+        for (text, value) in [
+            ("https://${HOST}/a", Some("https://pkg.example/a")),
+            ("${NONE-x}${NONE:-y}${HOST-z}", Some("xypkg.example")),
+            ("https://$HOST", Some("https://$HOST")),
+            ("https://${NONE}/", None),
+            ("https://${EMPTY?}/", None),
+            ("https://${HOST", None),
+        ] {
+            assert_eq!(around.expanded(text).as_deref(), value, "{text}");
+        }
+        let has = |url: &str| around.is_in_netrc(&Url::parse(url).expect("is a URL"));
+        assert!(has("https://pkg.example/x/") && !has("https://other.example/"));
     }
 
     #[test]

@@ -1,73 +1,177 @@
-//! Python: `index-url` from pip's and uv's variables and files, registries from `uv.lock`; pip is asked for its default
-//! only where none of them tells.
+//! Python: the default index and further ones from variables and files of pip, uv, poetry, pipenv and pdm, from
+//! requirements and lockfiles; pip is asked for its default only where none of them tells.
 //!
-//! Source: pip's "Configuration", uv's "Package indexes". The default is printed by `pip download --help`.
+//! Source: pip's "Configuration" and "Requirements File Format", uv's "Package indexes", poetry's "Repositories",
+//! pipenv's "Specifying Package Indexes". The default is printed by `pip download --help`.
 
 use std::path::PathBuf;
 
-use toml::{Table, Value};
+use super::{Found, Surroundings, python_project};
 
-use super::{Found, Surroundings, ini};
+/// With one address each, the nearest first.
+const DEFAULTS: [&str; 4] = ["UV_DEFAULT_INDEX", "UV_INDEX_URL", "PIP_INDEX_URL", "PIPENV_PYPI_MIRROR"];
+/// With addresses between blanks; uv's may be `name=address`.
+const EXTRAS: [&str; 5] = ["UV_INDEX", "UV_EXTRA_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_FIND_LINKS", "UV_FIND_LINKS"];
 
-const VARIABLES: [&str; 4] = ["UV_DEFAULT_INDEX", "UV_INDEX_URL", "PIP_INDEX_URL", "PIPENV_PYPI_MIRROR"];
-
-/// Looks for the Python index; at most one.
-pub fn look(around: &Surroundings<'_>) -> Vec<Found> {
-    let variable =
-        || VARIABLES.into_iter().find_map(|name| Found::one("pypi", "", format!("${name}"), around.var(name)?));
-    variable()
-        .or_else(|| of_project(around))
-        .or_else(|| of_files(around))
-        .or_else(|| asked(around))
-        .into_iter()
-        .collect()
+/// An index that something names.
+pub(super) struct Index {
+    /// Empty for the default one.
+    pub name: String,
+    pub url: String,
+    pub from: String,
 }
 
-fn of_files(around: &Surroundings<'_>) -> Option<Found> {
-    files(around).into_iter().find_map(|path| {
-        let text = around.read(&path)?;
-        ini(&text).find_map(|(section, name, value)| {
-            let is_it = section == "global" && matches!(name, "index-url" | "index_url");
-            if is_it { Found::one("pypi", "", around.shown(&path), value) } else { None }
-        })
-    })
-}
-
-/// pip's files, the nearest first.
-fn files(around: &Surroundings<'_>) -> Vec<PathBuf> {
-    let given = around.var("PIP_CONFIG_FILE").map(|path| around.at(path));
-    let environment = around.var("VIRTUAL_ENV").map(|dir| around.at(dir).join("pip.conf"));
-    let user = [around.config_home().join("pip/pip.conf"), around.home().join(".pip/pip.conf")];
-    let global = [around.at("/etc/xdg/pip/pip.conf"), around.at("/etc/pip.conf")];
-    given.into_iter().chain(environment).chain(user).chain(global).collect()
-}
-
-/// `[[tool.uv.index]]` with `default = true`, or what `uv.lock` was resolved with.
-fn of_project(around: &Surroundings<'_>) -> Option<Found> {
-    let table = |name: &str| around.read(&around.project().join(name))?.parse::<Table>().ok();
-    let shown = |name: &str| around.shown(&around.project().join(name));
-    let settings = table("pyproject.toml").and_then(|project| project.get("tool")?.get("uv").cloned());
-    let settings = settings.or_else(|| table("uv.toml").map(Value::Table));
-    let told = settings.as_ref().and_then(|settings| {
-        let indexes = settings.get("index").and_then(Value::as_array)?;
-        indexes.iter().find(|index| index.get("default").and_then(Value::as_bool) == Some(true))?.get("url")?.as_str()
-    });
-    let told = told.or_else(|| settings.as_ref()?.get("index-url")?.as_str());
-    if let Some(found) = told.and_then(|url| Found::one("pypi", "", shown("pyproject.toml"), url)) {
-        return Some(found);
+impl Index {
+    pub(super) fn new(name: &str, url: &str, from: &str) -> Index {
+        Index { name: name.to_owned(), url: url.to_owned(), from: from.to_owned() }
     }
-    let lock = table("uv.lock")?;
-    let mut registries = lock.get("package")?.as_array()?.iter();
-    let registry = registries.find_map(|package| package.get("source")?.get("registry")?.as_str())?;
-    Found::one("pypi", "", shown("uv.lock"), registry)
+}
+
+/// Looks for Python's indexes: the default one, then further ones by name or host.
+///
+/// `settings`: `token` is there when a credential is shown to it.
+pub fn look(around: &Surroundings<'_>) -> Vec<Found> {
+    let mut told = of_variables(around);
+    told.extend(of_requirements(around));
+    told.extend(python_project::settings(around));
+    for path in files(around) {
+        told.extend(around.read(&path).into_iter().flat_map(|text| of_pip(&text, &around.shown(&path))));
+    }
+    // What users and machines have of uv comes after what they have of pip: both hold, for the one and the other.
+    told.extend(python_project::users(around));
+    told.extend(python_project::locked(around));
+    if !told.iter().any(|index| index.name.is_empty()) {
+        told.extend(asked(around));
+    }
+    told.sort_by_key(|index| !index.name.is_empty());
+    super::firsts(told.iter().filter_map(|index| found(around, index)).collect())
+}
+
+fn found(around: &Surroundings<'_>, index: &Index) -> Option<Found> {
+    let url = around.expanded(&index.url)?;
+    let mut found = Found::one("pypi", &index.name, index.from.clone(), &url)?;
+    if !found.secrets.is_empty() || around.is_in_netrc(&found.urls[0].0) {
+        found.settings.insert("token", "yes".into());
+    }
+    Some(found)
+}
+
+fn of_variables(around: &Surroundings<'_>) -> Vec<Index> {
+    let defaults = DEFAULTS.into_iter().filter_map(|name| Some((name, around.var(name)?)));
+    let defaults = defaults.map(|(name, value)| Index::new("", after_name(value).1, &format!("${name}")));
+    let extras = EXTRAS.into_iter().filter_map(|name| Some((name, around.var(name)?)));
+    let extras = extras.flat_map(|(name, value)| extras_of(value, &format!("${name}")));
+    defaults.chain(extras).collect()
+}
+
+/// `NAME=ADDRESS`, or an address alone.
+fn after_name(text: &str) -> (&str, &str) {
+    let split = text.split_once('=').filter(|(name, _)| !name.contains(['/', ':']));
+    split.unwrap_or(("", text))
+}
+
+/// Addresses between blanks, each named as it says or after its host.
+pub(super) fn extras_of(value: &str, from: &str) -> Vec<Index> {
+    let words = value.split_whitespace().map(after_name);
+    words.filter_map(|(name, url)| Some(Index::new(&named(name, url)?, url, from))).collect()
+}
+
+/// A name, else the host.
+pub(super) fn named(name: &str, url: &str) -> Option<String> {
+    if !name.is_empty() {
+        return Some(name.to_owned());
+    }
+    let (url, _) = super::address(url)?;
+    url.host_str().map(str::to_owned)
+}
+
+/// pip's files, the nearest first: the one that a variable names, the environment's, the user's, the machine's.
+fn files(around: &Surroundings<'_>) -> Vec<PathBuf> {
+    let given = around.var("PIP_CONFIG_FILE");
+    if given == Some("/dev/null") {
+        return Vec::new();
+    }
+    let given = given.map(|path| around.at(path));
+    let homes = ["VIRTUAL_ENV", "CONDA_PREFIX"].into_iter().filter_map(|name| around.var(name));
+    let homes = homes.map(|dir| around.at(dir)).chain([".venv", "venv"].map(|dir| around.project().join(dir)));
+    let prefixes = ["/usr/local", "/usr", "/opt/venv", "/venv", "/opt/conda"].map(|prefix| around.at(prefix));
+    let environment = homes.chain(prefixes).map(|dir| dir.join("pip.conf"));
+    let user = [around.config_home().join("pip/pip.conf"), around.home().join(".pip/pip.conf")];
+    let wide = around.var("XDG_CONFIG_DIRS").unwrap_or("/etc/xdg").split(':');
+    let wide: Vec<_> = wide.map(|dir| around.at(dir).join("pip/pip.conf")).collect();
+    given.into_iter().chain(environment).chain(user).chain([around.at("/etc/pip.conf")]).chain(wide).collect()
+}
+
+/// pip's own sections: what `install` has wins over `global`.
+fn of_pip(text: &str, from: &str) -> Vec<Index> {
+    let mut all = Vec::new();
+    let lines = settings_of(text);
+    for wanted in ["install", "download", "global"] {
+        for (_, name, value) in lines.iter().filter(|(section, ..)| section == wanted) {
+            match name.as_str() {
+                "index-url" => all.push(Index::new("", value, from)),
+                "extra-index-url" | "find-links" => all.extend(extras_of(value, from)),
+                _ => {}
+            }
+        }
+    }
+    all
+}
+
+/// Section, name and value as Python's configparser reads them: `=` or `:` between, further lines indented.
+pub(super) fn settings_of(text: &str) -> Vec<(String, String, String)> {
+    let mut all: Vec<(String, String, String)> = Vec::new();
+    let mut section = "";
+    for line in text.lines() {
+        let inner = line.trim();
+        if inner.is_empty() || inner.starts_with(['#', ';']) {
+            continue;
+        }
+        if line.starts_with([' ', '\t'])
+            && let Some((_, _, value)) = all.last_mut()
+        {
+            value.push(' ');
+            value.push_str(inner);
+        } else if let Some(name) = inner.strip_prefix('[').and_then(|inner| inner.strip_suffix(']')) {
+            section = name.trim();
+        } else if let Some((name, value)) = inner.split_once(['=', ':']) {
+            let name = name.trim().to_ascii_lowercase().replace('_', "-");
+            all.push((section.to_owned(), name, value.trim().to_owned()));
+        }
+    }
+    all
+}
+
+/// `-i`, `--index-url`, `--extra-index-url` and `--find-links` in the requirements that lie in the project.
+fn of_requirements(around: &Surroundings<'_>) -> Vec<Index> {
+    let dirs = [around.project().to_owned(), around.project().join("requirements")];
+    let texts = dirs.iter().flat_map(|dir| around.list(dir)).filter(|path| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let inner = path.parent().is_some_and(|dir| dir.ends_with("requirements"));
+        (name.ends_with(".txt") || name.ends_with(".in")) && (inner || name.contains("requirements"))
+    });
+    let mut all = Vec::new();
+    for (path, text) in texts.filter_map(|path| Some((path.clone(), around.read(&path)?))) {
+        let from = around.shown(&path);
+        let options = text.lines().map(str::trim).filter(|line| line.starts_with('-'));
+        for (name, value) in options.filter_map(|line| line.split_once(['=', ' '])) {
+            let value = value.split(" #").next().unwrap_or_default().trim();
+            match name {
+                "-i" | "--index-url" => all.push(Index::new("", value, &from)),
+                "--extra-index-url" | "-f" | "--find-links" => all.extend(extras_of(value, &from)),
+                _ => {}
+            }
+        }
+    }
+    all
 }
 
 /// pip names its default in the help of `--index-url`: `(default https://...)`.
-fn asked(around: &Surroundings<'_>) -> Option<Found> {
+fn asked(around: &Surroundings<'_>) -> Option<Index> {
     let help = ["pip", "pip3"].into_iter().find_map(|pip| around.ask(pip, &["download", "--help"]))?;
     let after = help.split_once("--index-url")?.1.split_once("(default")?.1;
     let default = after.split_once(')')?.0.split_whitespace().collect::<String>();
-    Found::one("pypi", "", "pip download --help".into(), &default)
+    Some(Index::new("", &default, "pip download --help"))
 }
 
 #[cfg(test)]
@@ -76,29 +180,75 @@ mod tests {
     use super::super::tool::AskTool;
     use super::*;
 
+    fn told(all: &[Found]) -> Vec<(&str, &str)> {
+        all.iter().map(|found| (found.name.as_str(), urls(found)[0])).collect()
+    }
+
     #[test]
     fn files_tell_in_pips_order() {
         let machine = Machine::new(&[
-            ("etc/pip.conf", "[global]\nindex-url = https://global.example/simple\n"),
+            ("etc/xdg/pip/pip.conf", "[global]\nindex-url = https://xdg.example/simple\n"),
             (
-                "home/me/.config/pip/pip.conf",
-                "[install]\nindex-url = https://no.example\n[global]\nindex-url = https://u:p@user.example/simple\n",
+                "etc/pip.conf",
+                "[global]\nindex_url: https://global.example/simple\nextra-index-url =\n  https://a.example/x\n  # c\n  https://b.example/x\n",
             ),
+            ("home/me/.config/pip/pip.conf", "[global]\nINDEX-URL = https://u:hush@user.example/simple\n"),
         ]);
-        let found = machine.look(look).remove(0);
-        assert_eq!((urls(&found), found.secrets.len()), (vec!["https://user.example/simple/"], 1));
+        let all = machine.look(look);
+        assert_eq!(
+            told(&all),
+            [
+                ("", "https://user.example/simple/"),
+                ("a.example", "https://a.example/x/"),
+                ("b.example", "https://b.example/x/")
+            ]
+        );
+        assert_eq!((all[0].secrets.len(), all[0].settings["token"].as_str()), (1, "yes"));
+        assert!(!format!("{all:?}").contains("hush"));
         let machine = machine.with("PIP_INDEX_URL", "https://env.example/simple");
         assert_eq!(machine.look(look)[0].from, "$PIP_INDEX_URL");
     }
 
     #[test]
-    fn uv_tells_in_its_project_or_lock() {
-        let lock = "[[package]]\nname = 'a'\nsource = { registry = 'https://lock.example/simple' }\n";
-        let machine = Machine::new(&[("build/app/uv.lock", lock)]);
-        assert_eq!(urls(&machine.look(look)[0]), ["https://lock.example/simple/"]);
-        let project = "[[tool.uv.index]]\nurl = 'https://extra.example'\n[[tool.uv.index]]\nurl = 'https://uv.example/simple'\ndefault = true\n";
-        let machine = Machine::new(&[("build/app/uv.lock", lock), ("build/app/pyproject.toml", project)]);
-        assert_eq!(urls(&machine.look(look)[0]), ["https://uv.example/simple/"]);
+    fn what_holds_for_install_wins_in_its_file_and_an_environment_over_the_user() {
+        let machine = Machine::new(&[
+            (
+                "usr/local/pip.conf",
+                "[global]\nindex-url = https://g.example\n[install]\nindex-url = https://i.example\n[list]\nindex-url = https://no.example",
+            ),
+            ("home/me/.pip/pip.conf", "[global]\nindex-url = https://user.example\n"),
+        ]);
+        assert_eq!(told(&machine.look(look)), [("", "https://i.example/")]);
+        let none = machine.with("PIP_CONFIG_FILE", "/dev/null");
+        assert_eq!(none.look(look), []);
+    }
+
+    #[test]
+    fn requirements_and_variables_name_further_indexes() {
+        let machine = Machine::new(&[
+            (
+                "build/app/requirements-dev.txt",
+                "-r x.txt\n--index-url=https://${USER_PART}@r.example/simple # c\n--extra-index-url https://e.example/simple\na==1\n",
+            ),
+            ("build/app/notes.txt", "--index-url https://no.example\n"),
+            ("home/me/.netrc", "machine e.example login me password x\n"),
+        ]);
+        let all = machine
+            .with("USER_PART", "me:hush")
+            .with("UV_INDEX", "corp=https://corp.example/simple https://f.example/")
+            .look(look);
+        assert_eq!(
+            told(&all),
+            [
+                ("", "https://r.example/simple/"),
+                ("corp", "https://corp.example/simple/"),
+                ("f.example", "https://f.example/"),
+                ("e.example", "https://e.example/simple/")
+            ]
+        );
+        let private: Vec<bool> = all.iter().map(|found| found.settings.contains_key("token")).collect();
+        assert_eq!(private, [true, false, false, true]);
+        assert!(!format!("{all:?}").contains("hush"));
     }
 
     #[test]

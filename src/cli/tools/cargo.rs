@@ -8,6 +8,9 @@
 //! A project's own configuration is nearer to cargo than any `CARGO_HOME`. Where it names a mirror, the mirror is
 //! what gets replaced: cargo follows the chain `crates-io` to `mirror` to us. `Cargo.lock` names what it would name
 //! without us. The directory stays the same from run to run, since cargo builds anew what has moved.
+//!
+//! A token reaches larder by way of the proxy variables, or, over TLS, as cargo shows any registry one: what replaces is
+//! then named in `[registries]` with a provider, since cargo reads tokens for nothing else (tried with cargo 1.95).
 
 use std::path::Path;
 
@@ -29,6 +32,9 @@ const FILES: [&str; 8] = [
     "env",
 ];
 
+const SOURCES: &str = "source";
+const REGISTRIES: &str = "registries";
+
 /// The overlay on machines that are not this one. Always the same, so that what was built there stays built.
 const ELSEWHERE: &str = "/tmp/larder-cargo";
 
@@ -40,14 +46,9 @@ pub(super) fn settings(client: &Client<'_>) -> Settings {
         .filter(|found| found.ecosystem == "cargo")
         .partition(|found| found.settings.contains_key("token") || !found.secrets.is_empty());
     let kept = |found: &&Found| format!("cargo's registry {} has a credential and is asked directly", found.name);
-    let mut notes: Vec<String> = private.iter().map(kept).collect();
+    let notes: Vec<String> = private.iter().map(kept).collect();
     if replaced.is_empty() {
         return Settings { notes, ..Settings::default() };
-    }
-    if client.token().is_some() && !client.shows_token_as_proxy() {
-        notes.push(
-            "cargo cannot show a token over TLS: use larder's http:// address, or gate.anonymous_read".to_owned(),
-        );
     }
     let real = discovered::home(client.around);
     let replacements = replacements(client, &replaced);
@@ -57,7 +58,8 @@ pub(super) fn settings(client: &Client<'_>) -> Settings {
     };
     let agent =
         client.label.iter().map(|(label, _)| ("CARGO_HTTP_USER_AGENT".to_owned(), format!("cargo larder/{label}")));
-    Settings { env: agent.collect(), here, elsewhere: script(&replacements), notes }
+    let env = agent.chain(tokens(client, &replacements)).collect();
+    Settings { env, here, elsewhere: script(&replacements), notes, ..Settings::default() }
 }
 
 fn overlay(client: &Client<'_>, replacements: &Table, real: &Path, config: String) -> Overlay {
@@ -67,13 +69,19 @@ fn overlay(client: &Client<'_>, replacements: &Table, real: &Path, config: Strin
     let files = vec![(over.join("config.toml"), config)];
     let shown = |path: &Path| path.display().to_string();
     let env = vec![("CARGO_HOME".to_owned(), shown(&over)), (discovered::REAL_HOME.to_owned(), shown(real))];
-    Overlay { env, directories, files, links }
+    Overlay { env, directories, files, links, ..Overlay::default() }
+}
+
+/// The token for each registry of ours that may ask for one. cargo sends it as it stands.
+fn tokens(client: &Client<'_>, replacements: &Table) -> Vec<(String, String)> {
+    let ours = replacements.get(REGISTRIES).and_then(Value::as_table).into_iter().flat_map(Table::keys);
+    let name = |name: &str| format!("CARGO_REGISTRIES_{}_TOKEN", name.to_ascii_uppercase().replace('-', "_"));
+    ours.filter_map(|ours| Some((name(ours), format!("Bearer {}", client.token()?)))).collect()
 }
 
 /// The same in shell, for a home that is not known here. Its configuration is put before ours as it is.
 fn script(replacements: &Table) -> Script {
-    let ours = toml::to_string(&Table::from_iter([("source".to_owned(), Value::Table(replacements.clone()))]));
-    let ours = ours.unwrap_or_default().replace('\'', r"'\''");
+    let ours = toml::to_string(replacements).unwrap_or_default().replace('\'', r"'\''");
     let (real, names) = (discovered::REAL_HOME, [&DIRECTORIES[..], &FILES[..]].concat().join(" "));
     let lines = format!(
         "larder_real=\"${{{real}:-${{CARGO_HOME:-$HOME/.cargo}}}}\"\n\
@@ -82,12 +90,13 @@ fn script(replacements: &Table) -> Script {
          for name in {names}; do ln -sfn \"$larder_real/$name\" {ELSEWHERE}/$name; done\n"
     );
     let env = vec![("CARGO_HOME".to_owned(), ELSEWHERE.to_owned()), (real.to_owned(), "$larder_real".to_owned())];
-    Script { lines, env }
+    Script { lines, env, directories: vec![ELSEWHERE] }
 }
 
-/// `[source]` entries by name.
+/// `[source]` and `[registries]` entries by name.
 fn replacements(client: &Client<'_>, replaced: &[&Found]) -> Table {
-    let mut sources = Table::new();
+    let as_registry = client.token().is_some() && !client.shows_token_as_proxy();
+    let (mut sources, mut registries) = (Table::new(), Table::new());
     for found in replaced {
         let Some((upstream, _)) = found.urls.first() else { continue };
         let ours = if found.name.is_empty() { "larder".to_owned() } else { format!("larder-{}", found.name) };
@@ -97,11 +106,19 @@ fn replacements(client: &Client<'_>, replaced: &[&Found]) -> Table {
         if let Some(location) = found.settings.get("location").filter(|_| theirs != "crates-io") {
             source.insert("registry".into(), Value::String(location.clone()));
         }
-        let registry = format!("sparse+{}/", client.through(&client.server, "cargo", upstream));
         sources.insert(theirs, Value::Table(source));
-        sources.insert(ours, Value::Table(Table::from_iter([("registry".to_owned(), Value::String(registry))])));
+        let index = Value::String(format!("sparse+{}/", client.through(&client.server, "cargo", upstream)));
+        if as_registry {
+            let provider = Value::Array(vec![Value::String("cargo:token".into())]);
+            let registry = [("index".to_owned(), index), ("credential-provider".to_owned(), provider)];
+            registries.insert(ours, Value::Table(Table::from_iter(registry)));
+        } else {
+            sources.insert(ours, Value::Table(Table::from_iter([("registry".to_owned(), index)])));
+        }
     }
-    sources
+    let sections =
+        [(SOURCES, sources), (REGISTRIES, registries)].into_iter().filter(|(_, section)| !section.is_empty());
+    sections.map(|(name, section)| (name.to_owned(), Value::Table(section))).collect()
 }
 
 /// The user's configuration with the replacements added.
@@ -111,12 +128,14 @@ fn config(client: &Client<'_>, replacements: &Table, real: &Path) -> Result<Stri
     if let Some(base) = real.parent() {
         make_absolute(&mut config, base, real);
     }
-    let sources = config.entry("source").or_insert_with(|| Value::Table(Table::new()));
-    let sources = sources.as_table_mut().ok_or("source is not a table")?;
-    for (name, added) in replacements {
-        let source = sources.entry(name.clone()).or_insert_with(|| Value::Table(Table::new()));
-        let source = source.as_table_mut().ok_or_else(|| format!("source.{name} is not a table"))?;
-        source.extend(added.as_table().into_iter().flatten().map(|(field, value)| (field.clone(), value.clone())));
+    for (section, added) in replacements {
+        let known = config.entry(section.clone()).or_insert_with(|| Value::Table(Table::new()));
+        let known = known.as_table_mut().ok_or_else(|| format!("{section} is not a table"))?;
+        for (name, added) in added.as_table().into_iter().flatten() {
+            let one = known.entry(name.clone()).or_insert_with(|| Value::Table(Table::new()));
+            let one = one.as_table_mut().ok_or_else(|| format!("{section}.{name} is not a table"))?;
+            one.extend(added.as_table().into_iter().flatten().map(|(field, value)| (field.clone(), value.clone())));
+        }
     }
     toml::to_string(&config).map_err(|error| error.to_string())
 }
@@ -189,6 +208,8 @@ fn fingerprint(real: &Path, replacements: &Table) -> String {
 
 #[cfg(test)]
 mod tests {
+    use url::Url;
+
     use super::super::tests::{variable, with_client};
     use super::*;
 
@@ -239,6 +260,30 @@ mod tests {
         assert_eq!(sources["mirror"]["registry"].as_str(), Some("sparse+https://mirror.example/"));
         assert_eq!(sources["larder-corp-from"]["registry"].as_str(), Some("sparse+https://corp.example/i/"));
         assert_eq!(sources["larder-corp-from"]["replace-with"].as_str(), Some("larder-corp"));
+    }
+
+    #[test]
+    fn over_tls_a_token_is_shown_as_to_any_registry() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let all = [
+            found("", "https://crates.example/i/", &[("source", "crates-io")]),
+            found("corp-1", "https://corp.example/i", &[("location", "sparse+https://corp.example/i/")]),
+        ];
+        let set = with_client(&all, &[("HOME", "/u")], dir.path(), |client| {
+            let server = Url::parse("https://larder.example:7070").expect("is a URL");
+            let label = Some(("ci".to_owned(), "lrd_x".to_owned()));
+            settings(&Client { labelled: server.clone(), server, label, overlays: "/o".into(), ..*client })
+        });
+        let config = config_of(&set);
+        assert_eq!(config["source"]["crates-io"]["replace-with"].as_str(), Some("larder"));
+        assert!(config["source"].get("larder").is_none(), "a name that stands twice is refused");
+        let index = "sparse+https://larder.example:7070/cargo/@crates.example/i/";
+        assert_eq!(config["registries"]["larder"]["index"].as_str(), Some(index));
+        assert_eq!(config["registries"]["larder"]["credential-provider"][0].as_str(), Some("cargo:token"));
+        assert_eq!(variable(&set, "CARGO_REGISTRIES_LARDER_TOKEN"), "Bearer lrd_x");
+        assert_eq!(variable(&set, "CARGO_REGISTRIES_LARDER_CORP_1_TOKEN"), "Bearer lrd_x");
+        assert!(!set.here.files[0].1.contains("lrd_x") && !set.elsewhere.lines.contains("lrd_x"));
+        assert!(set.notes.is_empty(), "{:?}", set.notes);
     }
 
     #[test]

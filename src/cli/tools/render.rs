@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::{Map, json};
 
-use super::{Overlay, Script, Settings};
+use super::{NO_FALLBACK, Overlay, Settings};
 
 /// A form.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
@@ -36,7 +36,12 @@ pub fn render(settings: &Settings, form: Form) -> String {
 
 fn sh(settings: &Settings) -> String {
     let notes = settings.notes.iter().map(|note| format!("# {}\n", note.replace('\n', " ")));
-    notes.collect::<String>() + &laid(&settings.here) + &exports(settings.env_here())
+    notes.collect::<String>() + &laid(&settings.here) + &exports(settings, settings.env_here())
+}
+
+/// Says behind a line that its tool is lost when larder is.
+fn mark(settings: &Settings, name: &str) -> String {
+    if settings.no_fallback.contains(name) { format!("  # {NO_FALLBACK}") } else { String::new() }
 }
 
 /// Files, directories and links as shell commands.
@@ -49,19 +54,23 @@ fn laid(overlay: &Overlay) -> String {
     for (at, text) in &overlay.files {
         out.push_str(&format!("printf %s {} > {}\n", quoted(text), shown(at)));
     }
+    for at in &overlay.programs {
+        out.push_str(&format!("chmod +x {}\n", shown(at)));
+    }
     for (at, target) in &overlay.links {
         out.push_str(&format!("ln -sfn {} {}\n", shown(target), shown(at)));
     }
     out
 }
 
-fn exports<'a>(env: impl Iterator<Item = &'a (String, String)>) -> String {
-    env.map(|(name, value)| format!("export {name}={}\n", quoted(value))).collect()
+fn exports<'a>(settings: &Settings, env: impl Iterator<Item = &'a (String, String)>) -> String {
+    env.map(|(name, value)| format!("export {name}={}{}\n", quoted(value), mark(settings, name))).collect()
 }
 
 /// Exports whose values the shell fills in.
-fn open_exports(script: &Script) -> String {
-    script.env.iter().map(|(name, value)| format!("export {name}=\"{value}\"\n")).collect()
+fn open_exports(settings: &Settings) -> String {
+    let env = settings.elsewhere.env.iter();
+    env.map(|(name, value)| format!("export {name}=\"{value}\"{}\n", mark(settings, name))).collect()
 }
 
 /// Shell for a machine that is not this one.
@@ -81,9 +90,12 @@ fn dockerfile(settings: &Settings) -> String {
     out.push_str(
         "# The others hold for one RUN. Put your command in the place of the last line.\nRUN <<'LARDER'\nset -e\n",
     );
+    if !settings.elsewhere.directories.is_empty() {
+        out.push_str(&format!("trap 'rm -rf {}' EXIT\n", settings.elsewhere.directories.join(" ")));
+    }
     out.push_str(&settings.elsewhere.lines);
-    out.push_str(&open_exports(&settings.elsewhere));
-    out.push_str(&exports(own.into_iter()));
+    out.push_str(&open_exports(settings));
+    out.push_str(&exports(settings, own.into_iter()));
     out.push_str("your-command\nLARDER\n");
     out
 }
@@ -91,10 +103,11 @@ fn dockerfile(settings: &Settings) -> String {
 fn github(settings: &Settings) -> String {
     let mut lines = settings.elsewhere.lines.clone();
     for (name, value) in &settings.elsewhere.env {
-        lines.push_str(&format!("echo \"{name}={value}\" >> \"$GITHUB_ENV\"\n"));
+        lines.push_str(&format!("echo \"{name}={value}\" >> \"$GITHUB_ENV\"{}\n", mark(settings, name)));
     }
     for (name, value) in &settings.env {
-        lines.push_str(&format!("echo {} >> \"$GITHUB_ENV\"\n", quoted(&format!("{name}={value}"))));
+        let pair = quoted(&format!("{name}={value}"));
+        lines.push_str(&format!("echo {pair} >> \"$GITHUB_ENV\"{}\n", mark(settings, name)));
     }
     format!("- name: larder\n  shell: bash\n  run: |\n{}", indented(&lines, 4))
 }
@@ -103,9 +116,9 @@ fn gitlab(settings: &Settings) -> String {
     let mut out = String::from("variables:\n");
     for (name, value) in &settings.env {
         // A JSON string is a YAML string; GitLab expands `$`.
-        out.push_str(&format!("  {name}: {}\n", json!(value.replace('$', "$$"))));
+        out.push_str(&format!("  {name}: {}{}\n", json!(value.replace('$', "$$")), mark(settings, name)));
     }
-    let lines = settings.elsewhere.lines.clone() + &open_exports(&settings.elsewhere);
+    let lines = settings.elsewhere.lines.clone() + &open_exports(settings);
     if !lines.is_empty() {
         out.push_str(&format!("before_script:\n  - |\n{}", indented(&lines, 4)));
     }
@@ -115,11 +128,11 @@ fn gitlab(settings: &Settings) -> String {
 fn circleci(settings: &Settings) -> String {
     let mut lines = settings.elsewhere.lines.clone();
     for (name, value) in &settings.elsewhere.env {
-        lines.push_str(&format!("echo \"export {name}='{value}'\" >> \"$BASH_ENV\"\n"));
+        lines.push_str(&format!("echo \"export {name}='{value}'\" >> \"$BASH_ENV\"{}\n", mark(settings, name)));
     }
     for (name, value) in &settings.env {
         let export = format!("export {name}={}", quoted(value));
-        lines.push_str(&format!("echo {} >> \"$BASH_ENV\"\n", quoted(&export)));
+        lines.push_str(&format!("echo {} >> \"$BASH_ENV\"{}\n", quoted(&export), mark(settings, name)));
     }
     format!("- run:\n    name: larder\n    command: |\n{}", indented(&lines, 6))
 }
@@ -130,7 +143,8 @@ fn json(settings: &Settings) -> String {
     let files: Vec<_> = here.files.iter().map(|(at, text)| json!({ "path": at, "text": text })).collect();
     let links: Vec<_> = here.links.iter().map(|(at, target)| json!({ "path": at, "target": target })).collect();
     let all = json!({
-        "env": env, "directories": here.directories, "files": files, "links": links, "notes": settings.notes,
+        "env": env, "directories": here.directories, "files": files, "links": links, "programs": here.programs, "notes": settings.notes,
+        "no_fallback": settings.no_fallback,
     });
     format!("{all:#}\n")
 }
@@ -150,6 +164,7 @@ fn indented(text: &str, by: usize) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Script;
     use super::*;
 
     fn sample() -> Settings {
@@ -163,12 +178,15 @@ mod tests {
                 env: vec![("CARGO_HOME".into(), "/o/x y".into())],
                 directories: vec!["/o/x y".into()],
                 files: vec![("/o/x y/config.toml".into(), "[a]\nb = 'c'\n".into())],
+                programs: vec!["/o/x y/config.toml".into()],
                 links: vec![("/o/x y/bin".into(), "/h/bin".into())],
             },
             elsewhere: Script {
                 lines: "real=\"$HOME\"\nmkdir -p /tmp/o\n".into(),
                 env: vec![("CARGO_HOME".into(), "/tmp/o".into()), ("REAL".into(), "$real".into())],
+                directories: vec!["/tmp/o"],
             },
+            no_fallback: ["CARGO_HOME", "ODD", "http_proxy"].map(str::to_owned).into(),
             notes: vec!["left alone".into()],
         }
     }
@@ -180,6 +198,7 @@ mod tests {
         let mut settings = sample();
         settings.here.directories = vec![at.clone()];
         settings.here.files = vec![(at.join("config.toml"), "[a]\nb = 'c'\n\\n %s\n".into())];
+        settings.here.programs = vec![at.join("config.toml")];
         settings.here.links = vec![(at.join("bin"), "/h/bin".into())];
         let script = format!(
             "set -e\n{}{}printf '%s\\n' \"$GOPROXY\" \"$ODD\"",

@@ -1,0 +1,52 @@
+//! apt by way of the proxy, and without it when it is gone.
+//!
+//! apt asks a program for its proxy (`Acquire::http::Proxy-Auto-Detect`, apt-transport-http(1)); `DIRECT` wins over the
+//! proxy variables. The program, which apt takes no arguments for, is a script for what every Debian has: bash and coreutils. `APT_CONFIG` names a file that
+//! apt reads before all others.
+
+use super::{Client, Overlay, Purpose, Script, Settings};
+
+/// On machines that are not this one. Always the same, so that what was built there stays built.
+const ELSEWHERE: &str = "/tmp/larder-apt";
+
+/// In print alone: a command that larder looks after has the proxy variables, which apt reads too.
+pub(super) fn settings(client: &Client<'_>) -> Settings {
+    if client.purpose != Purpose::Print || !client.found.iter().any(|found| found.ecosystem == "apt") {
+        return Settings::default();
+    }
+    let script = script(client);
+    let over = client.overlays.join(format!("apt-{}", &blake3::hash(script.as_bytes()).to_hex()[..12]));
+    let shown = over.display().to_string();
+    let theirs = client.around.var("APT_CONFIG").filter(|theirs| !theirs.starts_with(&shown));
+    let files =
+        vec![(over.join("proxy"), script.clone()), (over.join("apt.conf"), config(theirs, &format!("{shown}/proxy")))];
+    let env = vec![("APT_CONFIG".to_owned(), format!("{shown}/apt.conf"))];
+    let programs = vec![over.join("proxy")];
+    let here = Overlay { env, directories: vec![over], files, programs, ..Overlay::default() };
+    let quoted = |text: &str| text.replace('\'', r"'\''");
+    let lines = format!(
+        "mkdir -p {ELSEWHERE}\nprintf %s '{}' > {ELSEWHERE}/proxy\nchmod +x {ELSEWHERE}/proxy\nprintf %s '{}' > {ELSEWHERE}/apt.conf\n",
+        quoted(&script),
+        quoted(&config(None, &format!("{ELSEWHERE}/proxy"))),
+    );
+    let env = vec![("APT_CONFIG".to_owned(), format!("{ELSEWHERE}/apt.conf"))];
+    Settings { here, elsewhere: Script { lines, env, directories: vec![ELSEWHERE] }, ..Settings::default() }
+}
+
+fn config(theirs: Option<&str>, command: &str) -> String {
+    let theirs = theirs.map(|theirs| format!("#include \"{theirs}\";\n")).unwrap_or_default();
+    format!(
+        "{theirs}Acquire::http::Proxy-Auto-Detect \"{command}\";\nAcquire::https::Proxy-Auto-Detect \"{command}\";\n"
+    )
+}
+
+/// Prints the proxy, with the credential that the variable has, or `DIRECT`.
+fn script(client: &Client<'_>) -> String {
+    let host = client.server.host_str().unwrap_or_default();
+    let bare = host.trim_matches(['[', ']']);
+    let (scheme, port) = (client.server.scheme(), client.server.port_or_known_default().unwrap_or_default());
+    format!(
+        "#!/bin/sh\nif timeout 1 bash -c '</dev/tcp/{bare}/{port}' 2>/dev/null\n\
+         then echo \"${{http_proxy:-{scheme}://{host}:{port}}}\"\nelse echo DIRECT\nfi\n"
+    )
+}
