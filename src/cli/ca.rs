@@ -61,9 +61,9 @@ pub(crate) fn ca(args: &Args) -> Result<(), Failure> {
         }
         Action::Path { at } => out::line(&existing(at)?.display().to_string()),
         Action::Create { at } => {
-            let dir = at.here(None)?.data_dir()?;
+            let (config, dir) = at.here(None)?.settled()?;
             make_dir(&dir)?;
-            app::certificate_authority(&dir)?;
+            app::certificate_authority(&dir, &config)?;
             out::line(&dir.join(CERTIFICATE).display().to_string());
         }
     }
