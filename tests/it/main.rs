@@ -17,6 +17,7 @@ mod golden;
 mod hits;
 mod hostile;
 mod instruments;
+mod intercept;
 mod kill;
 mod life;
 mod names;

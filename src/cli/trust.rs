@@ -1,0 +1,375 @@
+//! Whom a build's tools have to trust so that larder may stand for the hosts that it intercepts: the one table of what
+//! each tool reads, and files that are made for one command.
+//!
+//! Most of these variables replace what a tool trusts of itself. So none is ever given larder's authority alone: always
+//! what the user named in that variable, else what the system trusts, and larder's with it.
+//!
+//! Tried with curl 7.88, git 2.39, go 1.26, cargo 1.95, node 20, pip 23 and java 17.
+
+use std::fs;
+use std::io;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use tokio_rustls::rustls::pki_types::CertificateDer;
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use url::{Host, Url};
+
+use super::client::{Client, ClientError};
+use super::failure::Failure;
+use super::keystore::{self, Der};
+use super::out;
+use crate::model::digest::Digest;
+use crate::model::hex;
+
+/// Bundles that are kept; they are named by what is in them, and parallel builds share them.
+const KEPT: usize = 32;
+/// What Java calls the file that it trusts.
+const JAVA_STORE: &str = "-Djavax.net.ssl.trustStore";
+/// Where a Java keeps its own.
+const JAVA_OWN: &str = "lib/security/cacerts";
+
+/// A variable that names a file of certificates.
+pub(crate) struct Variable {
+    pub name: &'static str,
+    pub read_by: &'static str,
+    kind: Kind,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// Trusted in the place of all else.
+    Instead,
+    /// Trusted beside what the tool trusts of itself.
+    Beside,
+}
+
+const fn instead(name: &'static str, read_by: &'static str) -> Variable {
+    Variable { name, read_by, kind: Kind::Instead }
+}
+
+/// What `run` sets beside `JAVA_TOOL_OPTIONS`.
+pub(crate) static VARIABLES: [Variable; 17] = [
+    instead("SSL_CERT_FILE", "OpenSSL and what uses it (Python's ssl, Ruby, PHP, Perl), Go, uv, rustls"),
+    instead("CURL_CA_BUNDLE", "curl"),
+    instead("GIT_SSL_CAINFO", "git"),
+    instead("GIT_PROXY_SSL_CAINFO", "git, for a larder that speaks TLS itself"),
+    instead("CARGO_HTTP_CAINFO", "cargo"),
+    instead("CARGO_HTTP_PROXY_CAINFO", "cargo, for a larder that speaks TLS itself"),
+    instead("PIP_CERT", "pip"),
+    instead("REQUESTS_CA_BUNDLE", "Python's requests, and what uses it: poetry, twine, conda"),
+    instead("CONDA_SSL_VERIFY", "conda"),
+    instead("AWS_CA_BUNDLE", "AWS tools"),
+    instead("BUNDLE_SSL_CA_CERT", "Bundler"),
+    instead("COMPOSER_CAFILE", "Composer"),
+    instead("HEX_CACERTS_PATH", "Hex"),
+    instead("NIX_SSL_CERT_FILE", "Nix"),
+    instead("GRPC_DEFAULT_SSL_ROOTS_FILE_PATH", "gRPC"),
+    Variable { name: "NODE_EXTRA_CA_CERTS", read_by: "Node.js: npm, pnpm, yarn", kind: Kind::Beside },
+    Variable { name: "DENO_CERT", read_by: "Deno", kind: Kind::Beside },
+];
+
+/// The table for people; `file` stands for the bundle.
+pub(crate) fn table(file: &str) -> Vec<Vec<String>> {
+    let mut rows: Vec<_> =
+        VARIABLES.iter().map(|one| vec![format!("{}={file}", one.name), one.read_by.to_owned()]).collect();
+    let java = format!("JAVA_TOOL_OPTIONS={JAVA_STORE}=larder.jks");
+    rows.push(vec![java, "every JVM: Maven, Gradle, Leiningen, sbt (larder ca print --format jks)".to_owned()]);
+    rows.push(vec![
+        format!("Acquire::https::CaInfo \"{file}\";"),
+        "apt, in a file below /etc/apt/apt.conf.d".to_owned(),
+    ]);
+    rows.push(vec![format!("cafile={file}"), "npm, in .npmrc".to_owned()]);
+    rows.push(vec![
+        "update-ca-certificates".to_owned(),
+        "the whole system, after larder.crt is put into \
+        /usr/local/share/ca-certificates: wget, apt, and what reads no variable"
+            .to_owned(),
+    ]);
+    rows
+}
+
+/// The section of the docs.
+pub(crate) fn markdown() -> String {
+    let head = "\n## Certificates\n\nWhere a server intercepts hosts (`[intercept]`), `larder run` sets these too, each to a \
+                file that holds what was named there before, else what the system trusts, and larder's authority. `larder \
+                ca tools` prints the same.\n\n| Setting | Read by |\n|---|---|\n";
+    table("FILE").iter().fold(head.to_owned(), |page, row| format!("{page}| `{}` | {} |\n", row[0], row[1]))
+}
+
+/// What a server says that its clients have to trust.
+#[derive(Deserialize, Debug, Default, Clone)]
+#[serde(default)]
+pub(crate) struct Offer {
+    own: String,
+    intercept: String,
+    pub hosts: Vec<String>,
+}
+
+impl Offer {
+    /// Every authority, as DER.
+    pub fn certificates(&self) -> Vec<Der> {
+        let both = format!("{}{}", self.own, self.intercept);
+        CertificateDer::pem_slice_iter(both.as_bytes()).filter_map(|one| Some(one.ok()?.to_vec())).collect()
+    }
+}
+
+/// Whether the user said that an authority may be believed which came over a network in the clear.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Consent {
+    Given,
+    Missing,
+}
+
+/// Asks a server what its clients have to trust. None: nothing, or it is too old to know.
+///
+/// *Errors*: it does not answer; the answer came in the clear, and there is no consent.
+pub(crate) async fn offered(client: &Client, consent: Consent) -> Result<Option<Offer>, Failure> {
+    let offer: Offer = match client.get("/api/v1/ca").await {
+        Ok(offer) => offer,
+        Err(ClientError::Status { status: 404, .. }) => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    if offer.certificates().is_empty() {
+        return Ok(None);
+    }
+    if is_in_the_clear(&client.base) && consent == Consent::Missing {
+        let message = format!(
+            "the authority of {} came over plain HTTP: whoever is on the way could have put its own in its place",
+            client.address()
+        );
+        let help = "use https://; or take it there by `larder ca print` and trust it as you do others; or, where the \
+                    network can be trusted, say --trust-plain-http";
+        return Err(Failure::failed(message, help));
+    }
+    Ok(Some(offer))
+}
+
+/// Plain HTTP beyond this machine.
+fn is_in_the_clear(server: &Url) -> bool {
+    let is_here = match server.host() {
+        Some(Host::Domain(name)) => name.eq_ignore_ascii_case("localhost"),
+        Some(Host::Ipv4(address)) => IpAddr::V4(address).is_loopback(),
+        Some(Host::Ipv6(address)) => IpAddr::V6(address).to_canonical().is_loopback(),
+        None => false,
+    };
+    server.scheme() == "http" && !is_here
+}
+
+/// What a command trusts before larder comes.
+pub(crate) struct Before<'a> {
+    pub var: &'a dyn Fn(&str) -> Option<String>,
+    /// What the system trusts.
+    pub system: Vec<Der>,
+}
+
+impl Before<'_> {
+    pub fn here(var: &dyn Fn(&str) -> Option<String>) -> Before<'_> {
+        let system = rustls_native_certs::load_native_certs().certs.into_iter().map(|one| one.to_vec()).collect();
+        Before { var, system }
+    }
+
+    /// What a variable's file or directory holds. None: it names none that can be read.
+    fn named(&self, variable: &str) -> Option<Vec<Der>> {
+        let path = PathBuf::from((self.var)(variable).filter(|path| !path.is_empty())?);
+        let (file, dir) = if path.is_dir() { (None, Some(&*path)) } else { (Some(&*path), None) };
+        let read = rustls_native_certs::load_certs_from_paths(file, dir);
+        if read.certs.is_empty() {
+            out::note(&format!(
+                "{variable} names no certificates ({}); the system's stand in for them",
+                path.display()
+            ));
+            return None;
+        }
+        Some(read.certs.into_iter().map(|one| one.to_vec()).collect())
+    }
+
+    /// What Java trusts: the user's store, else the one of the Java that would run. None: neither can be read.
+    fn of_java(&self, options: &str, password: &str) -> Option<Vec<Der>> {
+        let own = || {
+            let home = (self.var)("JAVA_HOME").map(PathBuf::from).or_else(|| java_on(&(self.var)("PATH")?));
+            home.map(|home| home.join(JAVA_OWN))
+        };
+        let (path, is_users) = match option(options, JAVA_STORE) {
+            Some(path) => (PathBuf::from(path), true),
+            None => (own()?, false),
+        };
+        let read = fs::read(&path).map_err(|error| error.to_string());
+        match read.and_then(|store| keystore::trusted(&store, password).map_err(|error| error.to_string())) {
+            Ok(trusted) if !trusted.is_empty() => Some(trusted),
+            Ok(_) => None,
+            Err(why) => {
+                if is_users {
+                    let path = path.display();
+                    out::note(&format!(
+                        "{path} in JAVA_TOOL_OPTIONS: {why}; the system's certificates stand in for it"
+                    ));
+                }
+                None
+            }
+        }
+    }
+}
+
+/// Makes bundles below `dir`, and returns the variables that lead tools to them.
+///
+/// *Errors*: a file cannot be written.
+pub(crate) fn lay(dir: &Path, before: &Before<'_>, larder: &[Der]) -> io::Result<Vec<(String, String)>> {
+    fs::create_dir_all(dir)?;
+    let mut env = Vec::new();
+    for variable in &VARIABLES {
+        let known = match (before.named(variable.name), variable.kind) {
+            (Some(named), _) => named,
+            (None, Kind::Instead) => before.system.clone(),
+            (None, Kind::Beside) => Vec::new(),
+        };
+        let file = kept(dir, "pem", keystore::pem(&with(known, larder)).as_bytes())?;
+        env.push((variable.name.to_owned(), file.display().to_string()));
+    }
+    env.push(("JAVA_TOOL_OPTIONS".to_owned(), java(dir, before, larder)?));
+    Ok(env)
+}
+
+fn java(dir: &Path, before: &Before<'_>, larder: &[Der]) -> io::Result<String> {
+    let options = (before.var)("JAVA_TOOL_OPTIONS").unwrap_or_default();
+    let password = option(&options, "-Djavax.net.ssl.trustStorePassword").unwrap_or_else(|| keystore::PASSWORD.into());
+    let known = before.of_java(&options, &password).unwrap_or_else(|| before.system.clone());
+    let file = kept(dir, "jks", &keystore::jks(&with(known, larder), &password))?;
+    let path = file.display().to_string();
+    let store = format!("{JAVA_STORE}={path}");
+    let store = if path.contains(char::is_whitespace) { format!("\"{store}\"") } else { store };
+    // The last one counts.
+    Ok(format!("{options} {store} {JAVA_STORE}Type=JKS").trim_start().to_owned())
+}
+
+/// The value of one of Java's options; the last one counts.
+fn option(options: &str, name: &str) -> Option<String> {
+    let words = options.split_whitespace().map(|word| word.trim_matches(['"', '\'']));
+    words.filter_map(|word| word.strip_prefix(name)?.strip_prefix('=')).next_back().map(str::to_owned)
+}
+
+/// The home of the Java that PATH leads to.
+fn java_on(path: &str) -> Option<PathBuf> {
+    let found = std::env::split_paths(path).map(|dir| dir.join("java")).find(|file| file.is_file())?;
+    Some(fs::canonicalize(found).ok()?.parent()?.parent()?.to_owned())
+}
+
+fn with(mut known: Vec<Der>, larder: &[Der]) -> Vec<Der> {
+    known.extend(larder.iter().filter(|one| !known.contains(one)).cloned().collect::<Vec<_>>());
+    known
+}
+
+/// A file that is named by what it holds.
+fn kept(dir: &Path, ending: &str, bytes: &[u8]) -> io::Result<PathBuf> {
+    let mut room = [0; 2 * Digest::LEN];
+    let digest = Digest::of(bytes);
+    let name = &hex::text(digest.as_bytes(), &mut room)[..16];
+    let file = dir.join(format!("{name}.{ending}"));
+    if fs::read(&file).is_ok_and(|there| there == bytes) {
+        return Ok(file);
+    }
+    make_room(dir)?;
+    let fresh = dir.join(format!("{name}.new-{}", std::process::id()));
+    fs::write(&fresh, bytes)?;
+    fs::rename(&fresh, &file)?;
+    Ok(file)
+}
+
+/// Drops the oldest bundles, where there are many.
+fn make_room(dir: &Path) -> io::Result<()> {
+    let dated = |entry: io::Result<fs::DirEntry>| {
+        let entry = entry.ok()?;
+        Some((entry.metadata().ok()?.modified().ok()?, entry.path()))
+    };
+    let mut there: Vec<_> = fs::read_dir(dir)?.filter_map(dated).collect();
+    there.sort();
+    for (_, file) in there.iter().take((there.len() + 1).saturating_sub(KEPT)) {
+        // Another build may have been faster.
+        let _ = fs::remove_file(file);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn certificates(names: &[&str]) -> Vec<Der> {
+        let make = |name: &&str| {
+            let key = rcgen::KeyPair::generate().expect("a key");
+            let params = rcgen::CertificateParams::new(vec![(*name).to_owned()]).expect("a name");
+            params.self_signed(&key).expect("a certificate").der().to_vec()
+        };
+        names.iter().map(make).collect()
+    }
+
+    fn read(path: &str) -> Vec<Der> {
+        let certificates = CertificateDer::pem_file_iter(path).expect("a bundle");
+        certificates.map(|one| one.expect("PEM").to_vec()).collect()
+    }
+
+    #[test]
+    fn nobody_loses_what_was_trusted_before() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let all = certificates(&["system.example", "users.example", "javas.example", "larder.example"]);
+        let [system, users, javas, larder] = all.try_into().expect("four");
+        let at = |name: &str| dir.path().join(name).display().to_string();
+        fs::write(at("users.pem"), keystore::pem(std::slice::from_ref(&users))).expect("writes");
+        fs::write(at("java store.jks"), keystore::jks(std::slice::from_ref(&javas), "secret")).expect("writes");
+        fs::create_dir(at("empty")).expect("makes");
+        let (users_file, empty) = (at("users.pem"), at("empty"));
+        let var = |name: &str| match name {
+            "PIP_CERT" | "NODE_EXTRA_CA_CERTS" => Some(users_file.clone()),
+            "CURL_CA_BUNDLE" => Some(empty.clone()),
+            _ => None,
+        };
+        let before = Before { var: &var, system: vec![system.clone()] };
+        let bundles = dir.path().join("a b");
+        let env = lay(&bundles, &before, std::slice::from_ref(&larder)).expect("lays");
+        let of = |name: &str| env.iter().find(|(known, _)| known == name).map_or("", |(_, value)| value.as_str());
+        assert_eq!(read(of("SSL_CERT_FILE")), [system.clone(), larder.clone()]);
+        assert_eq!(read(of("CURL_CA_BUNDLE")), [system.clone(), larder.clone()]);
+        assert_eq!(read(of("PIP_CERT")), [users.clone(), larder.clone()]);
+        assert_eq!(read(of("NODE_EXTRA_CA_CERTS")), [users, larder.clone()]);
+        assert_eq!(read(of("DENO_CERT")), std::slice::from_ref(&larder));
+        assert!(of("JAVA_TOOL_OPTIONS").starts_with("\"-Djavax.net.ssl.trustStore="));
+
+        // A second build on the same machine finds the same files, and a run within a run adds nothing.
+        assert_eq!(lay(&bundles, &before, std::slice::from_ref(&larder)).expect("lays"), env);
+        let nested = |name: &str| env.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone());
+        let before = Before { var: &nested, system: Vec::new() };
+        let again = lay(&bundles, &before, std::slice::from_ref(&larder)).expect("lays");
+        assert_eq!(again[0], env[0]);
+
+        let options =
+            format!("-Xmx1g -Djavax.net.ssl.trustStore={} -Djavax.net.ssl.trustStorePassword=secret", at("j"));
+        fs::rename(at("java store.jks"), at("j")).expect("renames");
+        let var = |name: &str| (name == "JAVA_TOOL_OPTIONS").then(|| options.clone());
+        let before = Before { var: &var, system: vec![system] };
+        let told = java(dir.path(), &before, std::slice::from_ref(&larder)).expect("lays");
+        assert!(told.starts_with(&options), "{told}");
+        let store = fs::read(option(&told, JAVA_STORE).expect("a store")).expect("a store");
+        assert_eq!(keystore::trusted(&store, "secret").expect("a store"), [javas, larder]);
+    }
+
+    #[test]
+    fn bundles_are_bounded() {
+        let dir = tempfile::tempdir().expect("a directory");
+        for at in 0..2 * KEPT {
+            kept(dir.path(), "pem", at.to_string().as_bytes()).expect("writes");
+        }
+        assert!(fs::read_dir(dir.path()).expect("reads").count() <= KEPT);
+    }
+
+    #[test]
+    fn only_this_machine_is_believed_in_the_clear() {
+        let clear = |url: &str| is_in_the_clear(&Url::parse(url).expect("an address"));
+        assert!(clear("http://cache.example:7070") && clear("http://10.0.0.1:7070") && clear("http://[2001:db8::1]/"));
+        for here in
+            ["http://127.0.0.1:7070", "http://127.1.2.3", "http://[::1]:1", "http://localhost", "https://cache.example"]
+        {
+            assert!(!clear(here), "{here}");
+        }
+    }
+}
