@@ -243,7 +243,11 @@ fn proxy_settings(client: &Client<'_>) -> Settings {
         let _ = proxy.set_username(label);
         let _ = proxy.set_password(Some(token).filter(|token| !token.is_empty()).map(String::as_str));
     }
-    let proxy = proxy.as_str().trim_end_matches('/').to_owned();
+    let mut proxy = proxy.as_str().trim_end_matches('/').to_owned();
+    if client.label.is_some() && client.token().is_none() {
+        // Where there is no password at all, git asks a terminal for it.
+        proxy = proxy.replacen('@', ":@", 1);
+    }
     let host = client.server.host_str().unwrap_or_default().trim_matches(['[', ']']).to_owned();
     let known = ["no_proxy", "NO_PROXY"].into_iter().find_map(|name| client.around.var(name)).unwrap_or_default();
     let mut direct: Vec<&str> = known.split(',').map(str::trim).filter(|name| !name.is_empty()).collect();
@@ -322,6 +326,16 @@ pub(crate) mod tests {
         assert_eq!(variable(&set, "HTTP_PROXY"), variable(&set, "http_proxy"));
         assert_eq!(variable(&set, "no_proxy"), "corp.example,localhost,127.0.0.1,::1");
         assert_eq!(set.env.len(), 6);
+    }
+
+    #[test]
+    fn a_label_without_a_token_has_an_empty_password_since_git_would_ask_for_one() {
+        let around = Surroundings::new(Path::new("/nowhere"), Path::new("/nowhere"), BTreeMap::new(), &NoTools);
+        let server = Url::parse("http://larder.example:7070").expect("is a URL");
+        let label = Some(("build-7".to_owned(), String::new()));
+        let overlays = PathBuf::from("/o");
+        let set = settings(&Client { labelled: server.clone(), server, label, found: &[], around: &around, overlays });
+        assert_eq!(variable(&set, "https_proxy"), "http://build-7:@larder.example:7070");
     }
 
     #[test]
