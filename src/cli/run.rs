@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::beacon::{Beacon, Guest};
 use super::client::Client;
-use super::discover::Found;
+use super::discover::{Found, Surroundings};
 use super::env::{credential, tools_url, wrong_label};
 use super::failure::Failure;
 use super::out;
@@ -154,8 +154,8 @@ async fn trusted(args: &Args, here: &Here, client: &Client) -> Result<Vec<(Strin
         }
     };
     let dir = here.data_dir()?.join("overlays/trust");
-    let var = |name: &str| here.variables.get(name).map(str::to_owned);
-    trust::lay(&dir, &trust::Before::here(&var), &offer.certificates()).map_err(|error| {
+    let around = Surroundings::here(std::env::current_dir().unwrap_or_default());
+    trust::lay(&dir, &trust::Before::here(&around), &offer.certificates()).map_err(|error| {
         let help = "name another with --data DIR";
         Failure::failed(format!("{}: certificates for the build cannot be written: {error}", dir.display()), help)
     })

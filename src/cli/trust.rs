@@ -17,6 +17,7 @@ use tokio_rustls::rustls::pki_types::pem::PemObject;
 use url::{Host, Url};
 
 use super::client::{Client, ClientError};
+use super::discover::{Surroundings, cargo, ini, npm, pip};
 use super::failure::Failure;
 use super::keystore::{self, Der};
 use super::out;
@@ -43,6 +44,8 @@ enum Kind {
     Instead,
     /// Trusted beside what the tool trusts of itself.
     Beside,
+    /// Trusted in the place of all else, and set where the user has it: without it another variable is enough.
+    IfNamed,
 }
 
 const fn instead(name: &'static str, read_by: &'static str) -> Variable {
@@ -50,7 +53,7 @@ const fn instead(name: &'static str, read_by: &'static str) -> Variable {
 }
 
 /// What `run` sets beside `JAVA_TOOL_OPTIONS`.
-pub(crate) static VARIABLES: [Variable; 17] = [
+pub(crate) static VARIABLES: [Variable; 18] = [
     instead("SSL_CERT_FILE", "OpenSSL and what uses it (Python's ssl, Ruby, PHP, Perl), Go, uv, rustls"),
     instead("CURL_CA_BUNDLE", "curl"),
     instead("GIT_SSL_CAINFO", "git"),
@@ -67,6 +70,7 @@ pub(crate) static VARIABLES: [Variable; 17] = [
     instead("NIX_SSL_CERT_FILE", "Nix"),
     instead("GRPC_DEFAULT_SSL_ROOTS_FILE_PATH", "gRPC"),
     Variable { name: "NODE_EXTRA_CA_CERTS", read_by: "Node.js: npm, pnpm, yarn", kind: Kind::Beside },
+    Variable { name: "npm_config_cafile", read_by: "npm, where its cafile is set", kind: Kind::IfNamed },
     Variable { name: "DENO_CERT", read_by: "Deno", kind: Kind::Beside },
 ];
 
@@ -80,7 +84,6 @@ pub(crate) fn table(file: &str) -> Vec<Vec<String>> {
         format!("Acquire::https::CaInfo \"{file}\";"),
         "apt, in a file below /etc/apt/apt.conf.d".to_owned(),
     ]);
-    rows.push(vec![format!("cafile={file}"), "npm, in .npmrc".to_owned()]);
     rows.push(vec![
         "update-ca-certificates".to_owned(),
         "the whole system, after larder.crt is put into \
@@ -159,27 +162,26 @@ fn is_in_the_clear(server: &Url) -> bool {
 
 /// What a command trusts before larder comes.
 pub(crate) struct Before<'a> {
-    pub var: &'a dyn Fn(&str) -> Option<String>,
+    around: &'a Surroundings<'a>,
     /// What the system trusts.
-    pub system: Vec<Der>,
+    system: Vec<Der>,
 }
 
-impl Before<'_> {
-    pub fn here(var: &dyn Fn(&str) -> Option<String>) -> Before<'_> {
+impl<'a> Before<'a> {
+    pub fn here(around: &'a Surroundings<'a>) -> Before<'a> {
         let system = rustls_native_certs::load_native_certs().certs.into_iter().map(|one| one.to_vec()).collect();
-        Before { var, system }
+        Before { around, system }
     }
 
-    /// What a variable's file or directory holds. None: it names none that can be read.
+    /// What the file or directory holds that the user named for a tool. None: none is named that can be read.
     fn named(&self, variable: &str) -> Option<Vec<Der>> {
-        let path = PathBuf::from((self.var)(variable).filter(|path| !path.is_empty())?);
+        let named = self.around.var(variable).map(str::to_owned).or_else(|| configured(self.around, variable))?;
+        let path = PathBuf::from(named);
         let (file, dir) = if path.is_dir() { (None, Some(&*path)) } else { (Some(&*path), None) };
         let read = rustls_native_certs::load_certs_from_paths(file, dir);
         if read.certs.is_empty() {
-            out::note(&format!(
-                "{variable} names no certificates ({}); the system's stand in for them",
-                path.display()
-            ));
+            let path = path.display();
+            out::note(&format!("{path} (of {variable}) holds no certificates; the system's stand in for them"));
             return None;
         }
         Some(read.certs.into_iter().map(|one| one.to_vec()).collect())
@@ -188,7 +190,8 @@ impl Before<'_> {
     /// What Java trusts: the user's store, else the one of the Java that would run. None: neither can be read.
     fn of_java(&self, options: &str, password: &str) -> Option<Vec<Der>> {
         let own = || {
-            let home = (self.var)("JAVA_HOME").map(PathBuf::from).or_else(|| java_on(&(self.var)("PATH")?));
+            let home = self.around.var("JAVA_HOME").map(PathBuf::from);
+            let home = home.or_else(|| java_on(self.around.var("PATH")?));
             home.map(|home| home.join(JAVA_OWN))
         };
         let (path, is_users) = match option(options, JAVA_STORE) {
@@ -223,6 +226,7 @@ pub(crate) fn lay(dir: &Path, before: &Before<'_>, larder: &[Der]) -> io::Result
             (Some(named), _) => named,
             (None, Kind::Instead) => before.system.clone(),
             (None, Kind::Beside) => Vec::new(),
+            (None, Kind::IfNamed) => continue,
         };
         let file = kept(dir, "pem", keystore::pem(&with(known, larder)).as_bytes())?;
         env.push((variable.name.to_owned(), file.display().to_string()));
@@ -232,15 +236,41 @@ pub(crate) fn lay(dir: &Path, before: &Before<'_>, larder: &[Der]) -> io::Result
 }
 
 fn java(dir: &Path, before: &Before<'_>, larder: &[Der]) -> io::Result<String> {
-    let options = (before.var)("JAVA_TOOL_OPTIONS").unwrap_or_default();
-    let password = option(&options, "-Djavax.net.ssl.trustStorePassword").unwrap_or_else(|| keystore::PASSWORD.into());
-    let known = before.of_java(&options, &password).unwrap_or_else(|| before.system.clone());
+    let options = before.around.var("JAVA_TOOL_OPTIONS").unwrap_or_default();
+    let password = option(options, "-Djavax.net.ssl.trustStorePassword").unwrap_or_else(|| keystore::PASSWORD.into());
+    let known = before.of_java(options, &password).unwrap_or_else(|| before.system.clone());
     let file = kept(dir, "jks", &keystore::jks(&with(known, larder), &password))?;
     let path = file.display().to_string();
     let store = format!("{JAVA_STORE}={path}");
     let store = if path.contains(char::is_whitespace) { format!("\"{store}\"") } else { store };
     // The last one counts.
     Ok(format!("{options} {store} {JAVA_STORE}Type=JKS").trim_start().to_owned())
+}
+
+/// What a tool's own files name, over which a variable would win.
+fn configured(around: &Surroundings<'_>, variable: &str) -> Option<String> {
+    let of_ini = |files: Vec<PathBuf>, wanted: &str| {
+        files.iter().find_map(|file| {
+            let text = around.read(file)?;
+            ini(&text).find(|(_, name, _)| *name == wanted).map(|(_, _, value)| value.to_owned())
+        })
+    };
+    match variable {
+        "npm_config_cafile" => {
+            let other = around.var("NPM_CONFIG_CAFILE").map(str::to_owned);
+            other.or_else(|| of_ini(npm::files(around), "cafile"))
+        }
+        "PIP_CERT" => of_ini(pip::files(around), "cert"),
+        "CARGO_HTTP_CAINFO" => {
+            let config: toml::Table = cargo::home_config(around)?.parse().ok()?;
+            Some(config.get("http")?.get("cainfo")?.as_str()?.to_owned())
+        }
+        "GIT_SSL_CAINFO" => {
+            let said = around.ask("git", &["config", "--type=path", "--get", "http.sslCAInfo"])?;
+            Some(said.trim().to_owned()).filter(|path| !path.is_empty())
+        }
+        _ => None,
+    }
 }
 
 /// The value of one of Java's options; the last one counts.
@@ -255,8 +285,11 @@ fn java_on(path: &str) -> Option<PathBuf> {
     Some(fs::canonicalize(found).ok()?.parent()?.parent()?.to_owned())
 }
 
+/// In one order, so that a run within a run makes no other file.
 fn with(mut known: Vec<Der>, larder: &[Der]) -> Vec<Der> {
-    known.extend(larder.iter().filter(|one| !known.contains(one)).cloned().collect::<Vec<_>>());
+    known.extend_from_slice(larder);
+    known.sort_unstable();
+    known.dedup();
     known
 }
 
@@ -293,6 +326,7 @@ fn make_room(dir: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::discover::tool::NoTools;
     use super::*;
 
     fn certificates(names: &[&str]) -> Vec<Der> {
@@ -309,48 +343,82 @@ mod tests {
         certificates.map(|one| one.expect("PEM").to_vec()).collect()
     }
 
+    fn surroundings(root: &Path, env: &[(&str, String)]) -> Surroundings<'static> {
+        let env = env.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
+        Surroundings::new(root, &root.join("app"), env, &NoTools)
+    }
+
+    fn both(one: &Der, other: &Der) -> Vec<Der> {
+        with(vec![one.clone()], std::slice::from_ref(other))
+    }
+
     #[test]
     fn nobody_loses_what_was_trusted_before() {
         let dir = tempfile::tempdir().expect("a directory");
-        let all = certificates(&["system.example", "users.example", "javas.example", "larder.example"]);
-        let [system, users, javas, larder] = all.try_into().expect("four");
+        let [system, users, larder] =
+            certificates(&["system.example", "users.example", "larder.example"]).try_into().expect("three");
         let at = |name: &str| dir.path().join(name).display().to_string();
         fs::write(at("users.pem"), keystore::pem(std::slice::from_ref(&users))).expect("writes");
-        fs::write(at("java store.jks"), keystore::jks(std::slice::from_ref(&javas), "secret")).expect("writes");
         fs::create_dir(at("empty")).expect("makes");
-        let (users_file, empty) = (at("users.pem"), at("empty"));
-        let var = |name: &str| match name {
-            "PIP_CERT" | "NODE_EXTRA_CA_CERTS" => Some(users_file.clone()),
-            "CURL_CA_BUNDLE" => Some(empty.clone()),
-            _ => None,
-        };
-        let before = Before { var: &var, system: vec![system.clone()] };
+        fs::create_dir_all(at("root/.cargo")).expect("makes");
+        let cainfo = format!("[http]\ncainfo = {:?}\n", at("users.pem"));
+        fs::write(at("root/.cargo/config.toml"), cainfo).expect("writes");
+        fs::write(at("root/.npmrc"), format!("cafile={}\n", at("users.pem"))).expect("writes");
+        let env = [
+            ("HOME", "/root".to_owned()),
+            ("PIP_CERT", at("users.pem")),
+            ("NODE_EXTRA_CA_CERTS", at("users.pem")),
+            ("CURL_CA_BUNDLE", at("empty")),
+        ];
+        let around = surroundings(dir.path(), &env);
+        let before = Before { around: &around, system: vec![system.clone()] };
         let bundles = dir.path().join("a b");
         let env = lay(&bundles, &before, std::slice::from_ref(&larder)).expect("lays");
         let of = |name: &str| env.iter().find(|(known, _)| known == name).map_or("", |(_, value)| value.as_str());
-        assert_eq!(read(of("SSL_CERT_FILE")), [system.clone(), larder.clone()]);
-        assert_eq!(read(of("CURL_CA_BUNDLE")), [system.clone(), larder.clone()]);
-        assert_eq!(read(of("PIP_CERT")), [users.clone(), larder.clone()]);
-        assert_eq!(read(of("NODE_EXTRA_CA_CERTS")), [users, larder.clone()]);
+        for name in ["SSL_CERT_FILE", "CURL_CA_BUNDLE"] {
+            assert_eq!(read(of(name)), both(&system, &larder), "{name}");
+        }
+        for name in ["PIP_CERT", "NODE_EXTRA_CA_CERTS", "CARGO_HTTP_CAINFO", "npm_config_cafile"] {
+            assert_eq!(read(of(name)), both(&users, &larder), "{name}");
+        }
         assert_eq!(read(of("DENO_CERT")), std::slice::from_ref(&larder));
         assert!(of("JAVA_TOOL_OPTIONS").starts_with("\"-Djavax.net.ssl.trustStore="));
 
         // A second build on the same machine finds the same files, and a run within a run adds nothing.
         assert_eq!(lay(&bundles, &before, std::slice::from_ref(&larder)).expect("lays"), env);
-        let nested = |name: &str| env.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone());
-        let before = Before { var: &nested, system: Vec::new() };
+        let nested: Vec<(&str, String)> = env.iter().map(|(name, value)| (name.as_str(), value.clone())).collect();
+        let around = surroundings(dir.path(), &nested);
+        let before = Before { around: &around, system: Vec::new() };
         let again = lay(&bundles, &before, std::slice::from_ref(&larder)).expect("lays");
         assert_eq!(again[0], env[0]);
+    }
 
-        let options =
-            format!("-Xmx1g -Djavax.net.ssl.trustStore={} -Djavax.net.ssl.trustStorePassword=secret", at("j"));
-        fs::rename(at("java store.jks"), at("j")).expect("renames");
-        let var = |name: &str| (name == "JAVA_TOOL_OPTIONS").then(|| options.clone());
-        let before = Before { var: &var, system: vec![system] };
+    #[test]
+    fn javas_own_store_and_options_stay() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let [system, javas, larder] =
+            certificates(&["system.example", "javas.example", "larder.example"]).try_into().expect("three");
+        let at = |name: &str| dir.path().join(name).display().to_string();
+        fs::write(at("j"), keystore::pkcs12(std::slice::from_ref(&javas), "secret").expect("a store")).expect("writes");
+        let options = format!("-Xmx1g {JAVA_STORE}={} {JAVA_STORE}Password=secret", at("j"));
+        let around = surroundings(dir.path(), &[("JAVA_TOOL_OPTIONS", options.clone())]);
+        let before = Before { around: &around, system: vec![system.clone()] };
         let told = java(dir.path(), &before, std::slice::from_ref(&larder)).expect("lays");
         assert!(told.starts_with(&options), "{told}");
-        let store = fs::read(option(&told, JAVA_STORE).expect("a store")).expect("a store");
-        assert_eq!(keystore::trusted(&store, "secret").expect("a store"), [javas, larder]);
+        let trusted = |told: &str, password: &str| {
+            let store = fs::read(option(told, JAVA_STORE).expect("a store")).expect("a store");
+            keystore::trusted(&store, password).expect("a store")
+        };
+        assert_eq!(trusted(&told, "secret"), both(&javas, &larder));
+
+        fs::create_dir_all(at("java/lib/security")).expect("makes");
+        let around = surroundings(dir.path(), &[("JAVA_HOME", at("java"))]);
+        let before = Before { around: &around, system: vec![system.clone()] };
+        let told = java(dir.path(), &before, std::slice::from_ref(&larder)).expect("lays");
+        assert_eq!(trusted(&told, keystore::PASSWORD), both(&system, &larder), "it has no store that can be read");
+        fs::write(at("java/lib/security/cacerts"), keystore::jks(std::slice::from_ref(&javas), "x")).expect("writes");
+        let told = java(dir.path(), &before, std::slice::from_ref(&larder)).expect("lays");
+        assert_eq!(trusted(&told, keystore::PASSWORD), both(&javas, &larder));
     }
 
     #[test]

@@ -18,6 +18,7 @@ mod hits;
 mod hostile;
 mod instruments;
 mod intercept;
+mod intercept_clients;
 mod kill;
 mod life;
 mod names;

@@ -38,7 +38,7 @@ pub fn look(around: &Surroundings<'_>) -> Vec<Found> {
 }
 
 /// The project's file, the user's, and the global ones of the usual prefixes; the nearest first.
-fn files(around: &Surroundings<'_>) -> Vec<PathBuf> {
+pub(crate) fn files(around: &Surroundings<'_>) -> Vec<PathBuf> {
     let user = around.var("NPM_CONFIG_USERCONFIG").or_else(|| around.var("npm_config_userconfig"));
     let user = user.map_or_else(|| around.home().join(".npmrc"), |path| around.at(path));
     let global = ["/usr/local/etc/npmrc", "/usr/etc/npmrc", "/etc/npmrc"].map(|path| around.at(path));

@@ -34,7 +34,7 @@ fn of_files(around: &Surroundings<'_>) -> Option<Found> {
 }
 
 /// pip's files, the nearest first.
-fn files(around: &Surroundings<'_>) -> Vec<PathBuf> {
+pub(crate) fn files(around: &Surroundings<'_>) -> Vec<PathBuf> {
     let given = around.var("PIP_CONFIG_FILE").map(|path| around.at(path));
     let environment = around.var("VIRTUAL_ENV").map(|dir| around.at(dir).join("pip.conf"));
     let user = [around.config_home().join("pip/pip.conf"), around.home().join(".pip/pip.conf")];
