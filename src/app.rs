@@ -5,6 +5,7 @@
 
 mod control;
 mod directory;
+mod intercept;
 mod metrics;
 
 use std::collections::BTreeMap;
@@ -31,6 +32,7 @@ use crate::protocol::front::Front;
 use crate::protocol::gate::{Gate, GateError};
 use crate::protocol::generation::Handed;
 use crate::protocol::hosts::{Hosts, host_of};
+use crate::protocol::intercept::Intercept;
 use crate::protocol::observe::Observers;
 use crate::protocol::package::Upstreams;
 use crate::protocol::target::Targets;
@@ -38,6 +40,7 @@ use crate::protocol::upload::Tempo;
 use crate::runtime::clock::{Clock, SystemClock};
 use crate::runtime::tasks::Tasks;
 use crate::server::front::{Doors, Server};
+use crate::server::guise::Guises;
 use crate::server::handover::{Control as HandoverControl, Takeover};
 use crate::server::tls::Certificates;
 use crate::server::{ca, front, systemd};
@@ -96,6 +99,7 @@ pub(crate) struct RunningParts {
     pub front: Mutex<Option<Arc<Front>>>,
     pub server: Mutex<Option<Server>>,
     pub certificates: Option<Arc<Certificates>>,
+    pub guises: Arc<Guises>,
     pub metrics: Arc<Metrics>,
     pub log: Arc<AccessLog>,
     pub tasks: Tasks,
@@ -181,6 +185,7 @@ pub async fn start(config: Config, options: StartOptions) -> Result<Running, Sta
     })?;
     let parts = Arc::new(RunningParts {
         certificates: certificates(&config, &dir, &clock)?,
+        guises: intercept::guises(&config, &dir, &clock)?,
         offline: (options.offline || config.upstream.offline).into(),
         adopted: Mutex::new(control::adopted(&index, &options.found).await),
         front: Mutex::new(None),
@@ -212,11 +217,13 @@ async fn take_over(dir: &Path) -> Result<Vec<std::net::TcpListener>, StartError>
     }
 }
 
-/// Makes larder's own certificate authority in a data directory, if it is not there.
+/// Makes larder's own certificate authority in a data directory, if it is not there, and those for intercepted hosts.
 ///
 /// *Errors*: the directory cannot be written.
-pub fn certificate_authority(dir: &Path) -> Result<(), StartError> {
-    ca::Ca::open_or_create(&dir.join("ca"), SystemClock::new()).map(drop).map_err(StartError::failed)
+pub fn certificate_authority(dir: &Path, config: &Config) -> Result<(), StartError> {
+    let clock = SystemClock::new();
+    ca::Ca::open_or_create(&dir.join("ca"), clock.clone()).map_err(StartError::failed)?;
+    intercept::guises(config, dir, &(clock as Arc<dyn Clock>)).map(drop)
 }
 
 fn certificates(config: &Config, dir: &Path, clock: &Arc<dyn Clock>) -> Result<Option<Arc<Certificates>>, StartError> {
@@ -254,6 +261,7 @@ impl RunningParts {
             cache: self.cache.clone(),
             gate: self.gate.clone(),
             hosts,
+            intercept: Arc::new(Intercept::new(intercept::intercepted(&config)?)),
             upstreams: ArcSwap::from_pointee(upstreams),
             observers,
             tasks: self.tasks.clone(),
@@ -267,7 +275,8 @@ impl RunningParts {
             tempo: Tempo { bytes: config.server.limits.slow_body_bytes, window: config.server.limits.slow_body_window },
         });
         *self.front.lock() = Some(root.clone());
-        let doors = Doors { inherited, certificates: self.certificates.clone() };
+        let guises = Some(self.guises.clone());
+        let doors = Doors { inherited, certificates: self.certificates.clone(), guises };
         let server =
             Server::bind(&config.server, doors, self.tasks.clone(), root as Arc<dyn Mount>).map_err(|error| {
                 StartError::new(

@@ -20,7 +20,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::protocol::{front, gate, hosts};
+use crate::protocol::{front, gate, hosts, intercept};
 use crate::{index, server, store, upstream};
 
 /// All settings. One line a section.
@@ -34,6 +34,7 @@ pub struct Config {
     pub index: index::Settings,
     pub upstream: upstream::settings::Settings,
     pub upstreams: hosts::Settings,
+    pub intercept: intercept::Settings,
     pub ecosystem: BTreeMap<String, sections::Ecosystem>,
     pub gate: gate::Settings,
     pub log: sections::Log,
@@ -59,6 +60,7 @@ impl Config {
 
     /// What types cannot say: names of ecosystems, addresses of upstreams.
     fn check(&self) -> Result<(), ConfigError> {
+        self.intercept.patterns().map_err(|why| ConfigError::new(format!("intercept.hosts: {why}")))?;
         let known: Vec<&str> = crate::ecosystem::ALL.iter().map(|ecosystem| ecosystem.about().name).collect();
         for (name, settings) in &self.ecosystem {
             if !known.contains(&name.as_str()) {

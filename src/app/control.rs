@@ -8,12 +8,13 @@ use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::intercept::{self, cover, intercepted};
 use super::{Found, RunningParts, StartError, StartErrorKind};
 use crate::config::Config;
 use crate::index::Index;
 use crate::model::lookup::{Fallback, Origin};
 use crate::model::outcome::Outcome;
-use crate::protocol::api::{Control, Listed};
+use crate::protocol::api::{Authorities, Control, Listed};
 use crate::store::ClassUse;
 use crate::telemetry::table::Name;
 use crate::upstream::hosts::Health;
@@ -124,6 +125,10 @@ impl Control for ProcessControl {
         tracing::info!(offline, "offline switched");
     }
 
+    fn authorities(&self) -> Authorities {
+        intercept::authorities(&self.parts)
+    }
+
     fn reload(&self) -> BoxFuture<'_, Result<String, String>> {
         Box::pin(async {
             let config = self.parts.config.lock().clone();
@@ -192,6 +197,8 @@ impl RunningParts {
                 StartError::new(StartErrorKind::Config, error.to_string(), "the old certificate stays in force")
             })?;
         }
+        let intercepted = intercepted(&config)?;
+        cover(&self.guises, &intercepted)?;
         let mut upstream = config.upstream.clone();
         upstream.offline = self.offline.load(Ordering::Relaxed);
         if let Some(server) = &*self.server.lock() {
@@ -202,6 +209,7 @@ impl RunningParts {
         })?;
         if let Some(front) = &*self.front.lock() {
             front.hosts.reload(&config.upstreams);
+            front.intercept.reload(intercepted);
             front.hosts.adopt(self.vouched(&config, &upstreams));
             front.upstreams.store(Arc::new(upstreams));
         }

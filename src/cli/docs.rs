@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::failure::Failure;
-use super::{out, tools};
+use super::{out, tools, trust};
 use crate::config::print;
 use crate::{ecosystem, telemetry};
 
@@ -58,7 +58,7 @@ pub(crate) fn docs(args: &Args, command: clap::Command) -> Result<(), Failure> {
 fn tools_page() -> String {
     let head = "# Tools\n\nMade by `larder docs` from the table of client settings; do not edit.\n\n\
                 `larder run -- COMMAND` sets these for one command, `larder env` prints them.\n\n";
-    format!("{head}{}", tools::markdown())
+    format!("{head}{}{}", tools::markdown(), trust::markdown())
 }
 
 /// `docs/cli.md`: each command as its own `--help` shows it.

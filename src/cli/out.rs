@@ -9,9 +9,14 @@ pub(crate) fn line(text: &str) {
 
 /// Writes to standard output as is.
 pub(crate) fn text_out(text: &str) {
+    bytes_out(text.as_bytes());
+}
+
+/// Writes to standard output what is no text.
+pub(crate) fn bytes_out(bytes: &[u8]) {
     let mut out = std::io::stdout().lock();
     // Whoever closed the pipe does not want the rest.
-    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    let _ = out.write_all(bytes).and_then(|()| out.flush());
 }
 
 /// Writes to standard error as is.

@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::beacon::{Beacon, Guest};
 use super::client::Client;
 use super::containers;
-use super::discover::Found;
+use super::discover::{Found, Surroundings};
 use super::env::{credential, tools_url, wrong_label};
 use super::failure::Failure;
 use super::out;
@@ -20,6 +20,7 @@ use super::point::{self, Target};
 use super::progress::waiting;
 use super::run_child::run_child;
 use super::stats::{encoded, of_build};
+use super::trust::{self, Consent};
 use super::where_at::{ConfigArgs, Here, admits, block_on_all_cores, is_alive, local_url, log, make_dir};
 use crate::app::{self, Running, StartErrorKind, StartOptions};
 use crate::config::Config;
@@ -56,6 +57,9 @@ pub(crate) struct Args {
     /// Answer from the cache alone, never ask upstream (a server inside this command)
     #[arg(long)]
     offline: bool,
+    /// Trust the authority of a server that intercepts although it came over plain HTTP
+    #[arg(long)]
+    trust_plain_http: bool,
     #[command(flatten)]
     at: ConfigArgs,
     /// Command to run
@@ -121,6 +125,7 @@ async fn build(
     settings.notes.iter().for_each(|note| out::note(note));
     point::lay(&settings)?;
     let mut env: Vec<(String, String)> = settings.env_here().cloned().collect();
+    env.extend(trusted(args, here, client).await?);
     // So that a larder started by the command uses the same server.
     env.push(("LARDER_SERVER".to_owned(), client.address().to_owned()));
     env.push(("LARDER_LABEL".to_owned(), label.to_owned()));
@@ -141,6 +146,26 @@ async fn build(
         out::error(&format!("larder: the build's record was not written\n{}", failure.text()));
     }
     Ok(code)
+}
+
+/// What leads the tools to certificates, where the server intercepts. A server that cannot be believed is no reason to
+/// stop: it finds that its certificates are not taken, and tunnels.
+async fn trusted(args: &Args, here: &Here, client: &Client) -> Result<Vec<(String, String)>, Failure> {
+    let consent = if args.trust_plain_http { Consent::Given } else { Consent::Missing };
+    let offer = match trust::offered(client, consent).await {
+        Ok(Some(offer)) => offer,
+        Ok(None) => return Ok(Vec::new()),
+        Err(failure) => {
+            out::error(&format!("larder: this build does not trust the server's authority\n{}", failure.text()));
+            return Ok(Vec::new());
+        }
+    };
+    let dir = here.data_dir()?.join("overlays/trust");
+    let around = Surroundings::here(std::env::current_dir().unwrap_or_default());
+    trust::lay(&dir, &trust::Before::here(&around), &offer.certificates()).map_err(|error| {
+        let help = "name another with --data DIR";
+        Failure::failed(format!("{}: certificates for the build cannot be written: {error}", dir.display()), help)
+    })
 }
 
 async fn place(args: &Args, here: &Here, found: &[Found], label: &str) -> Result<Place, Failure> {

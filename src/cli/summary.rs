@@ -21,6 +21,8 @@ pub(crate) struct Stats {
     pub rows: Vec<Row>,
     /// Hosts whose bytes went through unseen.
     pub tunnelled: Vec<Tunnelled>,
+    /// Hosts for which the build's tools did not take larder's certificate.
+    pub distrusted: Vec<Distrusted>,
     pub store: Option<Store>,
     pub offline: bool,
 }
@@ -42,6 +44,13 @@ pub(crate) struct Tunnelled {
     pub host: String,
     pub connections: u64,
     pub bytes: u64,
+}
+
+#[derive(Deserialize, Debug, Default, Clone, PartialEq)]
+#[serde(default)]
+pub(crate) struct Distrusted {
+    pub host: String,
+    pub why: String,
 }
 
 #[derive(Deserialize, Debug, Default, Clone)]
@@ -71,13 +80,14 @@ impl Stats {
             bytes_saved: self.bytes_saved.saturating_sub(before.bytes_saved),
             seconds_saved: (self.seconds_saved - before.seconds_saved).max(0.0),
             tunnelled: tunnelled.collect(),
+            distrusted: self.distrusted.iter().filter(|now| !before.distrusted.contains(now)).cloned().collect(),
             ..self.clone()
         }
     }
 
     /// The lines at a build's end.
     pub fn lines(&self, label: &str) -> Vec<String> {
-        if self.requests == 0 && self.tunnelled.is_empty() {
+        if self.requests == 0 && self.tunnelled.is_empty() && self.distrusted.is_empty() {
             return vec![format!("build {label}: nothing came through the cache; see what tools it knows: larder env")];
         }
         let mut lines = vec![format!(
@@ -100,6 +110,13 @@ impl Stats {
             let more = if rest > 0 { format!(" and {rest} more") } else { String::new() };
             let hosts = out::count(hosts.len() as u64, "host", "hosts");
             lines.push(format!("{hosts} went around the cache, tunnelled: {}{more}", named.join(", ")));
+        }
+        for one in self.distrusted.iter().take(8) {
+            let (host, why) = (out::plain(&one.host), out::plain(&one.why));
+            lines.push(format!(
+                "{host} was not cached: a tool does not trust larder's authority ({why}); what each tool reads: larder ca \
+                 tools; for one that trusts nothing but its own, take {host} out of intercept.hosts"
+            ));
         }
         lines
     }

@@ -443,6 +443,17 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn a_label_without_a_token_has_an_empty_password_since_git_would_ask_for_one() {
+        let around = Surroundings::new(Path::new("/nowhere"), Path::new("/nowhere"), BTreeMap::new(), &NoTools);
+        let server = Url::parse("http://larder.example:7070").expect("is a URL");
+        let label = Some(("build-7".to_owned(), String::new()));
+        let (overlays, purpose) = (PathBuf::from("/o"), Purpose::Command);
+        let labelled = server.clone();
+        let set = settings(&Client { labelled, server, label, found: &[], around: &around, purpose, overlays });
+        assert_eq!(variable(&set, "https_proxy"), "http://build-7:@larder.example:7070");
+    }
+
+    #[test]
     fn a_token_reaches_the_mounts_too() {
         let mut found = Found::one("go", "", "go.env".into(), "https://go.example").expect("is an address");
         found.settings.insert("GOPROXY", "https://go.example,direct".into());

@@ -182,6 +182,12 @@ pub(crate) const ALL: &[About] = &[
          `ask` for others.",
     ),
     key("upstreams.allow", "Hosts that any client may name, each as HOST or HOST:PORT."),
+    section(
+        "intercept",
+        "Whose TLS is ended here, so that what clients fetch through CONNECT is cached. They have to trust larder's \
+         authority: larder run sees to it, larder ca tools tells how.",
+    ),
+    key("intercept.hosts", "Hosts, each as HOST, HOST:PORT or *.HOST for all below it. None: nothing is intercepted."),
     section("ecosystem", "An ecosystem's sources. `larder init` writes what this machine's tools use."),
     key("ecosystem.NAME.upstreams", "Addresses in order of preference. Credentials go to netrc, never in here."),
     key(

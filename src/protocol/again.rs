@@ -17,6 +17,7 @@ use super::Peer;
 use super::front::{self, Answered, Form, Front};
 use super::gate::{Door, Right, heeded};
 use super::hosts::Nearness;
+use super::label;
 use super::observe::Ended;
 use super::package::Upstreams;
 use super::page;
@@ -52,6 +53,8 @@ pub struct Fields {
     /// The build that the last path named.
     path: Option<Arc<str>>,
     door: Door,
+    /// What stands before a target within a tunnel.
+    base: Option<Box<str>>,
 }
 
 /// An answer that can be given again as long as its decision stands.
@@ -123,7 +126,7 @@ impl Default for Packages {
 impl Fields {
     /// Whether a head with this target, and with these bytes after its request line, is one of those that were judged.
     pub fn are(&self, target: &str, bytes: &[u8]) -> bool {
-        *self.bytes == *bytes && target.starts_with('/') == (self.door == Door::Origin)
+        *self.bytes == *bytes && target.starts_with('/') == (self.door != Door::Proxy)
     }
 }
 
@@ -191,15 +194,17 @@ impl Front {
     /// Judges what a head says beside its target. None: such requests are not answered by `again`.
     pub(super) fn judged(&self, head: &[u8], peer: &Peer) -> Option<Fields> {
         let request = parsed(head)?;
-        let door = match self.form(&request, peer) {
-            Form::Ours => Door::Origin,
-            Form::Forward => Door::Proxy,
-            Form::Connect | Form::Misdirected => return None,
-        };
-        let caller = self.gate.admit(request.headers(), &peer.addr, Right::Read, door).ok()?;
-        let heeded = heeded(request.headers());
+        let form = self.form(&request, peer);
+        if let Form::Connect | Form::Misdirected = form {
+            return None;
+        }
+        let door = form.door();
+        let caller = self.admitted(request.headers(), peer, Right::Read, door).ok()?;
+        let inner = peer.inner.as_deref();
+        let heeded = inner.map_or_else(|| heeded(request.headers()), |inner| inner.heeded().clone());
+        let base = inner.map(|inner| Box::from(inner.base()));
         let mut headers = request.into_parts().0.headers;
-        let agent = front::agent_label(&headers);
+        let agent = label::agent_label(&headers);
         let stays = headers
             .get_all(header::CONNECTION)
             .iter()
@@ -212,17 +217,19 @@ impl Front {
         }
         caller.strip.apply(&mut headers);
         let line = memchr::memchr(b'\n', head)?;
-        let fields = Fields { bytes: head[line + 1..].into(), heeded, agent, path: None, door };
+        let fields = Fields { bytes: head[line + 1..].into(), heeded, agent, path: None, door, base };
         is_plain(&Method::GET, &headers).then_some(fields)
     }
 
     /// What was answered before, if it may be answered again. None: `serve` has to see to it.
     pub(super) fn repeated(&self, target: &str, fields: &mut Fields, peer: &Peer) -> Option<Repeated> {
         let started = self.observers.clock.elapsed();
+        let whole = fields.base.as_ref().map(|base| format!("{base}{target}"));
+        let target = whole.as_deref().unwrap_or(target);
         let labelled = target.starts_with("/~");
         let path = if labelled { without_label(target, fields)? } else { target };
         let nearness = Nearness::of(peer.addr.ip());
-        let ready = if fields.door == Door::Proxy || path.starts_with("/http/") || path.starts_with("/https/") {
+        let ready = if fields.door != Door::Origin || path.starts_with("/http/") || path.starts_with("/https/") {
             let target = self.targets.known(path, &self.hosts)?;
             if !self.hosts.may_ask(&target.host, nearness) {
                 return None;
@@ -285,7 +292,7 @@ impl Front {
 
 /// The target without the build label in front, which `fields` remember: a connection belongs to one build.
 fn without_label<'a>(target: &'a str, fields: &mut Fields) -> Option<&'a str> {
-    let (label, path) = front::split_label(target)?;
+    let (label, path) = label::split_label(target)?;
     if fields.path.as_deref() != Some(label) {
         fields.path = Some(Arc::from(super::gate::label_of(label)?));
     }

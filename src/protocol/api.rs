@@ -34,6 +34,8 @@ pub trait Control: Send + Sync + 'static {
     fn objection<'a>(&'a self, origin: &'a Origin) -> BoxFuture<'a, Option<String>>;
     /// Answers from the cache alone, or asks upstream again.
     fn set_offline(&self, offline: bool);
+    /// The certificates that clients have to trust (PEM): of our own listener, and of intercepted hosts.
+    fn authorities(&self) -> Authorities;
     /// Reads tokens, certificates and policy anew. Ok: what was read; Err: what is wrong, with the old settings kept.
     fn reload(&self) -> BoxFuture<'_, Result<String, String>>;
     /// What every part says of itself.
@@ -63,6 +65,17 @@ struct OfflineAsk {
 #[derive(Deserialize)]
 struct HostAsk {
     host: String,
+}
+
+/// What clients have to trust, as PEM; empty where there is nothing.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Authorities {
+    /// For TLS with larder itself.
+    pub own: String,
+    /// For hosts that are intercepted.
+    pub intercept: String,
+    /// Those that are listed.
+    pub hosts: Vec<String>,
 }
 
 /// One upstream or host that clients may be sent to, or that waits.
@@ -113,6 +126,7 @@ impl Front {
             }
             (true, "/api/v1/health") => Ok(self.health()),
             (true, "/api/v1/stats") => self.stats(visit),
+            (true, "/api/v1/ca") => Ok(json(StatusCode::OK, &self.control.authorities())),
             (true, "/api/v1/explain") => self.explain(visit).await,
             (true, "/api/v1/upstreams") => {
                 let pending_alone = visit.uri.query().is_some_and(|query| query.starts_with("pending"));

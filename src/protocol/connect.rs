@@ -13,7 +13,8 @@ use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 
-use super::front::{Answered, Front, Visit, build_label};
+use super::front::{Answered, Front, Visit};
+use super::label::build_label;
 use super::reply::{self, ReplyBody};
 use crate::model::outcome::{Outcome, Reason};
 
@@ -32,7 +33,8 @@ impl Front {
             let why = "CONNECT takes HOST:PORT and nothing else\n";
             return Answered::made(reply::text(StatusCode::BAD_REQUEST, TUNNEL, why), TUNNEL, at);
         };
-        let listed = if port == 443 { host.clone() } else { format!("{host}:{port}") };
+        // Hosts are listed without the usual ports; whether port 80 may be tunnelled to is another matter.
+        let listed = if matches!(port, 443 | 80) { host.clone() } else { format!("{host}:{port}") };
         if !self.hosts.may_ask(&listed, visit.nearness()) {
             return self.host_must_wait(&visit, &listed, at);
         }
@@ -40,6 +42,9 @@ impl Front {
             let why = "this connection cannot be turned into a tunnel\n";
             return Answered::made(reply::text(StatusCode::BAD_REQUEST, TUNNEL, why), TUNNEL, at);
         };
+        if let Some(within) = self.looks_within(&visit, &host, port) {
+            return self.enter(visit, upgrade, within, (host, port), &listed);
+        }
         let upstream = match self.cache.tunnel(&host, port, self.hosts.trust(&listed)).await {
             Ok(upstream) => upstream,
             Err(error) => return self.failed(&error, at),
@@ -52,13 +57,9 @@ impl Front {
             let meter = Meter::default();
             let carried = async {
                 let Ok(client) = upgrade.await else { return };
-                carry(TokioIo::new(client), upstream, &meter).await;
+                carry_unless_silent(TokioIo::new(client), upstream, &meter, idle).await;
             };
-            tokio::select! {
-                () = carried => {}
-                () = meter.silent(idle) => tracing::debug!("a tunnel was silent for too long"),
-                () = tasks.stopping() => {}
-            }
+            tokio::select! { () = carried => {}, () = tasks.stopping() => {} }
             observers.tunnelled(label.as_ref(), &host, meter.bytes());
             drop(kept);
         });
@@ -74,6 +75,18 @@ fn target(visit: &Visit<'_>) -> Option<(String, u16)> {
         return None;
     }
     Some((authority.host().to_ascii_lowercase(), authority.port_u16()?))
+}
+
+/// As `carry`, until nothing has passed for `idle`.
+pub(super) async fn carry_unless_silent<C, U>(client: C, upstream: U, meter: &Meter, idle: Duration)
+where
+    C: AsyncRead + AsyncWrite + Unpin,
+    U: AsyncRead + AsyncWrite + Unpin,
+{
+    tokio::select! {
+        () = carry(client, upstream, meter) => {}
+        () = meter.silent(idle) => tracing::debug!("a tunnel was silent for too long"),
+    }
 }
 
 /// Copies both ways. Where one side ends, the other is told and may go on; where one fails, both end.
@@ -94,10 +107,10 @@ where
 
 /// Counts what passes, also through a tunnel that fails.
 #[derive(Default)]
-struct Meter(AtomicU64);
+pub(super) struct Meter(AtomicU64);
 
 impl Meter {
-    fn bytes(&self) -> u64 {
+    pub(super) fn bytes(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
 

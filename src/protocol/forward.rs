@@ -11,6 +11,7 @@ use url::Url;
 
 use super::again::Ready;
 use super::front::{Answered, Front, Visit};
+use super::gate::Right;
 use super::hosts::host_of;
 use super::reply;
 use super::target::Target;
@@ -112,6 +113,9 @@ impl Front {
     ) -> Result<Answered, CacheError> {
         let mut headers = visit.headers.clone();
         headers.remove(header::EXPECT);
+        // The operator's credential is for those who may write.
+        let may_write = visit.caller.allows(Right::Write);
+        let trust = if may_write { self.hosts.trust(&host_of(url).unwrap_or_default()) } else { Trust::Client };
         let len = body.size_hint().exact();
         let sent = (!body.is_end_stream()).then(|| Sent {
             len,
@@ -121,7 +125,7 @@ impl Front {
         });
         let exchange = Exchange {
             method: visit.method.clone(),
-            origin: Origin { trust: self.hosts.trust(&host_of(url).unwrap_or_default()), ..origin(url) },
+            origin: Origin { trust, ..origin(url) },
             headers,
             body: sent,
             reason: Reason::Method,

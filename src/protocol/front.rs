@@ -19,9 +19,11 @@ use hyper::body::Incoming;
 use serde::{Deserialize, Serialize};
 
 use super::again::{Fields, Packages, Repeated};
-use super::gate::{Caller, Denied, Door, Gate, NO_LABEL, Right};
+use super::gate::{Caller, Denied, Door, Gate, Right, heeded};
 use super::generation::Handed;
 use super::hosts::{Hosts, Nearness};
+use super::intercept::{Heeded, Intercept, is_upgrade};
+use super::label::{agent_label, build_label, take_path_label};
 use super::observe::{Observation, Observers};
 use super::package::{Routed, Upstreams};
 use super::page;
@@ -37,7 +39,6 @@ use crate::model::hop;
 use crate::model::key::KeyHash;
 use crate::model::outcome::{Outcome, Reason};
 use crate::model::party::Party;
-use crate::protocol::gate::label_of;
 use crate::runtime::tasks::Tasks;
 
 /// `[public]`: under which names and address clients know us.
@@ -55,6 +56,7 @@ pub struct Front {
     pub cache: Cache,
     pub gate: Arc<Gate>,
     pub hosts: Hosts,
+    pub intercept: Arc<Intercept>,
     pub upstreams: ArcSwap<Upstreams>,
     pub observers: Arc<Observers>,
     pub tasks: Tasks,
@@ -134,7 +136,19 @@ pub(super) enum Form {
     Forward,
     /// Origin form, under one of our names.
     Ours,
+    /// For the host of the tunnel that it came through.
+    Inside,
     Misdirected,
+}
+
+impl Form {
+    pub(super) fn door(&self) -> Door {
+        match self {
+            Form::Connect | Form::Forward => Door::Proxy,
+            Form::Ours | Form::Misdirected => Door::Origin,
+            Form::Inside => Door::Tunnel,
+        }
+    }
 }
 
 /// Where a request goes once it was let in.
@@ -157,7 +171,11 @@ struct Noted {
 }
 
 impl Mount for Front {
-    fn serve<'a>(&'a self, request: Request<Incoming>, peer: &'a Arc<Peer>) -> Answering<'a> {
+    fn serve<'a>(&'a self, mut request: Request<Incoming>, peer: &'a Arc<Peer>) -> Answering<'a> {
+        let form = self.form(&request, peer);
+        if let (Form::Inside, Some(inner)) = (&form, &peer.inner) {
+            inner.complete(request.uri_mut());
+        }
         let mut noted = Noted {
             started: self.observers.clock.elapsed(),
             peer: peer.addr,
@@ -165,7 +183,6 @@ impl Mount for Front {
             method: request.method().clone(),
             uri: request.uri().clone(),
         };
-        let form = self.form(&request, peer);
         let (mut visit, body) = match self.admit(request, peer, &form, &mut noted.label) {
             Ok(admitted) => admitted,
             Err(refused) => return Answering::Left(ready(self.observed(noted, *refused))),
@@ -232,21 +249,26 @@ impl Front {
         label: &mut Option<Arc<str>>,
     ) -> Result<(Visit<'a>, Incoming), Box<Answered>> {
         if let Form::Misdirected = form {
-            let why = "this name is not larder's; add it to public.names if it should be\n";
+            let why = match peer.inner {
+                None => "this name is not larder's; add it to public.names if it should be\n",
+                Some(_) => "this tunnel leads to another host\n",
+            };
             return Err(Box::new(self.made(StatusCode::MISDIRECTED_REQUEST, Reason::Denied, why)));
         }
-        let in_proxy_form = matches!(form, Form::Connect | Form::Forward);
         // Before anything is judged by its path.
         let named = if let Form::Ours = form { take_path_label(request.uri_mut()) } else { None };
         if let Some((status, why)) = self.unwelcome(&request, form) {
             return Err(Box::new(self.made(status, Reason::Denied, why)));
         }
         let needs = needed_right(&request, form);
-        let door = if in_proxy_form { Door::Proxy } else { Door::Origin };
-        let caller = self.gate.admit(request.headers(), &peer.addr, needs, door);
+        let door = form.door();
+        let caller = self.admitted(request.headers(), peer, needs, door);
         let caller = caller.map_err(|denied| Box::new(self.denied(denied, door)))?;
         let (mut parts, body) = request.into_parts();
         *label = build_label(&caller).or(named).or_else(|| agent_label(&parts.headers));
+        if let Form::Connect = form {
+            parts.extensions.insert(Heeded(heeded(&parts.headers)));
+        }
         caller.strip.apply(&mut parts.headers);
         let http::request::Parts { method, uri, version, headers, extensions, .. } = parts;
         let party = Party::of(peer.addr.ip(), label.as_ref());
@@ -256,7 +278,7 @@ impl Front {
     fn way(&self, form: &Form, visit: &mut Visit<'_>) -> Way {
         let way = match form {
             Form::Connect => return Way::Connect,
-            Form::Forward => Way::Address(self.targets.absolute(&visit.uri.to_string(), &self.hosts)),
+            Form::Forward | Form::Inside => Way::Address(self.targets.absolute(&visit.uri.to_string(), &self.hosts)),
             Form::Ours | Form::Misdirected => {
                 let (mount, rest) = split_mount(visit.uri.path());
                 match mount {
@@ -312,12 +334,19 @@ impl Front {
         let from_a_page = match form {
             Form::Ours if is_command(request) => page::is_any(request.headers()),
             Form::Ours => page::is_foreign(request),
-            Form::Forward | Form::Connect | Form::Misdirected => false,
+            Form::Inside if is_upgrade(request.headers()) => {
+                let why = "no WebSocket or other upgrade passes here: take this host out of intercept.hosts\n";
+                return Some((StatusCode::NOT_IMPLEMENTED, why));
+            }
+            Form::Forward | Form::Connect | Form::Inside | Form::Misdirected => false,
         };
         from_a_page.then_some((StatusCode::FORBIDDEN, "web pages are not answered here\n"))
     }
 
     pub(super) fn form<B>(&self, request: &Request<B>, peer: &Peer) -> Form {
+        if let Some(inner) = &peer.inner {
+            return if inner.agrees(request) { Form::Inside } else { Form::Misdirected };
+        }
         if request.method() == Method::CONNECT {
             return Form::Connect;
         }
@@ -404,11 +433,13 @@ fn needed_right(request: &Request<Incoming>, form: &Form) -> Right {
     match form {
         Form::Ours if is_command(request) => Right::Admin,
         Form::Ours if is_api(path) => {
-            let open = matches!(path, "/api/v1/health" | "/api/v1/stats") || path.starts_with("/api/v1/blobs/");
+            let open =
+                matches!(path, "/api/v1/health" | "/api/v1/stats" | "/api/v1/ca") || path.starts_with("/api/v1/blobs/");
             if open { Right::Read } else { Right::Admin }
         }
         Form::Ours | Form::Forward if !is_safe(request.method()) => Right::Write,
-        Form::Ours | Form::Forward | Form::Connect | Form::Misdirected => Right::Read,
+        // Within a tunnel a reader may do what it could through an unread one: `generic_unsafe` lends it no credential.
+        Form::Ours | Form::Forward | Form::Connect | Form::Inside | Form::Misdirected => Right::Read,
     }
 }
 
@@ -436,27 +467,6 @@ pub(super) fn wants_html(headers: &HeaderMap) -> bool {
         .is_some_and(|accept| accept.contains("text/html"))
 }
 
-/// Takes a build label out of a path, for clients that can carry it nowhere else: `/~LABEL/go/...`.
-pub(super) fn take_path_label(uri: &mut Uri) -> Option<Arc<str>> {
-    let (label, rest) = split_label(uri.path_and_query()?.as_str())?;
-    let label = Arc::from(label_of(label)?);
-    *uri = Uri::try_from(rest).ok()?;
-    Some(label)
-}
-
-/// A target's build label, as written, and what follows it.
-pub(super) fn split_label(target: &str) -> Option<(&str, &str)> {
-    let rest = target.strip_prefix("/~")?;
-    Some(rest.split_at(rest.find('/')?))
-}
-
-/// The build label at the end of a User-Agent, for clients whose User-Agent can be set: `cargo larder/LABEL`.
-pub(super) fn agent_label(headers: &HeaderMap) -> Option<Arc<str>> {
-    let agent = headers.get(header::USER_AGENT)?.to_str().ok()?;
-    let (_, label) = agent.rsplit_once(" larder/")?;
-    label_of(label).map(Arc::from)
-}
-
 pub(super) fn split_mount(path: &str) -> (&str, &str) {
     let path = path.strip_prefix('/').unwrap_or(path);
     match path.find('/') {
@@ -470,11 +480,6 @@ pub(super) fn without_port(host: &str) -> &str {
         Some(at) if !host.as_bytes()[at..].contains(&b']') => &host[..at],
         Some(_) | None => host,
     }
-}
-
-/// The build that a caller named; None for the label that all others share.
-pub(super) fn build_label(caller: &Caller) -> Option<Arc<str>> {
-    (&*caller.label != NO_LABEL).then(|| caller.label.clone())
 }
 
 pub(super) fn json(status: StatusCode, value: &impl serde::Serialize) -> Response<ReplyBody> {

@@ -3,8 +3,9 @@
 use http::{HeaderMap, HeaderValue, Uri, header};
 
 use super::credential::{Credential, credential};
-use super::front::{split_mount, take_path_label, without_port};
+use super::front::{split_mount, without_port};
 use super::hosts::{Hosts, Settings, host_of};
+use super::label::take_path_label;
 use super::target::Targets;
 use super::token::Token;
 

@@ -140,6 +140,8 @@ pub enum Door {
     Origin,
     /// Through larder, in absolute form or by CONNECT: 407 and `Proxy-Authenticate`.
     Proxy,
+    /// Within a tunnel, where the client believes to speak with another: 403, since a challenge would be that one's.
+    Tunnel,
 }
 
 /// Why a caller is not let in. The text may be shown to it.
@@ -187,6 +189,7 @@ impl Denied {
             (Denied::Right(_), _) => (403, None),
             (_, Door::Origin) => (401, Some((WWW_AUTHENTICATE, ask))),
             (_, Door::Proxy) => (407, Some((PROXY_AUTHENTICATE, ask))),
+            (_, Door::Tunnel) => (403, None),
         }
     }
 }
@@ -281,7 +284,7 @@ impl Gate {
         let proxy = credential(headers, &PROXY_AUTHORIZATION)?;
         let authorization = match credential(headers, &AUTHORIZATION)? {
             // Many registries take a secret as the user name, and beside a proxy it is not for us.
-            Credential::Label(_) if door == Door::Proxy => Credential::Other,
+            Credential::Label(_) if door != Door::Origin => Credential::Other,
             other => other,
         };
         let local = is_loopback(peer.ip()) && !was_forwarded(headers);

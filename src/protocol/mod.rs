@@ -11,6 +11,8 @@ pub mod fuzz;
 pub mod gate;
 pub mod generation;
 pub mod hosts;
+pub mod intercept;
+mod label;
 pub mod observe;
 pub mod package;
 mod page;
@@ -20,6 +22,7 @@ mod status;
 pub mod target;
 pub mod token;
 pub mod upload;
+mod within;
 
 use std::future::{Future, Ready};
 use std::net::SocketAddr;
@@ -29,15 +32,18 @@ use std::sync::Arc;
 use futures_util::future::Either;
 
 pub use self::again::{Fields, Packages, Repeated};
+pub use self::within::{Inner, Opening, Replayed, Served, Within};
 
 /// Who sent a request, as far as the connection tells.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone)]
 pub struct Peer {
     pub addr: SocketAddr,
     /// The address of ours that was connected to.
     pub local: SocketAddr,
     pub tls: bool,
     pub http2: bool,
+    /// The tunnel of ours that the connection goes through.
+    pub inner: Option<Arc<Inner>>,
 }
 
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;

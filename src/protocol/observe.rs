@@ -10,6 +10,7 @@ use http::{Method, Uri};
 use parking_lot::Mutex;
 use serde::Serialize;
 
+use super::within::Served;
 use crate::cache::Cache;
 use crate::cache::error::CacheError;
 use crate::cache::ledger::Line;
@@ -54,6 +55,8 @@ pub struct Totals {
     pub seconds_saved: f64,
     /// Hosts whose bytes went through tunnels, which cannot be cached.
     pub tunnelled: Vec<Around>,
+    /// Hosts whose tunnels were not entered, since the client does not take our certificate.
+    pub distrusted: Vec<Distrusted>,
 }
 
 /// Traffic around the cache.
@@ -62,6 +65,13 @@ pub struct Around {
     pub host: String,
     pub connections: u64,
     pub bytes: u64,
+}
+
+/// A client that does not take our certificate.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Distrusted {
+    pub host: String,
+    pub why: String,
 }
 
 impl Observers {
@@ -113,6 +123,34 @@ impl Observers {
                 });
                 totals.tunnelled[at].connections += 1;
                 totals.tunnelled[at].bytes += bytes;
+            });
+        }
+    }
+}
+
+impl Observers {
+    /// Notes a client that does not take our certificate for a host, and is left alone from now on.
+    pub(super) fn distrusted(&self, label: Option<&Arc<str>>, host: &str, served: &Served) {
+        let why = match served {
+            Served::Distrusted { alert } => format!("alert {alert}"),
+            Served::Left | Served::Whole | Served::Failed { .. } => "left after it saw the certificate".to_owned(),
+        };
+        let build = label.map_or("-", |label| &**label);
+        tracing::warn!(
+            host,
+            build,
+            %why,
+            "a client does not trust larder's authority and is tunnelled for a while; give it what `larder ca print` \
+             prints, or start its build by `larder run`; one that pins its certificates needs the host taken out of \
+             intercept.hosts"
+        );
+        self.metrics.add(Name::DistrustedTunnels, 1);
+        if let Some(label) = label {
+            self.add(label, |totals| {
+                let is_known = totals.distrusted.iter().any(|known| known.host == host);
+                if !is_known && totals.distrusted.len() < HOSTS_MAX {
+                    totals.distrusted.push(Distrusted { host: host.to_owned(), why });
+                }
             });
         }
     }

@@ -50,11 +50,25 @@ impl Ca {
     ///
     /// *Errors*: `Invalid` when files are there that cannot be used; they are never replaced.
     pub fn open_or_create(dir: &Path, clock: Arc<dyn Clock>) -> Result<Ca, ServerError> {
+        if !dir.join(KEY_FILE).exists() {
+            create(dir, &*clock, None)?;
+        }
+        Ca::open(dir, clock)
+    }
+
+    /// Makes an authority in `dir` that may vouch for some names alone.
+    ///
+    /// *Errors*: its files cannot be written.
+    pub(crate) fn create_for(dir: &Path, clock: &dyn Clock, names: NameConstraints) -> Result<(), ServerError> {
+        create(dir, clock, Some(names))
+    }
+
+    /// Opens the authority in `dir`.
+    ///
+    /// *Errors*: `Invalid` when it is not there or cannot be used.
+    pub(crate) fn open(dir: &Path, clock: Arc<dyn Clock>) -> Result<Ca, ServerError> {
         let key_path = dir.join(KEY_FILE);
         let certificate_path = dir.join(CERTIFICATE_FILE);
-        if !key_path.exists() {
-            create(dir, &*clock)?;
-        }
         let failed = |what, path: &Path| {
             let path = path.to_owned();
             move |why: String| ServerError::Certificate { what, path, why }
@@ -76,11 +90,19 @@ impl Ca {
 
     /// Issues a certificate for host names and addresses, valid for `LEAF_LIFE`.
     pub fn issue(&self, names: &[String]) -> Result<Leaf, ServerError> {
+        self.issue_as(names, names.first().map_or("larder", String::as_str))
+    }
+
+    /// Issues a certificate for one host, whose name may be longer than a subject's common name can be.
+    pub(crate) fn issue_nameless(&self, host: &str) -> Result<Leaf, ServerError> {
+        self.issue_as(&[host.to_owned()], "intercepted by larder")
+    }
+
+    fn issue_as(&self, names: &[String], common_name: &str) -> Result<Leaf, ServerError> {
         let failed = |why: rcgen::Error| ServerError::Issue { names: names.join(", "), why: why.to_string() };
         let mut params = CertificateParams::new(names.to_vec()).map_err(failed)?;
         set_validity(&mut params, &*self.clock, LEAF_LIFE);
         params.distinguished_name = rcgen::DistinguishedName::new();
-        let common_name = names.first().map_or("larder", String::as_str);
         params.distinguished_name.push(DnType::CommonName, common_name);
         params.serial_number = Some(SerialNumber::from_slice(&serial()));
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
@@ -106,12 +128,8 @@ fn authority(key: &KeyPair) -> CertificateParams {
     params
 }
 
-fn create(dir: &Path, clock: &dyn Clock) -> Result<(), ServerError> {
-    create_with(dir, clock, None)
-}
-
-/// `constraints` limits the names that the authority may vouch for: wanted where it stands in for other hosts.
-fn create_with(dir: &Path, clock: &dyn Clock, constraints: Option<NameConstraints>) -> Result<(), ServerError> {
+/// `constraints` limits what the authority may vouch for: wanted where it stands for other hosts.
+fn create(dir: &Path, clock: &dyn Clock, constraints: Option<NameConstraints>) -> Result<(), ServerError> {
     let failed = |why: String| ServerError::Certificate { what: "authority", path: dir.to_owned(), why };
     let generated = |why: rcgen::Error| failed(why.to_string());
     let written = |why: io::Error| failed(why.to_string());
@@ -119,6 +137,9 @@ fn create_with(dir: &Path, clock: &dyn Clock, constraints: Option<NameConstraint
     let mut params = authority(&key);
     set_validity(&mut params, clock, CA_LIFE);
     params.serial_number = Some(SerialNumber::from_slice(&serial()));
+    if constraints.is_some() {
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    }
     params.name_constraints = constraints;
     let certificate = params.self_signed(&key).map_err(generated)?;
     fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(written)?;
@@ -127,7 +148,7 @@ fn create_with(dir: &Path, clock: &dyn Clock, constraints: Option<NameConstraint
     write_whole(&dir.join(KEY_FILE), key.serialize_pem().as_bytes(), 0o600).map_err(written)
 }
 
-fn write_whole(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+pub(crate) fn write_whole(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     let part = path.with_extension("part");
     let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&part)?;
     file.set_permissions(fs::Permissions::from_mode(mode))?;

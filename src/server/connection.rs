@@ -16,16 +16,17 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use super::admission::{Admission, Admitted};
+use super::admission::{Admission, Admitted, Bucket};
 use super::counters::Counters;
 use super::framing::Framing;
 use super::guarded::{Guarded, Http1, Prefix};
+use super::guise::Guises;
 use super::lane::Lane;
 use super::pulse::{Order, Pulse, Stage};
 use super::service::{Session, answer};
 use super::settings::Limits;
 use super::watch::{Registered, Watch};
-use crate::protocol::{Mount, Peer};
+use crate::protocol::{Inner, Mount, Peer};
 use crate::runtime::tasks::Tasks;
 
 /// What all connections share.
@@ -36,6 +37,8 @@ pub(crate) struct Shared {
     pub watch: Arc<Watch>,
     pub admission: Arc<Admission>,
     pub acceptor: Option<TlsAcceptor>,
+    /// For what goes through tunnels.
+    pub guises: Option<Arc<Guises>>,
     pub tasks: Tasks,
 }
 
@@ -48,20 +51,32 @@ pub(crate) struct Ends {
 
 /// What a connection holds as long as its stream lives.
 pub(crate) struct Place {
-    admitted: Admitted,
-    registered: Registered,
-    tls: Option<Tally>,
-    http2: Option<Tally>,
+    /// None: the connection around it has it.
+    pub _admitted: Option<Admitted>,
+    pub bucket: Option<Arc<Bucket>>,
+    pub registered: Registered,
+    pub tls: Option<Tally>,
+    pub http2: Option<Tally>,
+    /// The tunnel that it goes through.
+    pub inner: Option<Arc<Inner>>,
+}
+
+impl Place {
+    fn new(shared: &Shared, admitted: Admitted) -> Place {
+        let bucket = admitted.bucket.clone();
+        let registered = shared.watch.register();
+        Place { _admitted: Some(admitted), bucket, registered, tls: None, http2: None, inner: None }
+    }
 }
 
 /// Counts something that is open.
-struct Tally {
+pub(crate) struct Tally {
     counters: Arc<Counters>,
     which: fn(&Counters) -> &AtomicU64,
 }
 
 impl Tally {
-    fn new(counters: &Arc<Counters>, which: fn(&Counters) -> &AtomicU64) -> Tally {
+    pub fn new(counters: &Arc<Counters>, which: fn(&Counters) -> &AtomicU64) -> Tally {
         which(counters).fetch_add(1, Relaxed);
         Tally { counters: counters.clone(), which }
     }
@@ -74,18 +89,18 @@ impl Drop for Tally {
 }
 
 /// Which conversation the first bytes began.
-struct Opened<T> {
+pub(crate) struct Opened<T> {
     io: T,
     first: Prefix,
     http2: bool,
 }
 
 /// Boxed, so that each connection is as large as what it does, not as the largest thing one could do.
-type Serving = Pin<Box<dyn Future<Output = ()> + Send>>;
+pub(crate) type Serving = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// Serves a connection that was just accepted.
 pub(crate) async fn serve_socket(shared: Arc<Shared>, socket: TcpStream, ends: Ends, admitted: Admitted) {
-    let mut place = Place { admitted, registered: shared.watch.register(), tls: None, http2: None };
+    let mut place = Place::new(&shared, admitted);
     let pulse = place.registered.pulse.clone();
     if !shows_tls(&shared, &socket, &pulse).await {
         return serve_stream(shared, socket, ends, place).await;
@@ -101,7 +116,7 @@ pub(crate) async fn serve_socket(shared: Arc<Shared>, socket: TcpStream, ends: E
 
 #[cfg(test)]
 pub(crate) async fn serve_memory(shared: Arc<Shared>, io: tokio::io::DuplexStream, ends: Ends, admitted: Admitted) {
-    let place = Place { admitted, registered: shared.watch.register(), tls: None, http2: None };
+    let place = Place::new(&shared, admitted);
     serve_stream(shared, io, ends, place).await;
 }
 
@@ -112,7 +127,7 @@ async fn shows_tls(shared: &Shared, socket: &TcpStream, pulse: &Pulse) -> bool {
 }
 
 /// Serves a stream on which no byte was read yet.
-async fn serve_stream<T>(shared: Arc<Shared>, mut io: T, ends: Ends, place: Place)
+pub(crate) async fn serve_stream<T>(shared: Arc<Shared>, mut io: T, ends: Ends, place: Place)
 where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -129,7 +144,7 @@ async fn open_tls(
     pulse: Arc<Pulse>,
 ) -> Option<Opened<Box<TlsStream<TcpStream>>>> {
     let acceptor = shared.acceptor.as_ref()?;
-    let mut io = match acceptor.accept(socket).await {
+    let io = match acceptor.accept(socket).await {
         Ok(io) => Box::new(io),
         Err(error) => {
             Counters::up(&shared.counters.refused_tls);
@@ -137,31 +152,46 @@ async fn open_tls(
             return None;
         }
     };
+    opened(io, &pulse).await.ok()?
+}
+
+/// After a handshake.
+///
+/// *Shape*: None when the peer left.
+pub(crate) async fn opened<T>(
+    mut io: Box<TlsStream<T>>,
+    pulse: &Pulse,
+) -> std::io::Result<Option<Opened<Box<TlsStream<T>>>>>
+where
+    T: AsyncRead + AsyncWrite + Unpin,
+{
     pulse.set_stage(Stage::Waiting);
-    match io.get_ref().1.alpn_protocol() {
+    Ok(match io.get_ref().1.alpn_protocol() {
         Some(b"h2") => Some(Opened { io, first: Prefix::default(), http2: true }),
         Some(_) => Some(Opened { io, first: Prefix::default(), http2: false }),
         None => {
-            let first = Prefix::read(&mut io, &pulse).await.ok()??;
-            Some(Opened { io, http2: first.is_http2(), first })
+            let first = Prefix::read(&mut io, pulse).await?;
+            first.map(|first| Opened { io, http2: first.is_http2(), first })
         }
-    }
+    })
 }
 
-fn serve<T>(shared: Arc<Shared>, opened: Opened<T>, ends: Ends, mut place: Place) -> Serving
+pub(crate) fn serve<T>(shared: Arc<Shared>, opened: Opened<T>, ends: Ends, mut place: Place) -> Serving
 where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let Opened { io, first, http2 } = opened;
     let pulse = place.registered.pulse.clone();
-    let peer = Peer { addr: ends.addr, local: ends.local, tls: place.tls.is_some(), http2 };
+    let inner = place.inner.take();
+    let peer = Peer { addr: ends.addr, local: ends.local, tls: place.tls.is_some(), http2, inner };
     let session = Arc::new(Session {
         root: shared.root.clone(),
         peer: Arc::new(peer),
         pulse: pulse.clone(),
-        bucket: place.admitted.bucket.clone(),
+        bucket: place.bucket.clone(),
         counters: shared.counters.clone(),
         target_bytes: usize::try_from(shared.limits.target_bytes).unwrap_or(usize::MAX),
+        shared: shared.clone(),
     });
     if http2 {
         place.http2 = Some(Tally::new(&shared.counters, |counters| &counters.open_http2));
@@ -275,7 +305,7 @@ impl<F: Future<Output = ()> + Send + 'static> hyper::rt::Executor<F> for Streams
 }
 
 /// Runs `future` until it is done or the connection is cut.
-async fn obeying<F: Future>(pulse: &Pulse, future: F) -> Option<F::Output> {
+pub(crate) async fn obeying<F: Future>(pulse: &Pulse, future: F) -> Option<F::Output> {
     let mut future = std::pin::pin!(future);
     std::future::poll_fn(|cx| {
         pulse.register(cx.waker());

@@ -12,6 +12,7 @@ use super::admission::Admission;
 use super::connection::{Ends, Shared, serve_socket};
 use super::counters::Counters;
 use super::error::ServerError;
+use super::guise::Guises;
 use super::settings::Settings;
 use super::tls::Certificates;
 use super::watch::Watch;
@@ -31,6 +32,8 @@ pub struct Doors {
     pub inherited: Vec<std::net::TcpListener>,
     /// Without it, TLS is not spoken.
     pub certificates: Option<Arc<Certificates>>,
+    /// Without them no tunnel's TLS is ended here.
+    pub guises: Option<Arc<Guises>>,
 }
 
 /// A server whose sockets are open. Cheap to clone; all clones are the same server.
@@ -65,6 +68,7 @@ impl Server {
             watch: Watch::new(&limits, counters.clone()),
             admission: Admission::new(&limits),
             acceptor: doors.certificates.map(|certificates| certificates.acceptor()).transpose()?,
+            guises: doors.guises,
             counters,
             tasks,
             limits,

@@ -1,9 +1,11 @@
 //! Listeners, TLS, limits, drain; (host, path) to mount. Knows no protocol's name.
 
+pub mod authorities;
 pub mod ca;
 pub mod counters;
 pub mod error;
 pub mod front;
+pub mod guise;
 pub mod handover;
 pub mod settings;
 pub mod systemd;
@@ -13,6 +15,7 @@ mod admission;
 mod connection;
 pub mod framing;
 mod guarded;
+mod inner;
 mod lane;
 mod pulse;
 mod service;

@@ -13,7 +13,9 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
 use super::admission::Bucket;
+use super::connection::Shared;
 use super::counters::Counters;
+use super::inner::Insides;
 use super::pulse::{Order, Pulse};
 use crate::protocol::reply::{BodyError, ReplyBody};
 use crate::protocol::{Mount, Peer};
@@ -26,6 +28,7 @@ pub(crate) struct Session {
     pub bucket: Option<Arc<Bucket>>,
     pub counters: Arc<Counters>,
     pub target_bytes: usize,
+    pub shared: Arc<Shared>,
 }
 
 /// Answers one request.
@@ -43,9 +46,12 @@ pub(crate) async fn answer(
     let http1 = request.version() < Version::HTTP_2;
     let chunked = http1 && request.headers().contains_key(TRANSFER_ENCODING);
     let connect = http1 && request.method() == Method::CONNECT;
-    if request.method() == Method::CONNECT && !http1 {
-        // Such a tunnel is a stream of this connection, which would be taken for idle.
-        request.extensions_mut().insert(Arc::new(Flight::begin(session.clone())));
+    if request.method() == Method::CONNECT {
+        request.extensions_mut().insert(Insides::within(session));
+        if !http1 {
+            // Such a tunnel is a stream of this connection, which would be taken for idle.
+            request.extensions_mut().insert(Arc::new(Flight::begin(session.clone())));
+        }
     }
     let mut response = session.root.serve(request, &session.peer).await;
     let refused_tunnel = connect && !response.status().is_success();

@@ -86,18 +86,23 @@ impl Certificates {
     }
 
     pub(crate) fn acceptor(self: Arc<Certificates>) -> Result<TlsAcceptor, ServerError> {
-        let failed = |why: rustls::Error| ServerError::Tls { why: why.to_string() };
-        let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
-            .with_safe_default_protocol_versions()
-            .map_err(failed)?
-            .with_no_client_auth()
-            .with_cert_resolver(self);
-        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        // Tickets keep sessions at the client: resumption costs us no memory.
-        config.ticketer = ring::Ticketer::new().map_err(failed)?;
-        config.send_tls13_tickets = 1;
-        Ok(TlsAcceptor::from(Arc::new(config)))
+        Ok(TlsAcceptor::from(Arc::new(base_config(self)?)))
     }
+}
+
+/// How handshakes are done, whoever we are.
+pub(crate) fn base_config(certificates: Arc<dyn ResolvesServerCert>) -> Result<ServerConfig, ServerError> {
+    let failed = |why: rustls::Error| ServerError::Tls { why: why.to_string() };
+    let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(failed)?
+        .with_no_client_auth()
+        .with_cert_resolver(certificates);
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    // Tickets keep sessions at the client: resumption costs us no memory.
+    config.ticketer = ring::Ticketer::new().map_err(failed)?;
+    config.send_tls13_tickets = 1;
+    Ok(config)
 }
 
 impl ResolvesServerCert for Certificates {
@@ -136,7 +141,10 @@ fn issue(ca: &Ca, names: &[String]) -> Result<CertifiedKey, ServerError> {
     certified(leaf.chain, leaf.key).map_err(|why| ServerError::Tls { why: why.to_string() })
 }
 
-fn certified(chain: Vec<CertificateDer<'static>>, key: PrivateKeyDer<'static>) -> Result<CertifiedKey, rustls::Error> {
+pub(crate) fn certified(
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+) -> Result<CertifiedKey, rustls::Error> {
     let certified = CertifiedKey::from_der(chain, key, &ring::default_provider())?;
     match certified.keys_match() {
         // Whether they match cannot always be told; then the handshake tells.

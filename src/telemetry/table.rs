@@ -11,6 +11,8 @@ pub enum Name {
     SavedBytes,
     SavedSeconds,
     TunnelledBytes,
+    InterceptedConnections,
+    DistrustedTunnels,
     CoalescedAskers,
     FillsInFlight,
     StoreBytes,
@@ -91,6 +93,8 @@ rows! {
     SavedBytes "larder_saved_bytes_total" Counter "bytes" &[], "Bytes served that were not fetched from upstream.";
     SavedSeconds "larder_saved_seconds_total" Counter "seconds" &[], "Time that fetching from upstream would have taken, by what the first fetch took.";
     TunnelledBytes "larder_tunnelled_bytes_total" Counter "bytes" &[], "Bytes passed through CONNECT tunnels, both ways.";
+    InterceptedConnections "larder_intercepted_connections_total" Counter "connections" &[], "Tunnels that were ended here, so that what goes through them is cached.";
+    DistrustedTunnels "larder_distrusted_tunnels_total" Counter "tunnels" &[], "Clients found not to trust larder's authority for a host; they are tunnelled for a while.";
     CoalescedAskers "larder_coalesced_askers_total" Counter "requests" &[], "Requests that followed a fill another request had started.";
     FillsInFlight "larder_fills_in_flight" Gauge "fills" &[], "Fetches from upstream under way.";
     StoreBytes "larder_store_bytes" Gauge "bytes" &["tier", "class"], "Bytes kept.";

@@ -14,6 +14,7 @@ pub mod registry;
 pub mod resource;
 pub mod seed;
 pub mod server;
+pub mod tls;
 pub mod upstream;
 pub mod workload;
 

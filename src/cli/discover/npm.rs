@@ -167,7 +167,7 @@ impl Told<'_> {
 }
 
 /// npm's files: the project's, the user's, the global ones of the usual prefixes, npm's own; the nearest first.
-fn files(around: &Surroundings<'_>) -> Vec<PathBuf> {
+pub(crate) fn files(around: &Surroundings<'_>) -> Vec<PathBuf> {
     let named = |name: &str| {
         let (lower, upper) = (format!("npm_config_{name}"), format!("NPM_CONFIG_{}", name.to_ascii_uppercase()));
         around.var(&lower).or_else(|| around.var(&upper)).map(|path| around.at(path))

@@ -86,7 +86,7 @@ pub(super) fn named(name: &str, url: &str) -> Option<String> {
 }
 
 /// pip's files, the nearest first: the one that a variable names, the environment's, the user's, the machine's.
-fn files(around: &Surroundings<'_>) -> Vec<PathBuf> {
+pub(crate) fn files(around: &Surroundings<'_>) -> Vec<PathBuf> {
     let given = around.var("PIP_CONFIG_FILE");
     if given == Some("/dev/null") {
         return Vec::new();

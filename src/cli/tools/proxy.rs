@@ -13,7 +13,11 @@ pub(super) fn settings(client: &Client<'_>) -> Settings {
         let _ = proxy.set_username(label);
         let _ = proxy.set_password(Some(token).filter(|token| !token.is_empty()).map(String::as_str));
     }
-    let proxy = proxy.as_str().trim_end_matches('/').to_owned();
+    let mut proxy = proxy.as_str().trim_end_matches('/').to_owned();
+    if client.label.is_some() && client.token().is_none() {
+        // Where there is no password at all, git asks a terminal for it.
+        proxy = proxy.replacen('@', ":@", 1);
+    }
     let direct = direct(client);
     let (commas, pipes) = (direct.join(","), direct.join("|"));
     let pairs = [("http_proxy", &proxy), ("https_proxy", &proxy), ("no_proxy", &commas)];

@@ -1,0 +1,370 @@
+//! Interception: tunnels to hosts that the operator lists are ended here, so that what goes through them is cached like
+//! all else. Off unless hosts are listed. Plain HTTP in a tunnel is answered too: nothing stands between it and us.
+//!
+//! A tunnel is entered only where the authority of the CONNECT is listed and the client's TLS names the same host (SNI,
+//! RFC 6066 §3; an address is never sent there, so none must be). Where the two differ it is carried on unread: that is
+//! what every host gets that is not listed, so nobody loses anything, and a certificate is never made for a name that
+//! was not asked of us twice. The same holds for what is not HTTP, and for a client that has shown that it does not take
+//! our certificate: a build goes on without the cache rather than not at all.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use http::header::{AUTHORIZATION, UPGRADE};
+use http::{HeaderMap, Response};
+use hyper::upgrade::OnUpgrade;
+use quick_cache::sync::Cache as Kept;
+use serde::{Deserialize, Serialize};
+
+use super::Peer;
+use super::connect::{Meter, carry_unless_silent};
+use super::credential::credential;
+use super::front::{Answered, Front, Visit};
+use super::gate::{Caller, Denied, Door, Right, Strip};
+use super::label::build_label;
+use super::reply::ReplyBody;
+use super::within::{Inner, Opening, Served, Within};
+use crate::model::outcome::Outcome;
+use crate::model::party::Party;
+use crate::telemetry::table::Name;
+
+/// How long a client that does not take our certificate is left alone.
+const DOUBT: Duration = Duration::from_secs(600);
+/// Clients and hosts that are remembered for that.
+const DOUBTS_KEPT: usize = 4096;
+/// Some clients say nothing and leave; others leave for reasons of their own, but hardly twice in a row.
+const LEFT_MAX: u8 = 2;
+
+/// `[intercept]` in the configuration.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    /// Hosts whose TLS is ended here: `HOST`, `HOST:PORT`, or `*.HOST` for all below one.
+    pub hosts: Vec<String>,
+}
+
+impl Settings {
+    /// *Errors*: which one is none, and what to write instead.
+    pub fn patterns(&self) -> Result<Vec<Pattern>, String> {
+        self.hosts.iter().map(|text| Pattern::parse(text)).collect()
+    }
+}
+
+/// Hosts that are listed.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Pattern {
+    /// In lower case; an IPv6 address without brackets.
+    host: String,
+    /// Those below `host`, and not itself.
+    below: bool,
+    port: u16,
+}
+
+impl Pattern {
+    fn parse(text: &str) -> Result<Pattern, String> {
+        let wrong = || format!("{text:?} is no host; write HOST, HOST:PORT or *.HOST");
+        let (below, rest) = text.strip_prefix("*.").map_or((false, text), |rest| (true, rest));
+        let url = url::Url::parse(&format!("https://{rest}/")).map_err(|_| wrong())?;
+        let is_bare = url.path() == "/" && url.query().is_none() && url.fragment().is_none();
+        if !is_bare || rest.contains(['/', '@', '?', '#', '*']) {
+            return Err(wrong());
+        }
+        let host = url.host_str().filter(|host| !host.is_empty()).ok_or_else(wrong)?;
+        let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+        if below && (!host.contains('.') || host.parse::<std::net::IpAddr>().is_ok()) {
+            return Err(format!("{text:?} stands for too much; name the hosts"));
+        }
+        Ok(Pattern { host, below, port: url.port().unwrap_or(443) })
+    }
+
+    /// The name or address that has to be vouched for.
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
+    fn is(&self, host: &str, port: u16) -> bool {
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        let named = match self.below {
+            true => host.strip_suffix(&*self.host).is_some_and(|front| front.len() > 1 && front.ends_with('.')),
+            false => host == self.host,
+        };
+        named && port == self.port
+    }
+}
+
+/// Which tunnels are entered.
+pub struct Intercept {
+    listed: ArcSwap<Vec<Pattern>>,
+    doubts: Kept<(Party, Box<str>), Doubt>,
+}
+
+/// A client that does not seem to take our certificate for a host.
+#[derive(Clone, Copy, Default)]
+struct Doubt {
+    left: u8,
+    /// Until when it is left alone, in the clock's `elapsed`.
+    until: Option<Duration>,
+}
+
+/// What told of a CONNECT who asks, before it was taken out.
+#[derive(Clone)]
+pub(super) struct Heeded(pub HeaderMap);
+
+/// What is done with a tunnel.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Way {
+    Enter { is_tls: bool },
+    Around,
+    End,
+}
+
+impl Intercept {
+    pub fn new(listed: Vec<Pattern>) -> Intercept {
+        Intercept { listed: ArcSwap::from_pointee(listed), doubts: Kept::new(DOUBTS_KEPT) }
+    }
+
+    /// Takes up a new list; tunnels that are open go on as they are.
+    pub fn reload(&self, listed: Vec<Pattern>) {
+        self.listed.store(Arc::new(listed));
+    }
+
+    fn lists(&self, host: &str, port: u16) -> bool {
+        self.listed.load().iter().any(|pattern| pattern.is(host, port))
+    }
+
+    /// Whether what is in a tunnel is worth a look.
+    fn looks(&self, host: &str, port: u16, party: &Party, now: Duration) -> bool {
+        let is_left_alone = || {
+            let doubt = self.doubts.get(&(party.clone(), Box::from(host)));
+            doubt.and_then(|doubt| doubt.until).is_some_and(|until| now < until)
+        };
+        port == 80 || self.lists(host, port) && !is_left_alone()
+    }
+
+    /// *Shape*: `host` and `port` of the CONNECT.
+    fn way(&self, host: &str, port: u16, opening: &Opening) -> Way {
+        let is_listed = self.lists(host, port);
+        match opening {
+            Opening::Tls { name, speaks_http: true } if is_listed && is_same(name.as_deref(), host) => {
+                Way::Enter { is_tls: true }
+            }
+            Opening::Http { upgrades: false } if is_listed || port == 80 => Way::Enter { is_tls: false },
+            Opening::Nothing => Way::End,
+            Opening::Tls { .. } | Opening::Http { .. } | Opening::Other => Way::Around,
+        }
+    }
+
+    /// Remembers how a client took our certificate. True: it is left alone from now on.
+    fn learn(&self, host: &str, party: &Party, served: &Served, now: Duration) -> bool {
+        let key = (party.clone(), Box::from(host));
+        let left = match served {
+            Served::Distrusted { .. } => LEFT_MAX,
+            Served::Left => self.doubts.get(&key).unwrap_or_default().left.saturating_add(1),
+            Served::Whole => {
+                self.doubts.remove(&key);
+                return false;
+            }
+            Served::Failed { .. } => return false,
+        };
+        let until = (left >= LEFT_MAX).then(|| now + DOUBT);
+        self.doubts.insert(key, Doubt { left, until });
+        until.is_some()
+    }
+}
+
+/// Whether TLS names the host that the tunnel was asked for.
+fn is_same(name: Option<&str>, host: &str) -> bool {
+    let literal = host.trim_start_matches('[').trim_end_matches(']').parse::<std::net::IpAddr>().is_ok();
+    match name {
+        Some(name) => name.eq_ignore_ascii_case(host) && !literal,
+        None => literal,
+    }
+}
+
+impl Front {
+    /// The server, where the inside of this tunnel is worth a look.
+    pub(super) fn looks_within(&self, visit: &Visit<'_>, host: &str, port: u16) -> Option<Arc<dyn Within>> {
+        let now = self.observers.clock.elapsed();
+        let is_worth = self.intercept.looks(host, port, &visit.party, now);
+        if is_worth { visit.extensions.get::<Arc<dyn Within>>().cloned() } else { None }
+    }
+
+    /// Opens a tunnel whose inside is looked at.
+    pub(super) fn enter(
+        &self,
+        visit: Visit<'_>,
+        upgrade: OnUpgrade,
+        within: Arc<dyn Within>,
+        (host, port): (String, u16),
+        listed: &str,
+    ) -> Answered {
+        let (intercept, observers, tasks) = (self.intercept.clone(), self.observers.clone(), self.tasks.clone());
+        let (cache, trust, idle) = (self.cache.clone(), self.hosts.trust(listed), self.tunnel_idle);
+        let (label, party) = (build_label(&visit.caller), visit.party);
+        let heeded = visit.extensions.get::<Heeded>().map(|heeded| heeded.0.clone()).unwrap_or_default();
+        // What the server put there counts the tunnel as under way.
+        let kept = visit.extensions;
+        self.tasks.spawn("looked into tunnel", async move {
+            let meter = Meter::default();
+            let work = async {
+                let Ok(client) = upgrade.await else { return };
+                let (opening, client) = within.look(client).await;
+                match intercept.way(&host, port, &opening) {
+                    Way::Enter { is_tls } => {
+                        let inner = Arc::new(Inner::new(is_tls, &host, port, heeded));
+                        observers.metrics.add(Name::InterceptedConnections, 1);
+                        let served = within.serve(client, inner).await;
+                        let now = observers.clock.elapsed();
+                        if is_tls && intercept.learn(&host, &party, &served, now) {
+                            observers.distrusted(label.as_ref(), &host, &served);
+                        }
+                    }
+                    Way::Around => match cache.tunnel(&host, port, trust).await {
+                        Ok(upstream) => {
+                            tracing::debug!(%host, ?opening, "a tunnel to a listed host is carried unread");
+                            carry_unless_silent(client, upstream, &meter, idle).await;
+                        }
+                        Err(error) => tracing::warn!(%host, %error, "a tunnel that was opened leads nowhere"),
+                    },
+                    Way::End => {}
+                }
+            };
+            tokio::select! { () = work => {}, () = tasks.stopping() => {} }
+            if meter.bytes() > 0 {
+                observers.tunnelled(label.as_ref(), &host, meter.bytes());
+            }
+            drop(kept);
+        });
+        // No request of a build: those come through it.
+        Answered::made(Response::new(ReplyBody::empty()), Outcome::Generated, self.api_label())
+    }
+
+    /// Lets a caller in. Within a tunnel it is the one of the CONNECT, who is judged anew each time: tokens end.
+    pub(super) fn admitted(
+        &self,
+        headers: &HeaderMap,
+        peer: &Peer,
+        needs: Right,
+        door: Door,
+    ) -> Result<Caller, Denied> {
+        let Some(inner) = &peer.inner else { return self.gate.admit(headers, &peer.addr, needs, door) };
+        let caller = self.gate.admit(inner.heeded(), &peer.addr, needs, door)?;
+        // A token of ours means nothing in there, and must not go on to the host.
+        let authorization = credential(headers, &AUTHORIZATION)?.is_ours();
+        Ok(Caller { strip: Strip { authorization, proxy_authorization: true }, ..caller })
+    }
+}
+
+/// Whether a request asks for a protocol that we do not speak. HTTP/2 in the clear may be declined by going on.
+pub(super) fn is_upgrade(headers: &HeaderMap) -> bool {
+    let mut asked = headers.get_all(UPGRADE).iter().filter_map(|value| value.to_str().ok());
+    asked.any(|value| value.split(',').any(|one| !one.trim().eq_ignore_ascii_case("h2c")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn intercept(hosts: &[&str]) -> Intercept {
+        let hosts = hosts.iter().map(|host| (*host).to_owned()).collect();
+        Intercept::new(Settings { hosts }.patterns().expect("hosts"))
+    }
+
+    fn tls(name: Option<&str>) -> Opening {
+        Opening::Tls { name: name.map(str::to_owned), speaks_http: true }
+    }
+
+    const ENTER: Way = Way::Enter { is_tls: true };
+
+    #[test]
+    fn only_listed_hosts_are_entered() {
+        let some = intercept(&["a.example", "b.example:8443", "*.c.example", "10.0.0.1", "[::1]:8443"]);
+        for (host, port) in
+            [("a.example", 443), ("b.example", 8443), ("x.c.example", 443), ("10.0.0.1", 443), ("[::1]", 8443)]
+        {
+            assert!(some.lists(host, port), "{host}:{port}");
+        }
+        for (host, port) in [
+            ("a.example", 8443),
+            ("x.a.example", 443),
+            ("b.example", 443),
+            ("c.example", 443),
+            (".c.example", 443),
+            ("xc.example", 443),
+            ("a.example.", 443),
+            ("1.10.0.0.1", 443),
+        ] {
+            assert!(!some.lists(host, port), "{host}:{port}");
+            assert_eq!(some.way(host, port, &tls(Some(host))), Way::Around, "{host}:{port}");
+        }
+        assert!(!intercept(&[]).lists("a.example", 443));
+    }
+
+    #[test]
+    fn both_names_must_agree() {
+        let some = intercept(&["a.example", "b.example", "10.0.0.1"]);
+        assert_eq!(some.way("a.example", 443, &tls(Some("A.example"))), ENTER);
+        assert_eq!(some.way("10.0.0.1", 443, &tls(None)), ENTER);
+        for (host, name) in [
+            ("a.example", None),
+            ("a.example", Some("b.example")),
+            ("a.example", Some("other.example")),
+            ("other.example", Some("a.example")),
+            ("10.0.0.1", Some("a.example")),
+            ("10.0.0.1", Some("10.0.0.1")),
+        ] {
+            assert_eq!(some.way(host, 443, &tls(name)), Way::Around, "{host} {name:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_http_is_carried_unread() {
+        let some = intercept(&["a.example"]);
+        let strange = Opening::Tls { name: Some("a.example".into()), speaks_http: false };
+        for opening in [strange, Opening::Other, Opening::Http { upgrades: true }] {
+            assert_eq!(some.way("a.example", 443, &opening), Way::Around, "{opening:?}");
+        }
+        assert_eq!(some.way("a.example", 443, &Opening::Nothing), Way::End);
+        let plain = Opening::Http { upgrades: false };
+        assert_eq!(some.way("a.example", 443, &plain), Way::Enter { is_tls: false });
+        assert_eq!(some.way("other.example", 80, &plain), Way::Enter { is_tls: false });
+        assert_eq!(some.way("other.example", 80, &tls(Some("other.example"))), Way::Around);
+        assert_eq!(some.way("other.example", 443, &plain), Way::Around);
+    }
+
+    #[test]
+    fn a_list_that_stands_for_too_much_is_refused() {
+        for wrong in ["*", "*.*", "*.com", "a.example/x", "https://a.example", "u@a.example", "", "*.10.0.0.1", "a b"] {
+            assert!(Pattern::parse(wrong).is_err(), "{wrong:?}");
+        }
+        assert_eq!(Pattern::parse("A.Example").expect("a host").host(), "a.example");
+    }
+
+    #[test]
+    fn who_does_not_take_the_certificate_is_left_alone_for_a_while() {
+        let some = intercept(&["a.example"]);
+        let (one, other) = (Party::of([127, 0, 0, 1].into(), None), Party::of([192, 0, 2, 1].into(), None));
+        let at = Duration::from_secs;
+        let looks = |party: &Party, now| some.looks("a.example", 443, party, at(now));
+        assert!(some.learn("a.example", &one, &Served::Distrusted { alert: "unknown_ca".into() }, at(0)));
+        assert!(!looks(&one, 1) && looks(&other, 1) && looks(&one, 600));
+        // Who leaves without a word is asked twice; who asks for anything in between took it.
+        assert!(!some.learn("a.example", &other, &Served::Left, at(0)));
+        assert!(looks(&other, 1));
+        assert!(!some.learn("a.example", &other, &Served::Whole, at(1)));
+        assert!(!some.learn("a.example", &other, &Served::Left, at(2)));
+        assert!(some.learn("a.example", &other, &Served::Left, at(3)));
+        assert!(!looks(&other, 4));
+    }
+
+    #[test]
+    fn http2_in_the_clear_is_declined_and_other_upgrades_refused() {
+        let with = |value: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(UPGRADE, http::HeaderValue::from_static(value));
+            is_upgrade(&headers)
+        };
+        assert!(with("websocket") && with("h2c, websocket") && !with("h2c") && !is_upgrade(&HeaderMap::new()));
+    }
+}

@@ -1,0 +1,219 @@
+//! The authorities in whose name larder stands for other hosts. Each is constrained (RFC 5280 §4.2.1.10) to the hosts
+//! that it was made for: its key, stolen, vouches for nothing else.
+//!
+//! A constraint cannot be widened in a certificate that clients trust already. So when the list grows, another authority
+//! is made for what is new, and a host is vouched for by the oldest one that may: who trusts the first goes on with the
+//! hosts it knows, and lacks only the new ones until it takes the second. They are kept when the list shrinks; larder
+//! vouches for listed hosts alone, whatever its authorities may.
+
+use std::fs;
+use std::io;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+use rcgen::{CidrSubnet, GeneralSubtree, NameConstraints};
+
+use super::ca::{Ca, Leaf};
+use super::error::ServerError;
+use crate::runtime::clock::Clock;
+
+/// The hosts that an authority was made for, one a line; beside its certificate and key.
+const HOSTS_FILE: &str = "hosts";
+/// More are a sign of a list that a program writes; clients would have to trust them all.
+const AUTHORITIES_MAX: usize = 64;
+
+/// All of them, the oldest first.
+pub struct Authorities {
+    dir: PathBuf,
+    clock: Arc<dyn Clock>,
+    known: ArcSwap<Vec<Arc<Authority>>>,
+    making: Mutex<()>,
+}
+
+struct Authority {
+    ca: Ca,
+    hosts: Vec<String>,
+}
+
+impl Authorities {
+    /// Opens those that are in `dir`, where there may be none.
+    ///
+    /// *Errors*: `Invalid` when files are there that cannot be used; they are never replaced.
+    pub fn open(dir: &Path, clock: Arc<dyn Clock>) -> Result<Authorities, ServerError> {
+        let known = ArcSwap::from_pointee(read(dir, &clock)?);
+        Ok(Authorities { dir: dir.to_owned(), clock, known, making: Mutex::new(()) })
+    }
+
+    /// Sees to it that each of `hosts`, names or addresses, can be vouched for; a name stands for those below it too.
+    /// Blocks: files are written when another authority has to be made.
+    ///
+    /// *Errors*: it cannot be made, or there would be too many.
+    pub fn cover(&self, hosts: &[String]) -> Result<(), ServerError> {
+        let _one_at_a_time = self.making.lock();
+        let known = self.known.load_full();
+        let may = |host: &String| known.iter().any(|authority| authority.may_vouch_for(host));
+        let mut new: Vec<String> = hosts.iter().filter(|host| !may(host)).cloned().collect();
+        new.sort_unstable();
+        new.dedup();
+        if new.is_empty() {
+            return Ok(());
+        }
+        if known.len() >= AUTHORITIES_MAX {
+            let what = format!(
+                "there are {AUTHORITIES_MAX} authorities in {}, and each was made for hosts that were new: move it away, \
+                 and larder makes one for all; clients then have to trust that one",
+                self.dir.display()
+            );
+            return Err(ServerError::Settings { what });
+        }
+        self.make(known.len() + 1, &new)?;
+        self.known.store(Arc::new(read(&self.dir, &self.clock)?));
+        Ok(())
+    }
+
+    /// Their certificates, for clients to trust; empty when there is none.
+    pub fn pem(&self) -> String {
+        self.known.load().iter().map(|authority| authority.ca.certificate_pem().to_owned()).collect()
+    }
+
+    /// A certificate for one host. None: no authority may vouch for it.
+    pub(crate) fn issue(&self, host: &str) -> Option<Result<Leaf, ServerError>> {
+        let known = self.known.load();
+        let authority = known.iter().find(|authority| authority.may_vouch_for(host))?;
+        Some(authority.ca.issue_nameless(host))
+    }
+
+    /// Made beside its place and moved there: a crash leaves a whole one or none.
+    fn make(&self, number: usize, hosts: &[String]) -> Result<(), ServerError> {
+        let failed = |why: io::Error| ServerError::Certificate {
+            what: "authority for intercepted hosts",
+            path: self.dir.clone(),
+            why: why.to_string(),
+        };
+        let part = self.dir.join(format!("part-{}", std::process::id()));
+        if part.exists() {
+            fs::remove_dir_all(&part).map_err(failed)?;
+        }
+        Ca::create_for(&part, &*self.clock, constraints(hosts))?;
+        let lines: String = hosts.iter().map(|host| format!("{host}\n")).collect();
+        super::ca::write_whole(&part.join(HOSTS_FILE), lines.as_bytes(), 0o644).map_err(failed)?;
+        fs::rename(&part, self.dir.join(number.to_string())).map_err(failed)?;
+        fs::File::open(&self.dir).and_then(|dir| dir.sync_all()).map_err(failed)
+    }
+}
+
+impl Authority {
+    fn may_vouch_for(&self, host: &str) -> bool {
+        self.hosts.iter().any(|known| is_within(host, known))
+    }
+}
+
+/// Whether a constraint to `subtree` permits `host`.
+fn is_within(host: &str, subtree: &str) -> bool {
+    if host == subtree {
+        return true;
+    }
+    let below = host.strip_suffix(subtree).is_some_and(|front| front.ends_with('.'));
+    below && subtree.parse::<IpAddr>().is_err()
+}
+
+/// *Shape*: in the order in which they were made.
+fn read(dir: &Path, clock: &Arc<dyn Clock>) -> Result<Vec<Arc<Authority>>, ServerError> {
+    let mut known = Vec::new();
+    for number in 1..=AUTHORITIES_MAX {
+        let dir = dir.join(number.to_string());
+        if !dir.is_dir() {
+            break;
+        }
+        let ca = Ca::open(&dir, clock.clone())?;
+        let path = dir.join(HOSTS_FILE);
+        let hosts = fs::read_to_string(&path).map_err(|why| ServerError::Certificate {
+            what: "the hosts of an authority",
+            path,
+            why: why.to_string(),
+        })?;
+        known.push(Arc::new(Authority { ca, hosts: hosts.lines().map(str::to_owned).collect() }));
+    }
+    Ok(known)
+}
+
+/// To these hosts and to no address or name beside them. What a constraint does not mention, it permits: so each kind of
+/// name is mentioned.
+fn constraints(hosts: &[String]) -> NameConstraints {
+    let permitted: Vec<GeneralSubtree> = hosts.iter().map(|host| subtree(host)).collect();
+    let has = |wanted: fn(&GeneralSubtree) -> bool| permitted.iter().any(wanted);
+    let mut excluded = Vec::new();
+    if !has(|one| matches!(one, GeneralSubtree::DnsName(_))) {
+        excluded.push(GeneralSubtree::DnsName(String::new()));
+    }
+    if !has(|one| matches!(one, GeneralSubtree::IpAddress(_))) {
+        excluded.push(GeneralSubtree::IpAddress(CidrSubnet::V4([0; 4], [0; 4])));
+        excluded.push(GeneralSubtree::IpAddress(CidrSubnet::V6([0; 16], [0; 16])));
+    }
+    NameConstraints { permitted_subtrees: permitted, excluded_subtrees: excluded }
+}
+
+fn subtree(host: &str) -> GeneralSubtree {
+    match host.parse() {
+        Ok(IpAddr::V4(address)) => GeneralSubtree::IpAddress(CidrSubnet::V4(address.octets(), [0xff; 4])),
+        Ok(IpAddr::V6(address)) => GeneralSubtree::IpAddress(CidrSubnet::V6(address.octets(), [0xff; 16])),
+        Err(_) => GeneralSubtree::DnsName(host.to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+    use crate::runtime::clock::SystemClock;
+
+    fn open(dir: &Path) -> Authorities {
+        Authorities::open(dir, SystemClock::new()).expect("opens")
+    }
+
+    fn names(hosts: &[&str]) -> Vec<String> {
+        hosts.iter().map(|host| (*host).to_owned()).collect()
+    }
+
+    #[test]
+    fn a_list_that_grows_adds_an_authority_and_keeps_the_old_one() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let dir = dir.path().join("intercept");
+        let authorities = open(&dir);
+        assert_eq!(authorities.pem(), "");
+        authorities.cover(&names(&["a.example", "b.example"])).expect("makes one");
+        let first = authorities.pem();
+        authorities.cover(&names(&["b.example", "x.a.example"])).expect("has it");
+        assert_eq!(authorities.pem(), first, "nothing is new");
+        authorities.cover(&names(&["a.example", "c.example"])).expect("makes another");
+        assert!(authorities.pem().starts_with(&first) && authorities.pem().len() > first.len());
+        // A restart finds them as they were, and who they may vouch for.
+        let again = open(&dir);
+        assert_eq!(again.pem(), authorities.pem());
+        assert!(again.issue("x.a.example").is_some_and(|leaf| leaf.is_ok()));
+        assert!(again.issue("other.example").is_none() && again.issue("aa.example").is_none());
+        for number in ["1", "2"] {
+            let mode = fs::metadata(dir.join(number).join("key.pem")).expect("is there").permissions().mode();
+            assert_eq!(mode & 0o777, 0o600);
+        }
+    }
+
+    #[test]
+    fn a_lost_list_is_an_error_and_no_new_authority() {
+        let dir = tempfile::tempdir().expect("a directory");
+        open(dir.path()).cover(&names(&["a.example"])).expect("makes one");
+        fs::remove_file(dir.path().join("1").join(HOSTS_FILE)).expect("removes");
+        assert!(Authorities::open(dir.path(), SystemClock::new()).is_err());
+    }
+
+    #[test]
+    fn an_address_is_within_itself_alone() {
+        assert!(is_within("10.0.0.1", "10.0.0.1") && is_within("x.a.example", "a.example"));
+        assert!(!is_within("1.10.0.0.1", "10.0.0.1") && !is_within("ba.example", "a.example"));
+        assert!(!is_within("a.example", "x.a.example"));
+    }
+}
