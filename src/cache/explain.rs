@@ -120,5 +120,8 @@ fn origins(origins: &Origins) -> Vec<String> {
         Origins::InDocument { document, .. } => {
             vec![format!("named by {}", self::origins(&document.origins).join(", "))]
         }
+        Origins::Through { parent, rest } => {
+            std::iter::once(parent.url.to_string()).chain(self::origins(rest)).collect()
+        }
     }
 }

@@ -17,6 +17,7 @@ mod follow;
 mod head;
 pub mod ledger;
 mod origins;
+mod parent;
 mod park;
 pub mod policy;
 pub mod relay;

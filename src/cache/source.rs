@@ -17,24 +17,45 @@ use crate::model::party::Party;
 /// The largest document that is read for an address or a sum, in bytes.
 const DOCUMENT_MAX_BYTES: u64 = 32 << 20;
 
-/// Resolved origins and sums, or the answer to a document that could not be had: it is ours too.
-pub(super) enum Sources {
-    Found { origins: Vec<Origin>, expect: Vec<Checksum> },
+/// What the bytes must hash to, or the answer to a document that could not be had: it is ours too.
+pub(super) enum Sums {
+    Known(Vec<Checksum>),
     Answer(Box<Served>),
 }
 
-/// Resolved origins alone.
+/// Resolved origins, or the answer to the document that should have named them.
 pub(super) enum Addresses {
     Origins(Vec<Origin>),
     Answer(Box<Served>),
 }
 
 /// For whom documents are read.
-struct Reader<'a> {
-    headers: &'a HeaderMap,
-    identity: Option<Box<str>>,
-    label: Arc<str>,
-    party: &'a Party,
+#[derive(Clone)]
+pub(super) struct Reader {
+    pub headers: HeaderMap,
+    pub identity: Option<Box<str>>,
+    pub label: Arc<str>,
+    pub party: Party,
+}
+
+impl Reader {
+    pub fn of(ask: &Ask<'_>) -> Reader {
+        Reader {
+            headers: ask.headers.clone(),
+            identity: ask.identity.clone(),
+            label: ask.label.clone(),
+            party: ask.party.clone(),
+        }
+    }
+
+    pub fn of_plan(plan: &FillPlan) -> Reader {
+        Reader {
+            headers: plan.client_headers.clone(),
+            identity: plan.id.identity.clone(),
+            label: plan.writer.clone(),
+            party: plan.party.clone(),
+        }
+    }
 }
 
 enum Document {
@@ -56,31 +77,21 @@ enum Reading {
 }
 
 impl Inner {
-    pub(super) async fn sources(self: &Arc<Inner>, plan: &FillPlan) -> Result<Sources, CacheError> {
-        let reader = Reader {
-            headers: &plan.client_headers,
-            identity: plan.id.identity.clone(),
-            label: plan.writer.clone(),
-            party: &plan.party,
-        };
-        let expect = match &plan.lookup.expect {
-            Expect::Nothing => Vec::new(),
-            Expect::Sum(sum) => vec![*sum],
-            Expect::InDocument { document, extract } => match self.listed(&reader, document, extract).await? {
-                Listed::Sum(sum) => vec![sum],
-                Listed::Answer(answer) => return Ok(Sources::Answer(answer)),
+    pub(super) async fn sums(self: &Arc<Inner>, reader: &Reader, expect: &Expect) -> Result<Sums, CacheError> {
+        Ok(match expect {
+            Expect::Nothing => Sums::Known(Vec::new()),
+            Expect::Sum(sum) => Sums::Known(vec![*sum]),
+            Expect::InDocument { document, extract } => match self.listed(reader, document, extract).await? {
+                Listed::Sum(sum) => Sums::Known(vec![sum]),
+                Listed::Answer(answer) => Sums::Answer(answer),
             },
-        };
-        match self.resolve(&reader, &plan.lookup.origins).await? {
-            Addresses::Origins(origins) => Ok(Sources::Found { origins, expect }),
-            Addresses::Answer(answer) => Ok(Sources::Answer(answer)),
-        }
+        })
     }
 
     /// The sum that a document names.
     async fn listed(
         self: &Arc<Inner>,
-        reader: &Reader<'_>,
+        reader: &Reader,
         document: &Lookup,
         extract: &Extract,
     ) -> Result<Listed, CacheError> {
@@ -105,16 +116,16 @@ impl Inner {
         Err(CacheError::Unlisted(format!("the index does not list {}", extract.what)))
     }
 
-    pub(super) async fn addresses(self: &Arc<Inner>, ask: &Ask<'_>) -> Result<Addresses, CacheError> {
-        let reader =
-            Reader { headers: ask.headers, identity: ask.identity.clone(), label: ask.label.clone(), party: ask.party };
-        self.resolve(&reader, &ask.lookup.origins).await
-    }
-
-    async fn resolve(self: &Arc<Inner>, reader: &Reader<'_>, origins: &Origins) -> Result<Addresses, CacheError> {
+    /// The origins themselves, without another larder that stands before them.
+    pub(super) async fn resolve(
+        self: &Arc<Inner>,
+        reader: &Reader,
+        origins: &Origins,
+    ) -> Result<Addresses, CacheError> {
         let (document, derive) = match origins {
             Origins::Listed(origins) => return Ok(Addresses::Origins(origins.clone())),
             Origins::InDocument { document, derive } => (document, derive),
+            Origins::Through { rest, .. } => return Box::pin(self.resolve(reader, rest)).await,
         };
         let body = match self.document(reader, document, Reading::Stored).await? {
             Document::Body { bytes, .. } => bytes,
@@ -128,14 +139,16 @@ impl Inner {
 
     async fn document(
         self: &Arc<Inner>,
-        reader: &Reader<'_>,
+        reader: &Reader,
         document: &Lookup,
         reading: Reading,
     ) -> Result<Document, CacheError> {
-        let Origins::Listed(origins) = &document.origins else {
-            return Err(CacheError::Unlisted("a document's own address must be listed".into()));
+        let url = match document.origins.rest() {
+            Origins::Listed(origins) => origins.first().ok_or(CacheError::Abandoned)?.url.clone(),
+            Origins::InDocument { .. } | Origins::Through { .. } => {
+                return Err(CacheError::Unlisted("a document's own address must be listed".into()));
+            }
         };
-        let url = origins.first().ok_or(CacheError::Abandoned)?.url.clone();
         let mut headers = HeaderMap::new();
         for name in document.forward.iter().chain([&header::AUTHORIZATION]) {
             if let Some(value) = reader.headers.get(name) {
@@ -153,7 +166,7 @@ impl Inner {
             url: &url,
             identity: reader.identity.clone(),
             label: reader.label.clone(),
-            party: reader.party,
+            party: &reader.party,
             partial: Partiality::Whole,
             framing: Framing::Marked,
         };

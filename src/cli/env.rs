@@ -8,6 +8,7 @@ use super::point::{self, Target};
 use super::tools::{self, render};
 use super::where_at::ServerArgs;
 use crate::protocol::gate::label_of;
+use crate::protocol::label;
 
 /// Print what points a build's tools at a server
 ///
@@ -70,12 +71,11 @@ pub(crate) fn wrong_label(label: &str) -> Failure {
     Failure::usage(format!("{label:?} cannot be a build label"), "use up to 64 letters, digits and -_.:/+@#=")
 }
 
-/// The address that tools are given: `/~LABEL` in its path counts a request for that label, where the label can stand
-/// in a path.
+/// The address that tools are given: `/~LABEL` in its path counts a request for that label.
 pub(crate) fn tools_url(base: &Url, label: Option<&str>) -> Url {
     let mut url = base.clone();
-    if let Some(label) = label.filter(|label| !label.contains(['/', '#'])) {
-        url.set_path(&format!("{}/~{label}", base.path().trim_end_matches('/')));
+    if let Some(label) = label {
+        url.set_path(&format!("{}{}", base.path().trim_end_matches('/'), label::in_path(label)));
     }
     url
 }
@@ -97,11 +97,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_label_stands_in_the_path_where_it_can() {
+    fn a_label_stands_in_the_path() {
         let base = Url::parse("http://cache.example:7070/").expect("an address");
         let url = |label| tools_url(&base, label).to_string();
         assert_eq!(url(Some("pr-42")), "http://cache.example:7070/~pr-42");
-        assert_eq!(url(Some("pr/42")), "http://cache.example:7070/");
+        assert_eq!(url(Some("pr/42")), "http://cache.example:7070/~pr%2F42");
         assert_eq!(url(None), "http://cache.example:7070/");
     }
 }

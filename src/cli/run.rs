@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use http::Method;
+use ipnet::{Ipv4Net, Ipv6Net};
 use serde_json::Value;
 
 use super::beacon::{Beacon, Guest};
@@ -19,15 +20,21 @@ use super::point::{self, Target};
 use super::progress::waiting;
 use super::run_child::run_child;
 use super::stats::{encoded, of_build};
+use super::summary::Stats;
 use super::where_at::{ConfigArgs, Here, admits, block_on_all_cores, is_alive, local_url, log, make_dir};
 use crate::app::{self, Running, StartErrorKind, StartOptions};
 use crate::config::Config;
+use crate::model::digest::Digest;
 use crate::model::hex;
 use crate::protocol::gate::label_of;
+use crate::protocol::hosts::Learn;
 use crate::runtime::clock::random_bytes;
+use crate::upstream::parent::ParentSettings;
 
 /// The port of the last server that ran inside a build; tools that keep what they fetched by address then find it again.
 const PORT: &str = "run.port";
+/// How long a server may take to tell what it did for a build.
+const SOON: Duration = Duration::from_secs(2);
 /// How long a larder that owns the data directory may take to say where it serves.
 const STARTING: Duration = Duration::from_secs(10);
 
@@ -52,6 +59,9 @@ pub(crate) struct Args {
     /// Build label; without it LARDER_LABEL, else one of its own
     #[arg(long, value_name = "LABEL")]
     label: Option<String>,
+    /// Fail where the server fails: no larder of our own before it, and nothing fetched around it
+    #[arg(long)]
+    strict: bool,
     /// Answer from the cache alone, never ask upstream (a server inside this command)
     #[arg(long)]
     offline: bool,
@@ -65,7 +75,25 @@ pub(crate) struct Args {
 /// The server that a build uses.
 struct Place {
     client: Client,
+    /// The one behind it, where it is an agent's.
+    behind: Option<Client>,
     kind: Kind,
+}
+
+impl Place {
+    /// Another's, as it stands.
+    fn theirs(client: Client) -> Place {
+        Place { client, behind: None, kind: Kind::Theirs { _guest: None } }
+    }
+
+    /// What came of a build so far, here and behind.
+    async fn of_build(&self, label: &str) -> Result<Stats, Failure> {
+        let here = of_build(&self.client, label).await?;
+        let Some(behind) = &self.behind else { return Ok(here) };
+        // A server that is lost by now has nothing to tell.
+        let told = tokio::time::timeout(SOON, of_build(behind, label)).await;
+        Ok(here.before(&told.ok().and_then(Result::ok).unwrap_or_default()))
+    }
 }
 
 enum Kind {
@@ -92,23 +120,19 @@ pub(crate) fn run(args: Args) -> Result<ExitCode, Failure> {
         // A look that panicked found nothing.
         let found = looked.await.unwrap_or_default();
         let place = place(&args, &here, &found, &label).await?;
-        let done = build(&args, &here, &found, &label, &place.client, matches!(place.kind, Kind::Ours { .. })).await;
+        let done = build(&args, &here, &found, &label, &place).await;
         leave(place).await;
         done.map(ExitCode::from)
     })
 }
 
 /// Points the tools at the server, runs the command, tells what came of it.
-async fn build(
-    args: &Args,
-    here: &Here,
-    found: &[Found],
-    label: &str,
-    client: &Client,
-    ours: bool,
-) -> Result<u8, Failure> {
-    let before = of_build(client, label).await.unwrap_or_default();
-    let token = if ours { None } else { here.token() };
+async fn build(args: &Args, here: &Here, found: &[Found], label: &str, place: &Place) -> Result<u8, Failure> {
+    let client = &place.client;
+    let ours = matches!(place.kind, Kind::Ours { .. });
+    let before = place.of_build(label).await.unwrap_or_default();
+    // A larder on this machine asks for none, and an agent shows its server the server's.
+    let token = if ours || place.behind.is_some() { None } else { here.token() };
     let target = Target {
         // Inside this process every request is this build's.
         labelled: if ours { client.base.clone() } else { tools_url(&client.base, Some(label)) },
@@ -123,8 +147,12 @@ async fn build(
     // So that a larder started by the command uses the same server.
     env.push(("LARDER_SERVER".to_owned(), client.address().to_owned()));
     env.push(("LARDER_LABEL".to_owned(), label.to_owned()));
+    if token.is_none() && here.token().is_some() {
+        // It would be none of that one's.
+        env.push(("LARDER_TOKEN".to_owned(), String::new()));
+    }
     let code = run_child(&args.command, &env).await?;
-    match of_build(client, label).await {
+    match place.of_build(label).await {
         Ok(after) => after.since(&before).lines(label).iter().for_each(|line| out::note(line)),
         Err(failure) => out::error(&format!("larder: what was saved is not known\n{}", failure.text())),
     }
@@ -139,28 +167,70 @@ async fn build(
 async fn place(args: &Args, here: &Here, found: &[Found], label: &str) -> Result<Place, Failure> {
     let named = args.server.as_deref().or_else(|| here.variables.get("LARDER_SERVER"));
     if let Some(address) = named {
-        let client = here.client(address)?;
-        // One that wants a token is no reason to go without it unnoticed.
-        if admits(&client).await? {
-            adopt(&client, found).await;
-            return Ok(Place { client, kind: Kind::Theirs { _guest: None } });
-        }
-        out::note(&format!("no larder answers at {}: this build gets one of its own", client.address()));
+        return before(args, here, here.client(address)?, found).await;
     }
-    let (mut config, dir) = here.settled()?;
-    if let Some(place) = neighbour(here, &dir, found).await? {
+    let (config, dir) = here.settled()?;
+    if let Some(place) = neighbour(&dir, found).await? {
         return Ok(place);
     }
     let chosen = args.at.data.is_some() || args.at.config.is_some();
-    if named.is_none() && !chosen && !args.offline {
+    if !chosen && !args.offline {
         let client = here.client(&here.own_address())?;
         if is_alive(&client).await {
             adopt(&client, found).await;
-            return Ok(Place { client, kind: Kind::Theirs { _guest: None } });
+            return Ok(Place::theirs(client));
         }
     }
-    make_dir(&dir)?;
-    config.server.listen = vec![SocketAddr::from((Ipv4Addr::LOCALHOST, last_port(&dir)))];
+    let options = StartOptions {
+        offline: args.offline,
+        embedded: true,
+        found: point::sources(found),
+        label: Some(label.to_owned()),
+        parent: None,
+    };
+    ours(config, &dir, options, found).await
+}
+
+/// A larder of our own before the server, so that the build goes on without it. With `--strict` the server itself.
+async fn before(args: &Args, here: &Here, server: Client, found: &[Found]) -> Result<Place, Failure> {
+    // One that wants a token is no reason to go without it unnoticed.
+    let health = admits(&server).await?;
+    match &health {
+        Some(_) => adopt(&server, found).await,
+        None if args.strict => {
+            let message = format!("no larder answers at {}", server.address());
+            return Err(Failure::failed(message, "start it, or leave --strict out to go on without it"));
+        }
+        None => out::note(&format!("no larder answers at {}: going on without it", server.address())),
+    }
+    // Another agent does what ours would do, and an older larder knows none.
+    if args.strict || health.as_ref().is_some_and(|health| health.agent || health.instance.is_empty()) {
+        return Ok(Place::theirs(server));
+    }
+    let (mut config, dir) = here.settled()?;
+    let dir = dir.join("agents").join(&Digest::of(server.address().as_bytes()).to_string()[..16]);
+    let behind = Some(server.clone());
+    if let Some(place) = neighbour(&dir, found).await? {
+        return Ok(Place { behind, ..place });
+    }
+    config.data.dir = Some(dir.clone());
+    // Its clients are this machine's, and may go where they could go without it. Who may go where is the server's to say.
+    config.upstreams.learn = Learn::Public;
+    config.upstream.allow_private = vec![Ipv4Net::default().into(), Ipv6Net::default().into()];
+    if config.upstream.ca_file.is_none() {
+        config.upstream.ca_file = server.roots.clone();
+    }
+    let parent = ParentSettings { base: server.base.clone(), token: server.token.clone(), is_there: health.is_some() };
+    let options =
+        StartOptions { offline: args.offline, embedded: true, parent: Some(parent), ..StartOptions::default() };
+    let place = ours(config, &dir, options, found).await?;
+    Ok(Place { behind, ..place })
+}
+
+/// A larder inside this process, or the one that has its directory.
+async fn ours(mut config: Config, dir: &Path, options: StartOptions, found: &[Found]) -> Result<Place, Failure> {
+    make_dir(dir)?;
+    config.server.listen = vec![SocketAddr::from((Ipv4Addr::LOCALHOST, last_port(dir)))];
     // Its clients are this build's, on this machine.
     config.server.tls = Default::default();
     if config.log.level == Config::default().log.level {
@@ -168,24 +238,17 @@ async fn place(args: &Args, here: &Here, found: &[Found], label: &str) -> Result
         config.log.level = "warn".to_owned();
     }
     log(&config.log)?;
-    let options = StartOptions {
-        offline: args.offline,
-        embedded: true,
-        found: point::sources(found),
-        label: Some(label.to_owned()),
-    };
     match app::start(config, options).await {
         Ok(running) => {
             let url = local_url(&running.addr);
-            let beacon = Beacon::light(&dir, &url).ok();
+            let beacon = Beacon::light(dir, &url).ok();
             // Without it the next run takes another port, and that is all.
             let _ = std::fs::write(dir.join(PORT), running.addr.port().to_string());
             let client = Client::new(&url, None)?;
-            Ok(Place { client, kind: Kind::Ours { running, beacon, dir } })
+            Ok(Place { client, behind: None, kind: Kind::Ours { running, beacon, dir: dir.to_owned() } })
         }
         Err(error) if error.kind == StartErrorKind::InUse => {
-            let owner =
-                waiting("another larder owns the data directory; waiting for its address", owner(here, &dir, found));
+            let owner = waiting("another larder owns the data directory; waiting for its address", owner(dir, found));
             owner.await?.ok_or_else(|| Failure::from(error))
         }
         Err(error) => Err(error.into()),
@@ -193,22 +256,22 @@ async fn place(args: &Args, here: &Here, found: &[Found], label: &str) -> Result
 }
 
 /// The larder that owns the data directory, where it says that it serves.
-async fn neighbour(here: &Here, dir: &Path, found: &[Found]) -> Result<Option<Place>, Failure> {
+async fn neighbour(dir: &Path, found: &[Found]) -> Result<Option<Place>, Failure> {
     let Some(address) = Beacon::seen(dir) else { return Ok(None) };
     // Before it is asked, so that it does not go away after it answered.
     let guest = Guest::enter(dir).ok();
-    let client = here.client(&address)?;
+    let client = Client::new(&address, None)?;
     if !is_alive(&client).await {
         return Ok(None);
     }
     adopt(&client, found).await;
-    Ok(Some(Place { client, kind: Kind::Theirs { _guest: guest } }))
+    Ok(Some(Place { client, behind: None, kind: Kind::Theirs { _guest: guest } }))
 }
 
-async fn owner(here: &Here, dir: &Path, found: &[Found]) -> Result<Option<Place>, Failure> {
+async fn owner(dir: &Path, found: &[Found]) -> Result<Option<Place>, Failure> {
     let step = Duration::from_millis(100);
     for _ in 0..STARTING.as_millis() / step.as_millis() {
-        if let Some(place) = neighbour(here, dir, found).await? {
+        if let Some(place) = neighbour(dir, found).await? {
             return Ok(Some(place));
         }
         tokio::time::sleep(step).await;

@@ -91,6 +91,36 @@ pub enum Origins {
     /// Another document names the addresses, as a Cargo index's `config.json` names the download host. It is looked up
     /// first; when it cannot be had (404, 401, an outage), that is the answer.
     InDocument { document: Box<Lookup>, derive: Derive },
+    /// Another larder stands before the rest, as the server does behind the agent of `larder run`. Its word counts as
+    /// it is; the rest is looked up only while it is lost.
+    Through { parent: Box<Origin>, rest: Box<Origins> },
+}
+
+impl Origins {
+    /// The larder that stands before the rest.
+    pub fn parent(&self) -> Option<&Origin> {
+        match self {
+            Origins::Through { parent, .. } => Some(parent),
+            Origins::Listed(_) | Origins::InDocument { .. } => None,
+        }
+    }
+
+    /// What stands behind another larder.
+    pub fn rest(&self) -> &Origins {
+        match self {
+            Origins::Through { rest, .. } => rest,
+            Origins::Listed(_) | Origins::InDocument { .. } => self,
+        }
+    }
+
+    /// The first address that is listed: of the thing itself, or of the document that names where it is.
+    pub fn first(&self) -> Option<&Origin> {
+        match self {
+            Origins::Listed(origins) => origins.first(),
+            Origins::InDocument { document, .. } => document.origins.first(),
+            Origins::Through { rest, .. } => rest.first(),
+        }
+    }
 }
 
 /// Finds addresses in a document. Pure. The document is read as it is stored, its own `rewrite` not applied.

@@ -18,7 +18,7 @@ use super::reply;
 use super::upload::Upload;
 use crate::cache::error::CacheError;
 use crate::model::digest::{Digest, DigestError};
-use crate::model::lookup::{Lookup, Origin, Origins, Request, Route, Shown};
+use crate::model::lookup::{Lookup, Origin, Request, Route, Shown};
 use crate::model::outcome::{Forwarded, Outcome};
 use crate::model::realm::Realm;
 
@@ -169,7 +169,11 @@ impl Front {
     fn health(&self) -> http::Response<reply::ReplyBody> {
         let (ready, offline) = (self.control.is_ready(), self.control.is_offline());
         let version = env!("CARGO_PKG_VERSION");
-        json(StatusCode::OK, &json!({ "ready": ready, "version": version, "offline": offline }))
+        let (agent, instance) = (self.parent.is_some(), self.instance.to_str().unwrap_or_default());
+        let health = json!({
+            "ready": ready, "version": version, "offline": offline, "agent": agent, "instance": instance,
+        });
+        json(StatusCode::OK, &health)
     }
 
     fn ready(&self) -> http::Response<reply::ReplyBody> {
@@ -246,7 +250,7 @@ impl Front {
         let mut explained = self.cache.explain(&lookup).await.map_err(internal)?;
         let objection = match self.unknown_host(visit, &lookup) {
             Some(host) => Some(format!("{host} is not allowed as an upstream: larder upstream allow {host}")),
-            None => match first_origin(&lookup) {
+            None => match lookup.origins.first() {
                 Some(origin) => self.control.objection(origin).await,
                 None => None,
             },
@@ -311,14 +315,6 @@ impl Front {
         text.push_str("  /https/HOST/PATH, /http/HOST/PATH  any server\n  forward proxy on the same port\n\n");
         text.push_str("see also: /metrics /healthz /readyz /api/v1/stats\n");
         reply::text(StatusCode::OK, Outcome::Generated, text)
-    }
-}
-
-/// Where a lookup begins: at its first origin, or where the document stands that names its origins.
-fn first_origin(lookup: &Lookup) -> Option<&Origin> {
-    match &lookup.origins {
-        Origins::Listed(origins) => origins.first(),
-        Origins::InDocument { document, .. } => first_origin(document),
     }
 }
 

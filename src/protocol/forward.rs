@@ -12,6 +12,7 @@ use url::Url;
 use super::again::Ready;
 use super::front::{Answered, Front, Visit};
 use super::hosts::host_of;
+use super::parent::Parent;
 use super::reply;
 use super::target::Target;
 use super::upload::Upload;
@@ -83,7 +84,14 @@ impl Front {
         let answer = match visit.method {
             Method::GET | Method::HEAD if body.is_end_stream() => {
                 hop::strip_claims(&mut visit.headers);
-                let served = self.cache.serve(&ask(&visit, target)).await;
+                let through = self.parent.as_ref().map(|parent| {
+                    let mut lookup = target.lookup.clone();
+                    parent.stand_before(&mut lookup, &visit, &Parent::mirror_of(&target.url));
+                    lookup
+                });
+                let asked = ask(&visit, target);
+                let asked = Ask { lookup: through.as_ref().unwrap_or(&target.lookup), ..asked };
+                let served = self.cache.serve(&asked).await;
                 served.map(|served| Answered::of_served(served, &visit.method, at))
             }
             // Its answer repeats the request, with the operator's credential for that origin.
@@ -113,6 +121,7 @@ impl Front {
         });
         let exchange = Exchange {
             method: visit.method.clone(),
+            parent: self.parent.as_ref().and_then(|parent| parent.origin(visit, &Parent::mirror_of(url))),
             origin: Origin { trust: self.hosts.trust(&host_of(url).unwrap_or_default()), ..origin(url) },
             headers,
             body: sent,

@@ -21,10 +21,13 @@ use serde::{Deserialize, Serialize};
 use super::again::{Fields, Packages, Repeated};
 use super::gate::{Caller, Denied, Door, Gate, NO_LABEL, Right};
 use super::hosts::{Hosts, Nearness};
+use super::label;
 use super::observe::{Observation, Observers};
 use super::package::{Routed, Upstreams};
 use super::page;
+use super::parent::Parent;
 use super::reply::{self, ReplyBody};
+use super::status::Verdict;
 use super::target::{Target, Targets};
 use super::upload::{Tempo, Upload};
 use super::{Answering, Mount, Peer};
@@ -34,9 +37,9 @@ use crate::model::credential;
 use crate::model::digest::Digest;
 use crate::model::hop;
 use crate::model::key::KeyHash;
+use crate::model::kind::ErrorKind;
 use crate::model::outcome::{Outcome, Reason};
 use crate::model::party::Party;
-use crate::protocol::gate::label_of;
 use crate::runtime::tasks::Tasks;
 
 /// `[public]`: under which names and address clients know us.
@@ -68,6 +71,10 @@ pub struct Front {
     pub tunnel_idle: Duration,
     /// Of clients' bodies on HTTP/2; elsewhere the server sees to it.
     pub tempo: Tempo,
+    /// The larder that this one stands before: it is asked first.
+    pub parent: Option<Parent>,
+    /// Names this process to other larders.
+    pub instance: HeaderValue,
 }
 
 /// A request that passed the gate.
@@ -80,6 +87,15 @@ pub(super) struct Visit<'a> {
     pub headers: HeaderMap,
     pub version: http::Version,
     pub extensions: Extensions,
+    pub asker: Asker,
+}
+
+/// Who is to make use of an answer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Asker {
+    Client,
+    /// Another larder: it keeps what upstream sent, and rewrites at its own door.
+    Larder,
 }
 
 impl Visit<'_> {
@@ -163,28 +179,30 @@ impl Mount for Front {
             method: request.method().clone(),
             uri: request.uri().clone(),
         };
+        let asker = if request.headers().contains_key(hop::ASKS) { Asker::Larder } else { Asker::Client };
         let form = self.form(&request, peer);
         let (mut visit, body) = match self.admit(request, peer, &form, &mut noted.label) {
-            Ok(admitted) => admitted,
-            Err(refused) => return Answering::Left(ready(self.observed(noted, *refused))),
+            Ok((visit, body)) => (Visit { asker, ..visit }, body),
+            Err(refused) => return Answering::Left(ready(self.observed(noted, self.signed(*refused, asker)))),
         };
+        visit.headers.remove(hop::ASKS);
         let way = self.way(&form, &mut visit);
         if body.is_end_stream()
             && let Some(mut answered) = self.at_once(&visit, &way)
         {
-            if is_shown(&form, &way, &visit.headers) {
+            if is_shown(&form, &way, &visit) {
                 page::sandbox(&mut answered.response);
             }
-            return Answering::Left(ready(self.observed(noted, answered)));
+            return Answering::Left(ready(self.observed(noted, self.signed(answered, asker))));
         }
         Answering::Right(Box::pin(async move {
-            let is_shown = is_shown(&form, &way, &visit.headers);
+            let is_shown = is_shown(&form, &way, &visit);
             let body = self.upload(body, peer);
             let mut answered = self.go(visit, body, way).await;
             if is_shown {
                 page::sandbox(&mut answered.response);
             }
-            self.observed(noted, answered)
+            self.observed(noted, self.signed(answered, asker))
         }))
     }
 
@@ -221,6 +239,14 @@ impl Front {
         answered.response.map(|body| body.observed(Box::new(observation)))
     }
 
+    /// Tells another larder who answers.
+    fn signed(&self, mut answered: Answered, asker: Asker) -> Answered {
+        if asker == Asker::Larder {
+            answered.response.headers_mut().insert(hop::ANSWERS, self.instance.clone());
+        }
+        answered
+    }
+
     /// Lets a request in, or says why not. `label` becomes the build that it names.
     fn admit<'a>(
         &self,
@@ -235,7 +261,7 @@ impl Front {
         }
         let in_proxy_form = matches!(form, Form::Connect | Form::Forward);
         // Before anything is judged by its path.
-        let named = if let Form::Ours = form { take_path_label(request.uri_mut()) } else { None };
+        let named = if let Form::Ours = form { label::take_from_path(request.uri_mut()) } else { None };
         if let Some((status, why)) = self.unwelcome(&request, form) {
             return Err(Box::new(self.made(status, Reason::Denied, why)));
         }
@@ -244,11 +270,12 @@ impl Front {
         let caller = self.gate.admit(request.headers(), &peer.addr, needs, door);
         let caller = caller.map_err(|denied| Box::new(self.denied(denied, door)))?;
         let (mut parts, body) = request.into_parts();
-        *label = build_label(&caller).or(named).or_else(|| agent_label(&parts.headers));
+        *label = build_label(&caller).or(named).or_else(|| label::of_agent(&parts.headers));
         caller.strip.apply(&mut parts.headers);
         let http::request::Parts { method, uri, version, headers, extensions, .. } = parts;
         let party = Party::of(peer.addr.ip(), label.as_ref());
-        Ok((Visit { peer, caller, party, method, uri, headers, version, extensions }, body))
+        let asker = Asker::Client;
+        Ok((Visit { peer, caller, party, method, uri, headers, version, extensions, asker }, body))
     }
 
     fn way(&self, form: &Form, visit: &mut Visit<'_>) -> Way {
@@ -383,16 +410,20 @@ impl Front {
         let verdict = super::status::of_error(error);
         tracing::debug!(%error, status = verdict.status.as_u16(), "answered with a failure");
         let mut response = reply::text(verdict.status, verdict.outcome, format!("{}\n", verdict.why));
-        add_retry_after(&mut response, verdict.retry_after);
+        add_advice(&mut response, &verdict);
         Answered::made(response, verdict.outcome, ecosystem)
     }
 }
 
-pub(super) fn add_retry_after(response: &mut Response<ReplyBody>, retry_after: Option<Duration>) {
-    let pause =
-        retry_after.or((response.status() == StatusCode::SERVICE_UNAVAILABLE).then_some(Duration::from_secs(5)));
-    if let Some(pause) = pause {
-        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(pause.as_secs().max(1)));
+/// Tells the asker of a failure when to come again, and another larder what not to get elsewhere.
+pub(super) fn add_advice(response: &mut Response<ReplyBody>, verdict: &Verdict) {
+    let busy = (response.status() == StatusCode::SERVICE_UNAVAILABLE).then_some(Duration::from_secs(5));
+    let headers = response.headers_mut();
+    if let Some(pause) = verdict.retry_after.or(busy) {
+        headers.insert(header::RETRY_AFTER, HeaderValue::from(pause.as_secs().max(1)));
+    }
+    if verdict.kind == ErrorKind::Corrupt {
+        headers.insert(hop::CORRUPT, HeaderValue::from_static("1"));
     }
 }
 
@@ -423,8 +454,9 @@ fn is_safe(method: &Method) -> bool {
 }
 
 /// Whether somebody else's document may be shown under our own name: only what leads its reader somewhere asks for HTML.
-fn is_shown(form: &Form, way: &Way, headers: &HeaderMap) -> bool {
-    matches!((form, way), (Form::Ours, Way::Address(_) | Way::Package(_))) && wants_html(headers)
+fn is_shown(form: &Form, way: &Way, visit: &Visit<'_>) -> bool {
+    let is_document = matches!((form, way), (Form::Ours, Way::Address(_) | Way::Package(_)));
+    is_document && visit.asker == Asker::Client && wants_html(&visit.headers)
 }
 
 pub(super) fn wants_html(headers: &HeaderMap) -> bool {
@@ -432,27 +464,6 @@ pub(super) fn wants_html(headers: &HeaderMap) -> bool {
         .get(header::ACCEPT)
         .and_then(|accept| accept.to_str().ok())
         .is_some_and(|accept| accept.contains("text/html"))
-}
-
-/// Takes a build label out of a path, for clients that can carry it nowhere else: `/~LABEL/go/...`.
-pub(super) fn take_path_label(uri: &mut Uri) -> Option<Arc<str>> {
-    let (label, rest) = split_label(uri.path_and_query()?.as_str())?;
-    let label = Arc::from(label_of(label)?);
-    *uri = Uri::try_from(rest).ok()?;
-    Some(label)
-}
-
-/// A target's build label, as written, and what follows it.
-pub(super) fn split_label(target: &str) -> Option<(&str, &str)> {
-    let rest = target.strip_prefix("/~")?;
-    Some(rest.split_at(rest.find('/')?))
-}
-
-/// The build label at the end of a User-Agent, for clients whose User-Agent can be set: `cargo larder/LABEL`.
-pub(super) fn agent_label(headers: &HeaderMap) -> Option<Arc<str>> {
-    let agent = headers.get(header::USER_AGENT)?.to_str().ok()?;
-    let (_, label) = agent.rsplit_once(" larder/")?;
-    label_of(label).map(Arc::from)
 }
 
 pub(super) fn split_mount(path: &str) -> (&str, &str) {

@@ -149,6 +149,8 @@ impl Hosts {
                     derive.trust = Trust::Configured;
                 }
             }
+            // What stands behind it was settled before it was put there.
+            Origins::Through { .. } => {}
         }
     }
 

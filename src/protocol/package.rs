@@ -8,7 +8,7 @@ use http::header::{self, HeaderValue};
 use http::{Response, StatusCode};
 
 use super::again::Ready;
-use super::front::{Answered, Front, Visit, add_retry_after};
+use super::front::{Answered, Asker, Front, Visit, add_advice};
 use super::hosts::host_of;
 use super::reply::{self, ReplyBody};
 use super::status;
@@ -107,7 +107,7 @@ impl Front {
     pub(super) async fn package(&self, visit: Visit<'_>, routed: Routed) -> Answered {
         let Routed { ecosystem, at, route, .. } = routed;
         let answer = match route {
-            Ok(Route::Cached(lookup)) => self.cached(&visit, &lookup, at).await,
+            Ok(Route::Cached(lookup)) => self.cached(&visit, *lookup, at).await,
             Ok(Route::Generated(answer)) => {
                 let response = answered(answer, Outcome::Generated);
                 return Answered::made(response, Outcome::Generated, at);
@@ -119,13 +119,18 @@ impl Front {
         answer.unwrap_or_else(|error| failed(ecosystem, &error, at))
     }
 
-    async fn cached(&self, visit: &Visit<'_>, lookup: &Lookup, at: usize) -> Result<Answered, CacheError> {
-        if let Some(host) = self.unknown_host(visit, lookup) {
+    async fn cached(&self, visit: &Visit<'_>, mut lookup: Lookup, at: usize) -> Result<Answered, CacheError> {
+        if let Some(host) = self.unknown_host(visit, &lookup) {
             return Ok(self.host_must_wait(visit, &host, at));
         }
-        let served = self.cache.serve(&ask(visit, lookup).ok_or(CacheError::Abandoned)?).await?;
+        if let Some(parent) = &self.parent {
+            parent.stand_before(&mut lookup, visit, asked(visit));
+        }
+        let served = self.cache.serve(&ask(visit, &lookup).ok_or(CacheError::Abandoned)?).await?;
         match &lookup.rewrite {
-            Some(rewrite) if served.status == 200 => rewritten(served, rewrite, visit, at).await,
+            Some(rewrite) if served.status == 200 && visit.asker == Asker::Client => {
+                rewritten(served, rewrite, visit, at).await
+            }
             Some(_) | None => Ok(Answered::of_served(served, &visit.method, at)),
         }
     }
@@ -139,6 +144,7 @@ impl Front {
         }
         let exchange = Exchange {
             method: visit.method.clone(),
+            parent: self.parent.as_ref().and_then(|parent| parent.origin(visit, asked(visit))),
             origin,
             headers: visit.headers.clone(),
             body: None,
@@ -179,6 +185,8 @@ fn named_hosts(lookup: &Lookup) -> Vec<String> {
     let origins = match &lookup.origins {
         Origins::Listed(origins) => origins,
         Origins::InDocument { document, .. } => return named_hosts(document),
+        // What stands behind it was judged before it was put there.
+        Origins::Through { .. } => return Vec::new(),
     };
     let mut hosts = match &lookup.expect {
         Expect::InDocument { document, .. } => named_hosts(document),
@@ -205,6 +213,11 @@ fn shown(visit: &Visit<'_>) -> Shown {
     if token { Shown::Token } else { Shown::Nothing }
 }
 
+/// What the client asks for: path and query, without its build's label.
+fn asked<'a>(visit: &'a Visit<'_>) -> &'a str {
+    visit.uri.path_and_query().map_or("/", |asked| asked.as_str())
+}
+
 /// None: the lookup names no address.
 fn ask<'a>(visit: &'a Visit<'_>, lookup: &'a Lookup) -> Option<Ask<'a>> {
     Some(Ask {
@@ -212,20 +225,16 @@ fn ask<'a>(visit: &'a Visit<'_>, lookup: &'a Lookup) -> Option<Ask<'a>> {
         hash: lookup.key.hash(),
         method: &visit.method,
         headers: &visit.headers,
-        url: first_url(lookup)?,
+        url: &lookup.origins.first()?.url,
         identity: visit.identity(),
         label: visit.writer(),
         party: &visit.party,
-        partial: if lookup.rewrite.is_some() { Partiality::Whole } else { Partiality::Allowed },
+        partial: match visit.asker {
+            Asker::Client if lookup.rewrite.is_some() => Partiality::Whole,
+            Asker::Client | Asker::Larder => Partiality::Allowed,
+        },
         framing: visit.framing(),
     })
-}
-
-fn first_url(lookup: &Lookup) -> Option<&url::Url> {
-    match &lookup.origins {
-        Origins::Listed(origins) => origins.first().map(|origin| &origin.url),
-        Origins::InDocument { document, .. } => first_url(document),
-    }
 }
 
 /// Applies a rewrite to a document of bounded size. Its validators name what upstream sent, so they do not go along.
@@ -268,7 +277,7 @@ fn failed(ecosystem: &dyn Ecosystem, error: &CacheError, at: usize) -> Answered 
     tracing::debug!(%error, status = verdict.status.as_u16(), "answered with a failure");
     let mut response = worded(ecosystem, verdict.kind, &verdict.why, verdict.outcome);
     *response.status_mut() = verdict.status;
-    add_retry_after(&mut response, verdict.retry_after);
+    add_advice(&mut response, &verdict);
     Answered::made(response, verdict.outcome, at)
 }
 

@@ -159,7 +159,7 @@ mod tests {
         let (targets, hosts) = (Targets::default(), hosts());
         let trust = || match &targets.absolute("http://a.example/", &hosts).expect("can be fetched").lookup.origins {
             Origins::Listed(origins) => origins[0].trust,
-            Origins::InDocument { .. } => unreachable!("an address is listed"),
+            Origins::InDocument { .. } | Origins::Through { .. } => unreachable!("an address is listed"),
         };
         assert_eq!(trust(), Trust::Client);
         hosts.allow("a.example");
