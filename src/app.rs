@@ -295,6 +295,7 @@ impl RunningParts {
             targets: Targets::default(),
             packages: Packages::default(),
             parent: options.parent.map(|parent| Parent::new(parent.base)),
+            embedded: options.embedded,
             instance: instance(),
             tunnel_idle: config.server.limits.tunnel_idle,
             tempo: Tempo { bytes: config.server.limits.slow_body_bytes, window: config.server.limits.slow_body_window },

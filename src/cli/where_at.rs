@@ -113,6 +113,8 @@ pub(crate) struct Health {
     pub offline: bool,
     /// It stands before another larder itself.
     pub agent: bool,
+    /// Builds started it, and it goes when they have gone.
+    pub embedded: bool,
     /// Which process it is. Empty: one that knows no agents.
     pub instance: String,
 }

@@ -172,6 +172,7 @@ impl Front {
         let (agent, instance) = (self.parent.is_some(), self.instance.to_str().unwrap_or_default());
         let health = json!({
             "ready": ready, "version": version, "offline": offline, "agent": agent, "instance": instance,
+            "embedded": self.embedded,
         });
         json(StatusCode::OK, &health)
     }

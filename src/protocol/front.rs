@@ -73,6 +73,8 @@ pub struct Front {
     pub tempo: Tempo,
     /// The larder that this one stands before: it is asked first.
     pub parent: Option<Parent>,
+    /// For builds, and gone with them.
+    pub embedded: bool,
     /// Names this process to other larders.
     pub instance: HeaderValue,
 }

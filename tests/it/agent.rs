@@ -1,15 +1,18 @@
 //! The agent of `larder run`: a build goes on whatever becomes of its server, and never around the server's own word.
 
+use std::path::Path;
+use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::support::agent::Agent;
-use crate::support::body::Body;
+use crate::support::agent::{Agent, larder_run};
+use crate::support::body::{Body, sha256_hex};
 use crate::support::client::{Ask, Reply};
 use crate::support::machine::scratch;
 use crate::support::registry::Crates;
 use crate::support::resource::{Fault, Resource};
 use crate::support::server::{Server, Setup};
 use crate::support::upstream::Upstream;
+use crate::support::{alone, wait_until};
 
 /// Longer than the agent waits for a server that keeps still.
 const SHORT: Duration = Duration::from_secs(8);
@@ -81,7 +84,7 @@ fn a_server_that_was_never_there_is_no_reason_to_fail_but_with_strict() {
     agent.get(upstream.mirror("/file")).assert_is(200, Body::new(304, 30_000).digest());
     let ended = agent.end();
     assert!(ended.code == Some(0) && ended.stderr.contains("going on without it"), "{ended:?}");
-    let mut strict = crate::support::agent::larder_run(dir.path(), &url);
+    let mut strict = larder_run(dir.path(), &url);
     strict.args(["--strict", "--", "echo", "was run"]);
     let ended = crate::support::server::end_of(strict, SHORT);
     assert_eq!((ended.code, ended.stdout.as_str()), (Some(1), ""), "{ended:?}");
@@ -121,7 +124,7 @@ fn a_slow_origin_is_no_dead_server() {
         let target = upstream.mirror("/slow");
         move || crate::support::client::get(addr, target)
     });
-    crate::support::wait_until(SHORT, "the origin is asked", || upstream.held("/slow") == 1);
+    wait_until(SHORT, "the origin is asked", || upstream.held("/slow") == 1);
     // Longer than the agent lets a server keep still without asking whether it is there.
     assert!(!asking.is_finished());
     let begin = Instant::now();
@@ -251,4 +254,87 @@ fn what_the_server_found_corrupt_is_not_finished_elsewhere() {
     let agent = Agent::before(dir.path(), &server.url());
     let reply = Ask::get(format!("{}/~dl/abcd/1.0.0/download", crates.mount())).must(agent.addr());
     assert!(!reply.clean || reply.status >= 500, "{} {} bytes", reply.status, reply.len);
+}
+
+/// `larder run` with a command that fetches, without waiting for its end.
+fn fetching(dir: &Path, server: &str, targets: &[String]) -> Child {
+    let fetch = targets.iter().map(|target| format!("curl -sSf $LARDER_SERVER{target} | sha256sum"));
+    let script = fetch.collect::<Vec<_>>().join("; ");
+    let mut command = larder_run(dir, server);
+    command.args(["--", "sh", "-c", &script]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.spawn().expect("larder starts")
+}
+
+fn sums(child: Child) -> (Option<i32>, Vec<String>, String) {
+    let output = child.wait_with_output().expect("it ends");
+    let lines = String::from_utf8_lossy(&output.stdout).lines().map(|line| line[..64].to_owned()).collect();
+    (output.status.code(), lines, String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+#[test]
+fn twenty_builds_share_one_larder_while_their_server_comes_and_goes() {
+    let _alone = alone();
+    let (dir, upstream) = (scratch(), Upstream::start());
+    let bodies: Vec<Body> = (0..30).map(|at| Body::new(400 + at, 1000 << (at % 12))).collect();
+    for body in &bodies {
+        upstream.put(&format!("/{}", body.seed), Resource::seed(body.seed, body.len));
+    }
+    let targets: Vec<String> = bodies.iter().map(|body| upstream.mirror(&format!("/{}", body.seed))).collect();
+    let expected: Vec<String> = bodies.iter().map(|body| sha256_hex(&body.whole())).collect();
+    let setup = Setup::below(dir.path());
+    let mut server = setup.start();
+    // Where it is the next time too.
+    let setup = setup.listen(&server.addr().to_string());
+    let url = server.url();
+    let builds: Vec<Child> = (0..20).map(|_| fetching(dir.path(), &url, &targets)).collect();
+    let waiting = std::thread::spawn(move || builds.into_iter().map(sums).collect::<Vec<_>>());
+    while !waiting.is_finished() {
+        let begin = Instant::now();
+        while begin.elapsed() < Duration::from_secs(1) && !waiting.is_finished() {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        server.kill();
+        server = setup.start();
+    }
+    for (code, got, said) in waiting.join().expect("they end") {
+        assert_eq!((code, &got), (Some(0), &expected), "{said}");
+    }
+    drop(server);
+    let agents = std::fs::read_dir(dir.path().join("agent/agents")).expect("agents").count();
+    assert_eq!(agents, 1);
+}
+
+#[test]
+fn the_larder_that_builds_share_outlives_the_first_and_ends_after_the_last() {
+    let (dir, upstream) = (scratch(), Upstream::start());
+    upstream.put("/file", Resource::seed(440, 30_000));
+    let server = Setup::below(dir.path()).start();
+    let first = Agent::before(dir.path(), &server.url());
+    let second = Agent::before(dir.path(), &server.url());
+    let addr = second.addr();
+    assert_eq!(first.addr(), addr);
+    assert_eq!(first.end().code, Some(0));
+    second.get(upstream.mirror("/file")).assert_is(200, Body::new(440, 30_000).digest());
+    assert_eq!(second.end().code, Some(0));
+    wait_until(Duration::from_secs(20), "it ends", || Ask::get("/healthz").send(addr).is_err());
+    // The same address again, since tools file what they fetched under it.
+    let third = Agent::before(dir.path(), &server.url());
+    assert_eq!(third.addr(), addr);
+    server.kill();
+    third.get(upstream.mirror("/file")).assert_is(200, Body::new(440, 30_000).digest());
+}
+
+#[test]
+fn a_larder_that_is_killed_beside_a_build_is_started_again() {
+    let (dir, upstream) = (scratch(), Upstream::start());
+    upstream.put("/file", Resource::seed(441, 30_000));
+    let server = Setup::below(dir.path()).start();
+    let agent = Agent::before(dir.path(), &server.url());
+    let data = std::fs::read_dir(dir.path().join("agent/agents")).expect("agents").next().expect("one").expect("one");
+    let pid = std::fs::read_to_string(data.path().join("lock")).expect("its owner");
+    let pid = rustix::process::Pid::from_raw(pid.trim().parse().expect("a pid")).expect("a pid is not 0");
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("it is ours");
+    wait_until(SHORT, "it is there again", || Ask::get("/healthz").send(agent.addr()).is_ok());
+    agent.get(upstream.mirror("/file")).assert_is(200, Body::new(441, 30_000).digest());
+    assert_eq!(agent.end().code, Some(0));
 }
