@@ -1,14 +1,19 @@
 //! `larder env`.
 
+use std::time::Duration;
+
 use url::Url;
 
 use super::failure::Failure;
 use super::out;
 use super::point::{self, Target};
 use super::tools::{self, render};
-use super::where_at::ServerArgs;
+use super::where_at::{ServerArgs, block_on, is_alive};
 use crate::protocol::gate::label_of;
 use crate::protocol::label;
+
+/// How long a server may be silent with `--if-up`.
+const IF_UP: Duration = Duration::from_millis(300);
 
 /// Print what points a build's tools at a server
 ///
@@ -18,6 +23,7 @@ use crate::protocol::label;
 #[command(after_help = "\
 Examples:
   eval \"$(larder env)\"
+  eval \"$(larder env --if-up --server http://cache:7070)\"
   larder env --server http://cache:7070 --format github
   larder env --format dockerfile cargo go
   larder env --label build-42 proxy")]
@@ -25,6 +31,9 @@ pub(crate) struct Args {
     /// Form to print
     #[arg(long, value_enum, value_name = "FORM", default_value = "sh")]
     format: render::Form,
+    /// Print nothing when the server does not answer within 300 ms
+    #[arg(long)]
+    if_up: bool,
     /// Build label that the requests count for
     #[arg(long, value_name = "LABEL")]
     label: Option<String>,
@@ -46,6 +55,13 @@ pub(crate) fn env(args: &Args) -> Result<(), Failure> {
     let known = names();
     if let Some(unknown) = args.tools.iter().find(|tool| !known.contains(&tool.as_str())) {
         return Err(Failure::usage(format!("{unknown:?} is no tool"), format!("there is: {}", known.join(", "))));
+    }
+    if args.if_up {
+        let asked = async { Ok(tokio::time::timeout(IF_UP, is_alive(&client)).await.unwrap_or(false)) };
+        if !block_on(asked)? {
+            out::note(&format!("no larder answers at {}: nothing is pointed at it", client.address()));
+            return Ok(());
+        }
     }
     let wanted = |name: &str| args.tools.is_empty() || args.tools.iter().any(|tool| tool == name);
     let found: Vec<_> = point::found_here().into_iter().filter(|found| wanted(found.ecosystem)).collect();

@@ -1,16 +1,16 @@
 //! The agent of `larder run`: a build goes on whatever becomes of its server, and never around the server's own word.
 
 use std::path::Path;
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::support::agent::{Agent, larder_run};
+use crate::support::agent::{Agent, as_user, larder_run};
 use crate::support::body::{Body, sha256_hex};
 use crate::support::client::{Ask, Reply};
 use crate::support::machine::scratch;
 use crate::support::registry::Crates;
 use crate::support::resource::{Fault, Resource};
-use crate::support::server::{Server, Setup};
+use crate::support::server::{LARDER, Server, Setup, end_of};
 use crate::support::upstream::Upstream;
 use crate::support::{alone, wait_until};
 
@@ -86,7 +86,7 @@ fn a_server_that_was_never_there_is_no_reason_to_fail_but_with_strict() {
     assert!(ended.code == Some(0) && ended.stderr.contains("going on without it"), "{ended:?}");
     let mut strict = larder_run(dir.path(), &url);
     strict.args(["--strict", "--", "echo", "was run"]);
-    let ended = crate::support::server::end_of(strict, SHORT);
+    let ended = end_of(strict, SHORT);
     assert_eq!((ended.code, ended.stdout.as_str()), (Some(1), ""), "{ended:?}");
     assert!(ended.stderr.contains("no larder answers at"), "{ended:?}");
 }
@@ -337,4 +337,21 @@ fn a_larder_that_is_killed_beside_a_build_is_started_again() {
     wait_until(SHORT, "it is there again", || Ask::get("/healthz").send(agent.addr()).is_ok());
     agent.get(upstream.mirror("/file")).assert_is(200, Body::new(441, 30_000).digest());
     assert_eq!(agent.end().code, Some(0));
+}
+
+#[test]
+fn a_server_that_is_not_up_is_not_printed() {
+    let dir = scratch();
+    let server = Setup::below(dir.path()).start();
+    let env = || {
+        let mut command = Command::new(LARDER);
+        command.args(["env", "--if-up", "--server", &server.url(), "--data"]).arg(dir.path().join("data"));
+        as_user(&mut command, dir.path());
+        end_of(command, SHORT)
+    };
+    let up = env();
+    assert!(up.code == Some(0) && up.stdout.contains(&server.url()["http://".len()..]), "{up:?}");
+    server.freeze();
+    let silent = env();
+    assert_eq!((silent.code, silent.stdout.as_str()), (Some(0), ""), "{silent:?}");
 }
