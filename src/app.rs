@@ -16,6 +16,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use http::HeaderValue;
 use parking_lot::Mutex;
 
 use self::control::{Adopted, ProcessControl};
@@ -23,6 +24,7 @@ use crate::cache::{Cache, Parts};
 use crate::config::{Config, Variables};
 use crate::ecosystem;
 use crate::index::Index;
+use crate::model::hex;
 use crate::model::lookup::{Fallback, Trust, Upstream};
 use crate::model::outcome::Outcome;
 use crate::model::units::rounded_bytes;
@@ -35,9 +37,10 @@ use crate::protocol::hosts::{Hosts, host_of};
 use crate::protocol::intercept::Intercept;
 use crate::protocol::observe::Observers;
 use crate::protocol::package::Upstreams;
+use crate::protocol::parent::Parent;
 use crate::protocol::target::Targets;
 use crate::protocol::upload::Tempo;
-use crate::runtime::clock::{Clock, SystemClock};
+use crate::runtime::clock::{Clock, SystemClock, random_bytes};
 use crate::runtime::tasks::Tasks;
 use crate::server::front::{Doors, Server};
 use crate::server::guise::Guises;
@@ -48,6 +51,8 @@ use crate::store::Store;
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::metrics::Metrics;
 use crate::upstream::client::Client;
+use crate::upstream::fetch::Fetch;
+use crate::upstream::parent::{self, ParentSettings, WithParent};
 
 /// How long a stop waits for requests and fills under way.
 const DRAIN: Duration = Duration::from_secs(30);
@@ -55,7 +60,7 @@ const DRAIN: Duration = Duration::from_secs(30);
 const HANDOVER_PATIENCE: Duration = Duration::from_secs(20);
 
 /// What the command line decides about a start, beside the configuration.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct StartOptions {
     /// Answer from the cache alone.
     pub offline: bool,
@@ -65,6 +70,8 @@ pub struct StartOptions {
     pub found: Vec<Found>,
     /// The label of callers on loopback that give none.
     pub label: Option<String>,
+    /// The larder that is asked before all origins: this one is an agent of builds, before their server.
+    pub parent: Option<ParentSettings>,
 }
 
 /// A source that a tool's files name.
@@ -146,7 +153,11 @@ impl From<GateError> for StartError {
 /// Starts all parts and listens.
 ///
 /// *Errors*: nothing runs then.
-pub async fn start(config: Config, options: StartOptions) -> Result<Running, StartError> {
+pub async fn start(mut config: Config, options: StartOptions) -> Result<Running, StartError> {
+    if options.parent.is_some() {
+        // Both ways out are one node's.
+        config.upstream.node_id.get_or_insert_with(|| hex::encode(&random_bytes::<8>()));
+    }
     let dir = config
         .data_dir(&Variables::of_process())
         .map_err(|error| StartError::new(StartErrorKind::Config, error.to_string(), "larder serve --data DIR"))?;
@@ -170,10 +181,11 @@ pub async fn start(config: Config, options: StartOptions) -> Result<Running, Sta
         )
     })?;
     client.set_offline(options.offline || config.upstream.offline);
+    let fetch = ways(&client, &options, &config, &clock, &tasks)?;
     let cache = Cache::new(Parts {
         store: store.clone(),
         index: index.clone(),
-        fetch: Arc::new(client.clone()),
+        fetch,
         clock: clock.clone(),
         tasks: tasks.clone(),
     });
@@ -202,7 +214,28 @@ pub async fn start(config: Config, options: StartOptions) -> Result<Running, Sta
         tasks,
         clock,
     });
-    parts.open_doors(inherited, labels, options.embedded).await
+    parts.open_doors(inherited, labels, options).await
+}
+
+/// What the engine fetches with: directly, or through another larder first.
+fn ways(
+    client: &Client,
+    options: &StartOptions,
+    config: &Config,
+    clock: &Arc<dyn Clock>,
+    tasks: &Tasks,
+) -> Result<Arc<dyn Fetch>, StartError> {
+    let Some(parent) = options.parent.clone() else { return Ok(Arc::new(client.clone())) };
+    let settings = config.upstream.clone();
+    let parent = parent::Parent::new(parent, &settings, clock.clone(), tasks.clone()).map_err(|error| {
+        StartError::new(StartErrorKind::Config, format!("the server: {error}"), "see --server and LARDER_TOKEN")
+    })?;
+    Ok(Arc::new(WithParent { direct: client.clone(), parent }))
+}
+
+/// A word that no other process has.
+fn instance() -> HeaderValue {
+    HeaderValue::try_from(hex::encode(&random_bytes::<8>())).unwrap_or(HeaderValue::from_static("larder"))
 }
 
 /// A larder that runs on this directory hands its sockets over and lets go of the directory.
@@ -248,7 +281,7 @@ impl RunningParts {
         self: Arc<RunningParts>,
         inherited: Vec<std::net::TcpListener>,
         labels: Vec<&'static str>,
-        embedded: bool,
+        options: StartOptions,
     ) -> Result<Running, StartError> {
         let config = self.config.lock().clone();
         let allowed = control::allowed(&self.index);
@@ -271,6 +304,9 @@ impl RunningParts {
             targets: Targets::default(),
             packages: Packages::default(),
             handed: Handed::default(),
+            parent: options.parent.map(|parent| Parent::new(parent.base)),
+            embedded: options.embedded,
+            instance: instance(),
             tunnel_idle: config.server.limits.tunnel_idle,
             tempo: Tempo { bytes: config.server.limits.slow_body_bytes, window: config.server.limits.slow_body_window },
         });
@@ -292,7 +328,7 @@ impl RunningParts {
         self.client.reload(upstream).map_err(StartError::failed)?;
         *self.server.lock() = Some(server.clone());
         metrics::register(&self);
-        self.start_tasks(&server, embedded);
+        self.start_tasks(&server, options.embedded);
         let banner = self.banner(&config);
         systemd::ready();
         Ok(Running { addr, banner, parts: self })

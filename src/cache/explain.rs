@@ -124,5 +124,8 @@ fn origins(origins: &Origins) -> Vec<String> {
             let made = format!("the {} of {}", algorithm.name(), thing.key.path);
             [made].into_iter().chain(otherwise.iter().map(|origin| origin.url.to_string())).collect()
         }
+        Origins::Through { parent, rest } => {
+            std::iter::once(parent.url.to_string()).chain(self::origins(rest)).collect()
+        }
     }
 }

@@ -14,12 +14,13 @@ use super::coalesce::{Flight, FlightId, Stage};
 use super::decide;
 use super::error::CacheError;
 use super::form::{self, Formed};
+use super::origins::Question;
 use super::policy::ask::AskHead;
 use super::policy::store::{self, Storable};
 use super::policy::{fields, validate};
 use super::relay;
 use super::served::Served;
-use super::source::{Keeping, Sources};
+use super::source::{Addresses, Keeping, Reader, Sums};
 use crate::index::Ack;
 use crate::index::catalog::Put;
 use crate::index::record::Record;
@@ -32,7 +33,7 @@ use crate::model::party::Party;
 use crate::model::place::Class;
 use crate::model::realm::Realm;
 use crate::store::{BlobWriter, Intent, StoreError};
-use crate::upstream::fetch::{Ends, FetchAsk, FetchBody, Fetched, Redirects, Resume, UpstreamError};
+use crate::upstream::fetch::{Ends, Fetched, Redirects};
 
 /// All that a fill needs; it outlives the request that started it.
 pub(super) struct FillPlan {
@@ -108,9 +109,10 @@ pub(super) fn run(cache: Arc<Inner>, plan: FillPlan, flight: Arc<Flight>) -> imp
 }
 
 async fn fill(cache: &Arc<Inner>, plan: &FillPlan, ending: &Ending) -> Result<Stage, CacheError> {
-    let (origins, expect, keeping) = match cache.sources(plan).await? {
-        Sources::Found { origins, expect, keeping } => (origins, expect, keeping),
-        Sources::Answer(answer) => return Ok(hand_off(ending, *answer, Reason::Upstream)),
+    let reader = Reader::of_plan(plan);
+    let (expect, keeping) = match cache.sums(&reader, &plan.lookup.expect).await? {
+        Sums::Known { expect, keeping } => (expect, keeping),
+        Sums::Answer(answer) => return Ok(hand_off(ending, *answer, Reason::Upstream)),
     };
     let (fetched, origin) = match body::take_up(cache, plan, &expect).await {
         TakenUp::Goes(answer) => {
@@ -118,9 +120,10 @@ async fn fill(cache: &Arc<Inner>, plan: &FillPlan, ending: &Ending) -> Result<St
             return body::go_on(cache, plan, ending, fetched, part).await;
         }
         TakenUp::Anew(answer) => *answer,
-        TakenUp::Nothing => match ask(cache, plan, &origins).await {
-            Ok(answer) => answer,
-            Err(error) => return stale_or(cache, plan, CacheError::Upstream(error)).await,
+        TakenUp::Nothing => match ask(cache, plan, &reader, &expect).await? {
+            Asked::Answered(answer) => *answer,
+            Asked::Kept(entry) => return Ok(Stage::Kept(entry, Outcome::Stale)),
+            Asked::Document(answer) => return Ok(hand_off(ending, *answer, Reason::Upstream)),
         },
     };
     if fetched.status == StatusCode::NOT_MODIFIED
@@ -228,23 +231,40 @@ async fn confirmed(
     Ok(Stage::Kept(freshened, Outcome::Revalidated))
 }
 
-/// Asks the origins in turn, under the conditions of what is to be confirmed.
-async fn ask(cache: &Arc<Inner>, plan: &FillPlan, origins: &[Origin]) -> Result<(Fetched, Origin), UpstreamError> {
+/// What came of asking.
+enum Asked {
+    Answered(Box<(Fetched, Origin)>),
+    /// Nobody could be asked: what is stored stands in.
+    Kept(Arc<Entry>),
+    /// The document that should name the origins could not be had: its answer is ours too.
+    Document(Box<Served>),
+}
+
+/// Asks the larder that stands before the origins, then the origins in turn, under the conditions of what is to be
+/// confirmed. What is stored goes before origins that are asked for want of the larder alone.
+async fn ask(cache: &Arc<Inner>, plan: &FillPlan, reader: &Reader, expect: &[Checksum]) -> Result<Asked, CacheError> {
     let mut headers = plan.request.clone();
     if let Some((_, conditions)) = &plan.confirm {
         headers.extend(conditions.iter().map(|(name, value)| (name.clone(), value.clone())));
     }
-    let question = |origin: &Origin| FetchAsk {
-        method: plan.method.clone(),
-        url: origin.url.clone(),
-        headers: headers.clone(),
-        body: FetchBody::Empty,
-        trust: origin.trust,
-        resume: Resume::ByRange,
-        redirects: plan.redirects,
-        party: plan.party.clone(),
+    let (method, redirects, party) = (plan.method.clone(), plan.redirects, plan.party.clone());
+    let question = Question { method, headers, redirects, party };
+    if plan.lookup.origins.parent().is_some() {
+        if let Some(answer) = cache.ask_parent(&plan.lookup, reader, &question, expect).await {
+            return Ok(Asked::Answered(Box::new(answer)));
+        }
+        if let Some(entry) = usable_when_failing(cache, plan).await? {
+            return Ok(Asked::Kept(entry));
+        }
+    }
+    let origins = match cache.resolve(reader, &plan.lookup.origins).await? {
+        Addresses::Origins(origins) => origins,
+        Addresses::Answer(answer) => return Ok(Asked::Document(answer)),
     };
-    cache.ask_in_turn(origins, question).await
+    match cache.ask_in_turn(&origins, &question).await {
+        Ok(answer) => Ok(Asked::Answered(Box::new(answer))),
+        Err(error) => stale_or(cache, plan, CacheError::Upstream(error)).await.map(Asked::Kept),
+    }
 }
 
 fn draft(plan: &FillPlan, fetched: &Fetched, vary: Vec<(String, Option<String>)>) -> Entry {
@@ -272,14 +292,10 @@ fn draft(plan: &FillPlan, fetched: &Fetched, vary: Vec<(String, Option<String>)>
     }
 }
 
-async fn stale_or(cache: &Inner, plan: &FillPlan, error: CacheError) -> Result<Stage, CacheError> {
-    match usable_when_failing(cache, plan).await? {
-        Some(entry) => {
-            tracing::info!(key = %plan.key, %error, "upstream failed, serving what is stored");
-            Ok(Stage::Kept(entry, Outcome::Stale))
-        }
-        None => Err(error),
-    }
+async fn stale_or(cache: &Inner, plan: &FillPlan, error: CacheError) -> Result<Arc<Entry>, CacheError> {
+    let Some(entry) = usable_when_failing(cache, plan).await? else { return Err(error) };
+    tracing::info!(key = %plan.key, %error, "upstream failed, serving what is stored");
+    Ok(entry)
 }
 
 /// The newest stored answer to this very request that may stand in while upstream fails.

@@ -20,6 +20,7 @@ mod head;
 pub mod ledger;
 mod origins;
 mod own_sum;
+mod parent;
 mod park;
 pub mod policy;
 pub mod relay;

@@ -3,22 +3,47 @@
 //! An absence is told only when every place that was asked said so: where one of them failed, that failure is the
 //! answer, since the thing may well be there. Go's own rule for GOPROXY lists is the same.
 
-use http::StatusCode;
+use http::{HeaderMap, Method, StatusCode};
 
 use super::Inner;
 use crate::model::lookup::{Fallback, Origin};
-use crate::upstream::fetch::{FetchAsk, Fetched, UpstreamError};
+use crate::model::party::Party;
+use crate::upstream::fetch::{FetchAsk, FetchBody, Fetched, Redirects, Resume, UpstreamError};
+
+/// What each of them is asked.
+#[derive(Clone)]
+pub(super) struct Question {
+    pub method: Method,
+    pub headers: HeaderMap,
+    pub redirects: Redirects,
+    pub party: Party,
+}
+
+impl Question {
+    pub fn to(&self, origin: &Origin) -> FetchAsk {
+        FetchAsk {
+            method: self.method.clone(),
+            url: origin.url.clone(),
+            headers: self.headers.clone(),
+            body: FetchBody::Empty,
+            trust: origin.trust,
+            resume: Resume::ByRange,
+            redirects: self.redirects,
+            party: self.party.clone(),
+        }
+    }
+}
 
 impl Inner {
     /// The first good answer; else the last failure; else the absence.
     pub(super) async fn ask_in_turn(
         &self,
         origins: &[Origin],
-        make: impl Fn(&Origin) -> FetchAsk,
+        question: &Question,
     ) -> Result<(Fetched, Origin), UpstreamError> {
         let (mut failure, mut absence) = (None, None);
         for origin in origins {
-            let fetched = self.fetch.fetch(make(origin)).await;
+            let fetched = self.fetch.fetch(question.to(origin)).await;
             let worth = worth(&fetched);
             let answer = fetched.map(|fetched| (fetched, origin.clone()));
             match worth {

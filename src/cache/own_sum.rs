@@ -21,7 +21,7 @@ use crate::store::Hashes;
 impl Inner {
     /// Answers a question for a sum. None: it is none, or the thing is not stored and upstream may be asked.
     pub(super) async fn own_sum(self: &Arc<Inner>, ask: &Ask<'_>) -> Result<Option<Served>, CacheError> {
-        let Origins::SumOf { thing, algorithm, otherwise } = &ask.lookup.origins else { return Ok(None) };
+        let Origins::SumOf { thing, algorithm, otherwise } = ask.lookup.origins.rest() else { return Ok(None) };
         let Some(origin) = thing.first_origin() else { return Ok(None) };
         let mut headers = HeaderMap::new();
         if let Some(credential) = ask.headers.get(header::AUTHORIZATION) {

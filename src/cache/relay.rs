@@ -2,16 +2,19 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::task::Poll;
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 use http::{HeaderMap, Method};
+use parking_lot::Mutex;
 use url::Url;
 
 use super::error::CacheError;
+use super::origins::Question;
 use super::policy::invalidate;
 use super::served::{Ask, Part, Served, ServedBody};
-use super::source::Addresses;
+use super::source::{Addresses, Reader};
 use super::{Cache, Inner, redirects};
 use crate::index::catalog::{PrefixAsk, Put};
 use crate::index::record::Record;
@@ -28,6 +31,8 @@ const DOUBTED_MAX: usize = 20_000;
 /// A request that is passed on with its body.
 pub struct Exchange {
     pub method: Method,
+    /// Another larder that is asked first.
+    pub parent: Option<Origin>,
     pub origin: Origin,
     pub headers: HeaderMap,
     pub body: Option<Sent>,
@@ -40,33 +45,40 @@ pub struct Exchange {
 pub struct Sent {
     pub len: Option<u64>,
     /// An error is what broke the client's body off.
-    pub stream: Pin<Box<dyn Stream<Item = Result<Bytes, String>> + Send>>,
+    pub stream: SentStream,
 }
+
+pub type SentStream = Pin<Box<dyn Stream<Item = Result<Bytes, String>> + Send>>;
 
 impl Cache {
     /// Passes a request on as it is; nothing is stored.
     ///
     /// *Errors*: upstream's.
     pub async fn exchange(&self, exchange: Exchange) -> Result<Served, CacheError> {
-        let body = match exchange.body {
-            None => FetchBody::Empty,
-            Some(Sent { len, stream }) => {
-                let broken = |why| UpstreamError::SourceBroke { why };
-                FetchBody::Stream { len, body: stream.map(move |chunk| chunk.map_err(broken)).boxed() }
-            }
-        };
-        let ask = FetchAsk {
-            method: exchange.method.clone(),
-            url: exchange.origin.url,
-            headers: exchange.headers,
-            body,
-            trust: exchange.origin.trust,
+        let Exchange { method, parent, origin, headers, body, reason, freshness, party } = exchange;
+        let body = body.map(|Sent { len, stream }| (len, Arc::new(Mutex::new(Some(stream)))));
+        let ask = |origin: &Origin| FetchAsk {
+            method: method.clone(),
+            url: origin.url.clone(),
+            headers: headers.clone(),
+            body: body.as_ref().map_or(FetchBody::Empty, |(len, stream)| sent(*len, stream.clone())),
+            trust: origin.trust,
             resume: Resume::Never,
-            redirects: redirects(&exchange.freshness),
-            party: exchange.party,
+            redirects: redirects(&freshness),
+            party: party.clone(),
         };
-        let fetched = self.inner.fetch.fetch(ask).await?;
-        Ok(served(fetched, &exchange.method, exchange.reason))
+        if let Some(parent) = parent {
+            match self.inner.fetch.fetch(ask(&parent)).await {
+                Ok(fetched) => return Ok(served(fetched, &method, reason)),
+                // It was not asked.
+                Err(UpstreamError::Resting { .. }) => {}
+                Err(_) if method.is_safe() && body.is_none() => {}
+                // It may have done what it was asked for.
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let fetched = self.inner.fetch.fetch(ask(&origin)).await?;
+        Ok(served(fetched, &method, reason))
     }
 
     /// Opens a way to a host for CONNECT, through the egress gate.
@@ -118,10 +130,6 @@ pub fn invalidated(method: &Method, status: u16, url: &Url, headers: &HeaderMap)
 impl Inner {
     /// Fetches for this asker alone, its own fields and range included.
     pub(super) async fn relay(self: &Arc<Inner>, ask: &Ask<'_>, reason: Reason) -> Result<Served, CacheError> {
-        let origins = match self.addresses(ask).await? {
-            Addresses::Origins(origins) => origins,
-            Addresses::Answer(answer) => return Ok(*answer),
-        };
         let mut headers = match ask.lookup.freshness {
             Freshness::Http => ask.headers.clone(),
             Freshness::Immutable | Freshness::Revalidate { .. } => super::upstream_fields(ask),
@@ -129,19 +137,33 @@ impl Inner {
         if let Some(range) = ask.headers.get(http::header::RANGE).filter(|_| reason == Reason::Range) {
             headers.insert(http::header::RANGE, range.clone());
         }
-        let question = |origin: &Origin| FetchAsk {
-            method: ask.method.clone(),
-            url: origin.url.clone(),
-            headers: headers.clone(),
-            body: FetchBody::Empty,
-            trust: origin.trust,
-            resume: Resume::ByRange,
-            redirects: redirects(&ask.lookup.freshness),
-            party: ask.party.clone(),
+        let redirects = redirects(&ask.lookup.freshness);
+        let question = Question { method: ask.method.clone(), headers, redirects, party: ask.party.clone() };
+        let reader = Reader::of(ask);
+        if let Some((fetched, _)) = self.ask_parent(ask.lookup, &reader, &question, &[]).await {
+            return Ok(served(fetched, ask.method, reason));
+        }
+        let origins = match self.resolve(&reader, &ask.lookup.origins).await? {
+            Addresses::Origins(origins) => origins,
+            Addresses::Answer(answer) => return Ok(*answer),
         };
-        let (fetched, _) = self.ask_in_turn(&origins, question).await?;
+        let (fetched, _) = self.ask_in_turn(&origins, &question).await?;
         Ok(served(fetched, ask.method, reason))
     }
+}
+
+/// A client's body, taken by who first asks for a piece of it.
+fn sent(len: Option<u64>, stream: Arc<Mutex<Option<SentStream>>>) -> FetchBody {
+    let mut taken: Option<SentStream> = None;
+    let body = futures_util::stream::poll_fn(move |context| {
+        if taken.is_none() {
+            taken = stream.lock().take();
+        }
+        let Some(body) = &mut taken else { return Poll::Ready(None) };
+        let broken = |why| UpstreamError::SourceBroke { why };
+        body.as_mut().poll_next(context).map(|chunk| chunk.map(|chunk| chunk.map_err(broken)))
+    });
+    FetchBody::Stream { len, body: body.boxed() }
 }
 
 /// An upstream's answer as it came.

@@ -21,6 +21,7 @@ use crate::model::range::{Asked, ByteRange};
 use crate::store::{BlobReader, StoreError};
 
 /// A request as the engine sees it.
+#[derive(Clone)]
 pub struct Ask<'a> {
     pub lookup: &'a Lookup,
     /// Of the lookup's key.

@@ -17,9 +17,9 @@ use crate::model::party::Party;
 /// The largest document that is read for an address or a sum, in bytes.
 const DOCUMENT_MAX_BYTES: u64 = 32 << 20;
 
-/// Resolved origins and sums, or the answer to a document that could not be had: it is ours too.
-pub(super) enum Sources {
-    Found { origins: Vec<Origin>, expect: Vec<Checksum>, keeping: Keeping },
+/// What the bytes must hash to, or the answer to a document that could not be had: it is ours too.
+pub(super) enum Sums {
+    Known { expect: Vec<Checksum>, keeping: Keeping },
     Answer(Box<Served>),
 }
 
@@ -31,18 +31,39 @@ pub(super) enum Keeping {
     Unproven,
 }
 
-/// Resolved origins alone.
+/// Resolved origins, or the answer to the document that should have named them.
 pub(super) enum Addresses {
     Origins(Vec<Origin>),
     Answer(Box<Served>),
 }
 
 /// For whom documents are read.
-struct Reader<'a> {
-    headers: &'a HeaderMap,
-    identity: Option<Box<str>>,
-    label: Arc<str>,
-    party: &'a Party,
+#[derive(Clone)]
+pub(super) struct Reader {
+    pub headers: HeaderMap,
+    pub identity: Option<Box<str>>,
+    pub label: Arc<str>,
+    pub party: Party,
+}
+
+impl Reader {
+    pub fn of(ask: &Ask<'_>) -> Reader {
+        Reader {
+            headers: ask.headers.clone(),
+            identity: ask.identity.clone(),
+            label: ask.label.clone(),
+            party: ask.party.clone(),
+        }
+    }
+
+    pub fn of_plan(plan: &FillPlan) -> Reader {
+        Reader {
+            headers: plan.client_headers.clone(),
+            identity: plan.id.identity.clone(),
+            label: plan.writer.clone(),
+            party: plan.party.clone(),
+        }
+    }
 }
 
 enum Document {
@@ -73,21 +94,15 @@ enum Reading {
 }
 
 impl Inner {
-    pub(super) async fn sources(self: &Arc<Inner>, plan: &FillPlan) -> Result<Sources, CacheError> {
-        let reader = Reader {
-            headers: &plan.client_headers,
-            identity: plan.id.identity.clone(),
-            label: plan.writer.clone(),
-            party: &plan.party,
-        };
+    pub(super) async fn sums(self: &Arc<Inner>, reader: &Reader, expect: &Expect) -> Result<Sums, CacheError> {
         let mut keeping = Keeping::Allowed;
-        let expect = match &plan.lookup.expect {
+        let expect = match expect {
             Expect::Nothing | Expect::Form(_) => Vec::new(),
             Expect::Sum(sum) | Expect::Exactly { sum, .. } => vec![*sum],
             Expect::Beside { document, extract, unproven } => {
-                match self.document(&reader, document, Reading::Stored).await? {
+                match self.document(reader, document, Reading::Stored).await? {
                     // What would be kept for ever is not taken without its sum because that cannot be had just now.
-                    Document::Answer(answer) if decide::is_outage(answer.status) => return Ok(Sources::Answer(answer)),
+                    Document::Answer(answer) if decide::is_outage(answer.status) => return Ok(Sums::Answer(answer)),
                     told => {
                         let sum = told.sum(extract);
                         if sum.is_none() && *unproven == Unproven::PassedOn {
@@ -97,21 +112,18 @@ impl Inner {
                     }
                 }
             }
-            Expect::InDocument { document, extract } => match self.listed(&reader, document, extract).await? {
+            Expect::InDocument { document, extract } => match self.listed(reader, document, extract).await? {
                 Listed::Sum(sum) => vec![sum],
-                Listed::Answer(answer) => return Ok(Sources::Answer(answer)),
+                Listed::Answer(answer) => return Ok(Sums::Answer(answer)),
             },
         };
-        match self.resolve(&reader, &plan.lookup.origins).await? {
-            Addresses::Origins(origins) => Ok(Sources::Found { origins, expect, keeping }),
-            Addresses::Answer(answer) => Ok(Sources::Answer(answer)),
-        }
+        Ok(Sums::Known { expect, keeping })
     }
 
     /// The sum that a document names.
     async fn listed(
         self: &Arc<Inner>,
-        reader: &Reader<'_>,
+        reader: &Reader,
         document: &Lookup,
         extract: &Extract,
     ) -> Result<Listed, CacheError> {
@@ -136,17 +148,17 @@ impl Inner {
         Err(CacheError::Unlisted(format!("the index does not list {}", extract.what)))
     }
 
-    pub(super) async fn addresses(self: &Arc<Inner>, ask: &Ask<'_>) -> Result<Addresses, CacheError> {
-        let reader =
-            Reader { headers: ask.headers, identity: ask.identity.clone(), label: ask.label.clone(), party: ask.party };
-        self.resolve(&reader, &ask.lookup.origins).await
-    }
-
-    async fn resolve(self: &Arc<Inner>, reader: &Reader<'_>, origins: &Origins) -> Result<Addresses, CacheError> {
+    /// The origins themselves, without another larder that stands before them.
+    pub(super) async fn resolve(
+        self: &Arc<Inner>,
+        reader: &Reader,
+        origins: &Origins,
+    ) -> Result<Addresses, CacheError> {
         let (document, derive) = match origins {
             Origins::Listed(origins) => return Ok(Addresses::Origins(origins.clone())),
             Origins::SumOf { otherwise, .. } => return Ok(Addresses::Origins(otherwise.clone())),
             Origins::InDocument { document, derive } => (document, derive),
+            Origins::Through { rest, .. } => return Box::pin(self.resolve(reader, rest)).await,
         };
         let body = match self.document(reader, document, Reading::Stored).await? {
             Document::Body { bytes, .. } => bytes,
@@ -160,7 +172,7 @@ impl Inner {
 
     async fn document(
         self: &Arc<Inner>,
-        reader: &Reader<'_>,
+        reader: &Reader,
         document: &Lookup,
         reading: Reading,
     ) -> Result<Document, CacheError> {
@@ -182,7 +194,7 @@ impl Inner {
             url: &url,
             identity: reader.identity.clone(),
             label: reader.label.clone(),
-            party: reader.party,
+            party: &reader.party,
             partial: Partiality::Whole,
             framing: Framing::Marked,
         };

@@ -35,7 +35,9 @@ pub(crate) struct Client {
     /// Without userinfo; the path ends in `/`.
     pub base: Url,
     authorization: Option<HeaderValue>,
-    roots: Option<std::path::PathBuf>,
+    /// What is shown, as it was given.
+    pub token: Option<String>,
+    pub roots: Option<std::path::PathBuf>,
     tasks: Tasks,
 }
 
@@ -87,7 +89,8 @@ impl Client {
         }
         let decoded = |text: &str| percent_encoding::percent_decode_str(text).decode_utf8_lossy().into_owned();
         let (user, password) = (decoded(base.username()), base.password().map(decoded));
-        let authorization = match (password.as_deref().or(token), user.as_str()) {
+        let token = password.as_deref().or(token);
+        let authorization = match (token, user.as_str()) {
             (None, "") => None,
             (Some(token), "") => Some(format!("Bearer {token}")),
             (token, user) => {
@@ -108,7 +111,8 @@ impl Client {
             value.set_sensitive(true);
             value
         });
-        Ok(Client { base, authorization, roots: None, tasks: Tasks::new() })
+        let token = token.filter(|token| !token.is_empty()).map(str::to_owned);
+        Ok(Client { base, authorization, token, roots: None, tasks: Tasks::new() })
     }
 
     /// Also trusts the certificates in a file, such as the one of `larder ca`.

@@ -1,5 +1,7 @@
 //! `larder env`.
 
+use std::time::Duration;
+
 use url::Url;
 
 use super::containers::print::{Builder, print};
@@ -7,8 +9,12 @@ use super::failure::Failure;
 use super::out;
 use super::point::{self, Target};
 use super::tools::{self, render};
-use super::where_at::ServerArgs;
+use super::where_at::{ServerArgs, block_on, is_alive};
 use crate::protocol::gate::label_of;
+use crate::protocol::label;
+
+/// How long a server may be silent with `--if-up`.
+const IF_UP: Duration = Duration::from_millis(300);
 
 /// Print what points a build's tools at a server
 ///
@@ -18,6 +24,7 @@ use crate::protocol::gate::label_of;
 #[command(after_help = "\
 Examples:
   eval \"$(larder env)\"
+  eval \"$(larder env --if-up --server http://cache:7070)\"
   larder env --server http://cache:7070 --format github
   larder env --format dockerfile cargo go
   larder env --label build-42 proxy
@@ -27,6 +34,9 @@ pub(crate) struct Args {
     /// Form to print
     #[arg(long, value_enum, value_name = "FORM", default_value = "sh")]
     format: render::Form,
+    /// Print nothing when the server does not answer within 300 ms
+    #[arg(long)]
+    if_up: bool,
     /// Build label that the requests count for
     #[arg(long, value_name = "LABEL")]
     label: Option<String>,
@@ -45,6 +55,13 @@ pub(crate) fn env(args: &Args) -> Result<(), Failure> {
     let label = args.label.as_deref().or_else(|| here.variables.get("LARDER_LABEL"));
     if let Some(label) = label.filter(|label| label_of(label).is_none()) {
         return Err(wrong_label(label));
+    }
+    if args.if_up {
+        let asked = async { Ok(tokio::time::timeout(IF_UP, is_alive(&client)).await.unwrap_or(false)) };
+        if !block_on(asked)? {
+            out::note(&format!("no larder answers at {}: nothing is pointed at it", client.address()));
+            return Ok(());
+        }
     }
     if let Some(builder) = Builder::of(&args.tools) {
         return print(builder, &here, &client, label);
@@ -76,12 +93,11 @@ pub(crate) fn wrong_label(label: &str) -> Failure {
     Failure::usage(format!("{label:?} cannot be a build label"), "use up to 64 letters, digits and -_.:/+@#=")
 }
 
-/// The address that tools are given: `/~LABEL` in its path counts a request for that label, where the label can stand
-/// in a path.
+/// The address that tools are given: `/~LABEL` in its path counts a request for that label.
 pub(crate) fn tools_url(base: &Url, label: Option<&str>) -> Url {
     let mut url = base.clone();
-    if let Some(label) = label.filter(|label| !label.contains(['/', '#'])) {
-        url.set_path(&format!("{}/~{label}", base.path().trim_end_matches('/')));
+    if let Some(label) = label {
+        url.set_path(&format!("{}{}", base.path().trim_end_matches('/'), label::in_path(label)));
     }
     url
 }
@@ -108,11 +124,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_label_stands_in_the_path_where_it_can() {
+    fn a_label_stands_in_the_path() {
         let base = Url::parse("http://cache.example:7070/").expect("an address");
         let url = |label| tools_url(&base, label).to_string();
         assert_eq!(url(Some("pr-42")), "http://cache.example:7070/~pr-42");
-        assert_eq!(url(Some("pr/42")), "http://cache.example:7070/");
+        assert_eq!(url(Some("pr/42")), "http://cache.example:7070/~pr%2F42");
         assert_eq!(url(None), "http://cache.example:7070/");
     }
 }

@@ -1,5 +1,6 @@
 //! The commands: what is typed, what is printed, which code comes back.
 
+mod agent;
 mod beacon;
 mod ca;
 mod client;
@@ -23,6 +24,7 @@ mod run;
 mod run_child;
 mod serve;
 mod settings;
+mod shared;
 mod stats;
 mod summary;
 mod token;
@@ -76,6 +78,7 @@ enum Command {
     Completions(completions::CompletionsArgs),
     Man(completions::ManArgs),
     Docs(docs::Args),
+    Agent(agent::Args),
 }
 
 /// Runs the command line.
@@ -121,6 +124,7 @@ fn dispatch(command: Command) -> Result<ExitCode, Failure> {
         Command::Completions(args) => completions::completions(&args, Cli::command()),
         Command::Man(args) => completions::man(&args, Cli::command()),
         Command::Docs(args) => docs::docs(&args, Cli::command()),
+        Command::Agent(args) => agent::agent(&args),
     };
     done.map(|()| ExitCode::SUCCESS)
 }

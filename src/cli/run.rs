@@ -1,7 +1,6 @@
 //! `larder run`.
 
 use std::ffi::OsString;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -9,34 +8,32 @@ use std::time::Duration;
 use http::Method;
 use serde_json::Value;
 
-use super::beacon::{Beacon, Guest};
+use super::beacon::Beacon;
 use super::client::Client;
 use super::containers;
 use super::discover::{Found, Surroundings};
 use super::env::{credential, tools_url, wrong_label};
-use super::failure::Failure;
+use super::failure::{Failure, USAGE};
 use super::out;
 use super::point::{self, Target};
 use super::progress::waiting;
 use super::run_child::run_child;
+use super::shared::{self, Entered, Shared};
 use super::stats::{encoded, of_build};
+use super::summary::Stats;
 use super::trust::{self, Consent};
-use super::where_at::{ConfigArgs, Here, admits, block_on_all_cores, is_alive, local_url, log, make_dir};
-use crate::app::{self, Running, StartErrorKind, StartOptions};
-use crate::config::Config;
+use super::where_at::{ConfigArgs, Here, admits, block_on, is_alive};
 use crate::model::hex;
 use crate::protocol::gate::label_of;
 use crate::runtime::clock::random_bytes;
 
-/// The port of the last server that ran inside a build; tools that keep what they fetched by address then find it again.
-const PORT: &str = "run.port";
-/// How long a larder that owns the data directory may take to say where it serves.
-const STARTING: Duration = Duration::from_secs(10);
-
+/// How long a server may take to tell what it did for a build.
+const SOON: Duration = Duration::from_secs(2);
 /// Run a command through the cache
 ///
-/// Uses the server that --server or LARDER_SERVER names, else the larder of this machine, else one
-/// inside this command, gone with it. Every known tool's settings and the proxy variables are set for the
+/// Uses the server that --server or LARDER_SERVER names, by way of an agent on this machine that goes on
+/// without it when it is lost; else the larder of this machine, else one that this user's builds share,
+/// gone a while after the last of them. Every known tool's settings and the proxy variables are set for the
 /// command; its exit code is returned. The end tells what was saved, and what went around the cache.
 #[derive(clap::Args)]
 #[command(after_help = "\
@@ -54,7 +51,10 @@ pub(crate) struct Args {
     /// Build label; without it LARDER_LABEL, else one of its own
     #[arg(long, value_name = "LABEL")]
     label: Option<String>,
-    /// Answer from the cache alone, never ask upstream (a server inside this command)
+    /// Fail where the server fails: no agent before it, and nothing fetched around it
+    #[arg(long)]
+    strict: bool,
+    /// Never ask upstream: what is kept must do
     #[arg(long)]
     offline: bool,
     /// Trust the authority of a server that intercepts although it came over plain HTTP
@@ -70,14 +70,52 @@ pub(crate) struct Args {
 /// The server that a build uses.
 struct Place {
     client: Client,
-    kind: Kind,
+    /// The one behind it, where it is an agent's.
+    behind: Option<Client>,
+    /// Kept until the build has ended.
+    shared: Option<(Shared, Entered)>,
 }
 
-enum Kind {
-    /// Inside this process.
-    Ours { running: Running, beacon: Option<Beacon>, dir: PathBuf },
-    /// Another's; the guest keeps one that another build started.
-    Theirs { _guest: Option<Guest> },
+impl Place {
+    /// Another's, as it stands.
+    fn theirs(client: Client) -> Place {
+        Place { client, behind: None, shared: None }
+    }
+
+    async fn shared(shared: Shared, behind: Option<Client>) -> Result<Place, Failure> {
+        let entered = waiting("waiting for the larder that builds share", shared.enter()).await?;
+        Ok(Place { client: entered.client.clone(), behind, shared: Some((shared, entered)) })
+    }
+
+    /// Where the cache is that other machines and containers reach too.
+    fn server(&self) -> &Client {
+        self.behind.as_ref().unwrap_or(&self.client)
+    }
+
+    /// What came of a build so far, here and behind.
+    async fn of_build(&self, label: &str) -> Result<Stats, Failure> {
+        let here = of_build(&self.client, label).await?;
+        let Some(behind) = &self.behind else { return Ok(here) };
+        // A server that is lost by now has nothing to tell.
+        let told = tokio::time::timeout(SOON, of_build(behind, label)).await;
+        Ok(here.before(&told.ok().and_then(Result::ok).unwrap_or_default()))
+    }
+
+    /// Makes what was fetched durable: nothing waits for the larder itself to end.
+    async fn flush(&self) {
+        if self.shared.is_some() {
+            // What is not durable is fetched again.
+            let _ = self.client.post::<Value>("/api/v1/flush", &Value::Null).await;
+        }
+    }
+
+    /// Never ends: sees to it that the larder that builds share is there.
+    async fn keep_alive(&self) {
+        match &self.shared {
+            Some((shared, _)) => shared::keep_alive(shared, &self.client).await,
+            None => std::future::pending().await,
+        }
+    }
 }
 
 /// *Errors*: no server, or a command that cannot be started; else the code is the command's.
@@ -92,31 +130,26 @@ pub(crate) fn run(args: Args) -> Result<ExitCode, Failure> {
         // Better now than after the build.
         std::fs::File::create(file).map_err(|error| cannot_write(file, &error))?;
     }
-    block_on_all_cores(async move {
+    block_on(async move {
         let looked = waiting("reading what this machine's tools use", tokio::task::spawn_blocking(point::found_here));
         // A look that panicked found nothing.
         let found = looked.await.unwrap_or_default();
-        let place = place(&args, &here, &found, &label).await?;
-        let done = build(&args, &here, &found, &label, &place.client, matches!(place.kind, Kind::Ours { .. })).await;
-        leave(place).await;
+        let done = match place(&args, &here, &found).await? {
+            Some(place) => build(&args, &here, &found, &label, &place).await,
+            None => run_child(&args.command, &[]).await,
+        };
         done.map(ExitCode::from)
     })
 }
 
 /// Points the tools at the server, runs the command, tells what came of it.
-async fn build(
-    args: &Args,
-    here: &Here,
-    found: &[Found],
-    label: &str,
-    client: &Client,
-    ours: bool,
-) -> Result<u8, Failure> {
-    let before = of_build(client, label).await.unwrap_or_default();
-    let token = if ours { None } else { here.token() };
+async fn build(args: &Args, here: &Here, found: &[Found], label: &str, place: &Place) -> Result<u8, Failure> {
+    let client = &place.client;
+    let before = place.of_build(label).await.unwrap_or_default();
+    // A larder on this machine asks for none, and an agent shows its server the server's.
+    let token = if place.shared.is_some() { None } else { here.token() };
     let target = Target {
-        // Inside this process every request is this build's.
-        labelled: if ours { client.base.clone() } else { tools_url(&client.base, Some(label)) },
+        labelled: tools_url(&client.base, Some(label)),
         server: client.base.clone(),
         label: credential(Some(label), token),
         overlays: here.data_dir()?.join("overlays"),
@@ -125,19 +158,32 @@ async fn build(
     settings.notes.iter().for_each(|note| out::note(note));
     point::lay(&settings)?;
     let mut env: Vec<(String, String)> = settings.env_here().cloned().collect();
-    env.extend(trusted(args, here, client).await?);
+    env.extend(trusted(args, here, place.server()).await?);
     // So that a larder started by the command uses the same server.
     env.push(("LARDER_SERVER".to_owned(), client.address().to_owned()));
     env.push(("LARDER_LABEL".to_owned(), label.to_owned()));
-    let (shown, overlays) = (credential(Some(label), token), here.data_dir()?.join("overlays"));
-    let contained = containers::prepare(&args.command, &client.base, shown, found, &overlays).await?;
+    if token.is_none() && here.token().is_some() {
+        // It would be none of that one's.
+        env.push(("LARDER_TOKEN".to_owned(), String::new()));
+    }
+    let (shown, overlays) = (credential(Some(label), here.token()), here.data_dir()?.join("overlays"));
+    let contained = containers::prepare(&args.command, &place.server().base, shown, found, &overlays).await?;
     let (command, env) = match &contained {
         Some(contained) => (&contained.command, contained.over(env)),
         None => (&args.command, env),
     };
-    let code = run_child(command, &env).await?;
-    match of_build(client, label).await {
-        Ok(after) => after.since(&before).lines(label).iter().for_each(|line| out::note(line)),
+    let code = tokio::select! {
+        code = run_child(command, &env) => code?,
+        () = place.keep_alive() => return Err(Failure::failed("the watch over larder ended", "run it again")),
+    };
+    match place.of_build(label).await {
+        Ok(after) => {
+            let after = after.since(&before);
+            if after.bytes_from_upstream > 0 {
+                place.flush().await;
+            }
+            after.lines(label).iter().for_each(|line| out::note(line));
+        }
         Err(failure) => out::error(&format!("larder: what was saved is not known\n{}", failure.text())),
     }
     if let Some(file) = &args.record
@@ -168,84 +214,66 @@ async fn trusted(args: &Args, here: &Here, client: &Client) -> Result<Vec<(Strin
     })
 }
 
-async fn place(args: &Args, here: &Here, found: &[Found], label: &str) -> Result<Place, Failure> {
+/// None: nothing can serve the build, which is no reason not to run it.
+async fn place(args: &Args, here: &Here, found: &[Found]) -> Result<Option<Place>, Failure> {
     let named = args.server.as_deref().or_else(|| here.variables.get("LARDER_SERVER"));
     if let Some(address) = named {
-        let client = here.client(address)?;
-        // One that wants a token is no reason to go without it unnoticed.
-        if admits(&client).await? {
-            adopt(&client, found).await;
-            return Ok(Place { client, kind: Kind::Theirs { _guest: None } });
-        }
-        out::note(&format!("no larder answers at {}: this build gets one of its own", client.address()));
+        return before(args, here, here.client(address)?, found).await;
     }
-    let (mut config, dir) = here.settled()?;
-    if let Some(place) = neighbour(here, &dir, found).await? {
-        return Ok(place);
-    }
+    let dir = here.data_dir()?;
     let chosen = args.at.data.is_some() || args.at.config.is_some();
-    if named.is_none() && !chosen && !args.offline {
+    if !chosen && !args.offline && Beacon::seen(&dir).is_none() {
         let client = here.client(&here.own_address())?;
         if is_alive(&client).await {
             adopt(&client, found).await;
-            return Ok(Place { client, kind: Kind::Theirs { _guest: None } });
+            return Ok(Some(Place::theirs(client)));
         }
     }
-    make_dir(&dir)?;
-    config.server.listen = vec![SocketAddr::from((Ipv4Addr::LOCALHOST, last_port(&dir)))];
-    // Its clients are this build's, on this machine.
-    config.server.tls = Default::default();
-    if config.log.level == Config::default().log.level {
-        // The build's own lines matter here.
-        config.log.level = "warn".to_owned();
-    }
-    log(&config.log)?;
-    let options = StartOptions {
-        offline: args.offline,
-        embedded: true,
-        found: point::sources(found),
-        label: Some(label.to_owned()),
-    };
-    match app::start(config, options).await {
-        Ok(running) => {
-            let url = local_url(&running.addr);
-            let beacon = Beacon::light(&dir, &url).ok();
-            // Without it the next run takes another port, and that is all.
-            let _ = std::fs::write(dir.join(PORT), running.addr.port().to_string());
-            let client = Client::new(&url, None)?;
-            Ok(Place { client, kind: Kind::Ours { running, beacon, dir } })
+    let shared = Shared { dir, config: args.at.config.clone(), offline: args.offline, server: None };
+    match Place::shared(shared, None).await {
+        Ok(place) => {
+            adopt(&place.client, found).await;
+            Ok(Some(place))
         }
-        Err(error) if error.kind == StartErrorKind::InUse => {
-            let owner =
-                waiting("another larder owns the data directory; waiting for its address", owner(here, &dir, found));
-            owner.await?.ok_or_else(|| Failure::from(error))
-        }
-        Err(error) => Err(error.into()),
+        Err(failure) if failure.code == USAGE || args.strict || args.offline => Err(failure),
+        Err(failure) => Ok(without(&failure)),
     }
 }
 
-/// The larder that owns the data directory, where it says that it serves.
-async fn neighbour(here: &Here, dir: &Path, found: &[Found]) -> Result<Option<Place>, Failure> {
-    let Some(address) = Beacon::seen(dir) else { return Ok(None) };
-    // Before it is asked, so that it does not go away after it answered.
-    let guest = Guest::enter(dir).ok();
-    let client = here.client(&address)?;
-    if !is_alive(&client).await {
-        return Ok(None);
+/// An agent before the server, so that the build goes on without it. With `--strict` the server itself.
+async fn before(args: &Args, here: &Here, server: Client, found: &[Found]) -> Result<Option<Place>, Failure> {
+    // One that wants a token is no reason to go without it unnoticed.
+    let health = admits(&server).await?;
+    match &health {
+        Some(_) => adopt(&server, found).await,
+        None if args.strict => {
+            let message = format!("no larder answers at {}", server.address());
+            return Err(Failure::failed(message, "start it, or leave --strict out to go on without it"));
+        }
+        None => out::note(&format!("no larder answers at {}: going on without it", server.address())),
     }
-    adopt(&client, found).await;
-    Ok(Some(Place { client, kind: Kind::Theirs { _guest: guest } }))
+    // Another agent does what ours would do, and an older larder knows none.
+    if args.strict || health.as_ref().is_some_and(|health| health.agent || health.instance.is_empty()) {
+        return Ok(Some(Place::theirs(server)));
+    }
+    let (url, token) = (server.address().to_owned(), server.token.clone());
+    let told = shared::Server { url, token, is_there: health.is_some() };
+    let dir = shared::agent_dir(&here.data_dir()?, &told);
+    let shared = Shared { dir, config: args.at.config.clone(), offline: args.offline, server: Some(told) };
+    match Place::shared(shared, Some(server.clone())).await {
+        Ok(place) => Ok(Some(place)),
+        Err(failure) if failure.code == USAGE => Err(failure),
+        Err(failure) if health.is_some() => {
+            out::note(&format!("the server is used without an agent: {}", failure.message));
+            Ok(Some(Place::theirs(server)))
+        }
+        Err(failure) => Ok(without(&failure)),
+    }
 }
 
-async fn owner(here: &Here, dir: &Path, found: &[Found]) -> Result<Option<Place>, Failure> {
-    let step = Duration::from_millis(100);
-    for _ in 0..STARTING.as_millis() / step.as_millis() {
-        if let Some(place) = neighbour(here, dir, found).await? {
-            return Ok(Some(place));
-        }
-        tokio::time::sleep(step).await;
-    }
-    Ok(None)
+fn without(failure: &Failure) -> Option<Place> {
+    out::note(&format!("this build runs without a cache: {}", failure.message));
+    None
 }
 
 /// Offers a server what this machine's tools use. It may refuse: then its own policy says what it fetches.
@@ -254,12 +282,6 @@ async fn adopt(client: &Client, found: &[Found]) {
     if !sources.is_empty() {
         let _ = client.post::<Value>("/api/v1/upstreams/import", &point::as_json(&sources)).await;
     }
-}
-
-/// The port that was used before if it is free, else any.
-fn last_port(dir: &Path) -> u16 {
-    let known = std::fs::read_to_string(dir.join(PORT)).ok().and_then(|text| text.trim().parse().ok());
-    known.filter(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok()).unwrap_or(0)
 }
 
 async fn record(client: &Client, label: &str, file: &Path) -> Result<(), Failure> {
@@ -277,36 +299,4 @@ async fn record(client: &Client, label: &str, file: &Path) -> Result<(), Failure
 fn cannot_write(file: &Path, error: &std::io::Error) -> Failure {
     let help = "name a file that this user may write with --record FILE";
     Failure::failed(format!("{}: {error}", file.display()), help)
-}
-
-/// Stops a server of ours, once no other build uses it.
-async fn leave(place: Place) {
-    let Kind::Ours { running, beacon, dir } = place.kind else { return };
-    // New builds start their own from here on.
-    drop(beacon);
-    if Guest::any(&dir) {
-        out::note("waiting for another build that uses this cache");
-        let waited = tokio::task::spawn_blocking(move || Guest::wait_for_all(&dir)).await;
-        if !matches!(waited, Ok(Ok(()))) {
-            out::note("the other build could not be waited for");
-        }
-    }
-    waiting("storing what was fetched", running.stop()).await;
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_port_is_kept_while_it_is_free() {
-        let dir = tempfile::tempdir().expect("a directory");
-        assert_eq!(last_port(dir.path()), 0);
-        let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("binds");
-        let port = taken.local_addr().expect("an address").port();
-        std::fs::write(dir.path().join(PORT), port.to_string()).expect("writes");
-        assert_eq!(last_port(dir.path()), 0, "taken");
-        drop(taken);
-        assert_eq!(last_port(dir.path()), port);
-    }
 }

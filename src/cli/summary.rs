@@ -85,6 +85,17 @@ impl Stats {
         }
     }
 
+    /// What a build got that had an agent, which this is of, before a server: a hit of either saved a fetch.
+    pub fn before(self, server: &Stats) -> Stats {
+        Stats {
+            hits: self.requests.min(self.hits + server.hits),
+            bytes_saved: self.bytes_saved + server.bytes_saved,
+            seconds_saved: self.seconds_saved + server.seconds_saved,
+            bytes_from_upstream: self.bytes_from_upstream.saturating_sub(server.bytes_saved),
+            ..self
+        }
+    }
+
     /// The lines at a build's end.
     pub fn lines(&self, label: &str) -> Vec<String> {
         if self.requests == 0 && self.tunnelled.is_empty() && self.distrusted.is_empty() {

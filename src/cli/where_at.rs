@@ -67,7 +67,7 @@ impl Here {
     }
 
     pub fn token(&self) -> Option<&str> {
-        self.variables.get("LARDER_TOKEN")
+        self.variables.get("LARDER_TOKEN").filter(|token| !token.is_empty())
     }
 
     /// *Errors*: the address is not one.
@@ -111,20 +111,26 @@ pub(crate) struct Health {
     pub ready: bool,
     pub version: String,
     pub offline: bool,
+    /// It stands before another larder itself.
+    pub agent: bool,
+    /// Builds started it, and it goes when they have gone.
+    pub embedded: bool,
+    /// Which process it is. Empty: one that knows no agents.
+    pub instance: String,
 }
 
 /// Whether a larder answers there, soon.
 pub(crate) async fn is_alive(client: &Client) -> bool {
-    matches!(admits(client).await, Ok(true))
+    matches!(admits(client).await, Ok(Some(_)))
 }
 
-/// Whether a larder answers there, soon. *Errors*: one that wants a token, or another one.
-pub(crate) async fn admits(client: &Client) -> Result<bool, ClientError> {
+/// What a larder there says of itself, soon. *Errors*: one that wants a token, or another one.
+pub(crate) async fn admits(client: &Client) -> Result<Option<Health>, ClientError> {
     let asked = client.get::<Health>("/api/v1/health");
     match tokio::time::timeout(Duration::from_secs(2), asked).await {
-        Ok(Ok(health)) => Ok(health.ready),
+        Ok(Ok(health)) => Ok(Some(health).filter(|health| health.ready)),
         Ok(Err(error @ ClientError::Status { status: 401 | 403 | 407, .. })) => Err(error),
-        Ok(Err(_)) | Err(_) => Ok(false),
+        Ok(Err(_)) | Err(_) => Ok(None),
     }
 }
 

@@ -107,7 +107,7 @@ fn lookup(source: &Source, rest: &[String], unproven: Unproven) -> Lookup {
     let kind = kind(&thing);
     let otherwise = match (source.origins(&below), kind) {
         (Origins::Listed(origins), Kind::File | Kind::Signature | Kind::Document) => origins,
-        (Origins::Listed(_) | Origins::InDocument { .. } | Origins::SumOf { .. }, _) => Vec::new(),
+        (_, _) => Vec::new(),
     };
     if kind == Kind::Document {
         return plain;

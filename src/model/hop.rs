@@ -48,6 +48,13 @@ const CLAIMS: [&str; 14] = [
     "x-rewrite-url",
 ];
 
+/// Between two larders: says that a larder asks, whose answers are to come as they are kept.
+pub const ASKS: HeaderName = HeaderName::from_static("larder-agent");
+/// Names the process that answers another larder.
+pub const ANSWERS: HeaderName = HeaderName::from_static("larder-server");
+/// Tells another larder that what was fetched did not match its checksum.
+pub const CORRUPT: HeaderName = HeaderName::from_static("larder-corrupt");
+
 /// Whether a caching decision rests on the field.
 pub fn is_guarded(name: &HeaderName) -> bool {
     GUARDED.contains(&name.as_str())

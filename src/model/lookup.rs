@@ -148,6 +148,37 @@ pub enum Origins {
         /// is served here.
         otherwise: Vec<Origin>,
     },
+    /// Another larder stands before the rest, as the server does behind the agent of `larder run`. Its word counts as
+    /// it is; the rest is looked up only while it is lost.
+    Through { parent: Box<Origin>, rest: Box<Origins> },
+}
+
+impl Origins {
+    /// The larder that stands before the rest.
+    pub fn parent(&self) -> Option<&Origin> {
+        match self {
+            Origins::Through { parent, .. } => Some(parent),
+            Origins::Listed(_) | Origins::InDocument { .. } | Origins::SumOf { .. } => None,
+        }
+    }
+
+    /// What stands behind another larder.
+    pub fn rest(&self) -> &Origins {
+        match self {
+            Origins::Through { rest, .. } => rest,
+            Origins::Listed(_) | Origins::InDocument { .. } | Origins::SumOf { .. } => self,
+        }
+    }
+
+    /// The first address that is listed: of the thing itself, or of what its own is found through.
+    pub fn first(&self) -> Option<&Origin> {
+        match self {
+            Origins::Listed(origins) => origins.first(),
+            Origins::InDocument { document, .. } => document.first_origin(),
+            Origins::SumOf { thing, otherwise, .. } => otherwise.first().or_else(|| thing.first_origin()),
+            Origins::Through { rest, .. } => rest.first(),
+        }
+    }
 }
 
 /// Finds addresses in a document. Pure. The document is read as it is stored, its own `rewrite` not applied.
@@ -183,11 +214,7 @@ pub struct Lookup {
 impl Lookup {
     /// Where it begins: its first origin, or that of what its own are found through.
     pub fn first_origin(&self) -> Option<&Origin> {
-        match &self.origins {
-            Origins::Listed(origins) => origins.first(),
-            Origins::InDocument { document, .. } => document.first_origin(),
-            Origins::SumOf { thing, otherwise, .. } => otherwise.first().or_else(|| thing.first_origin()),
-        }
+        self.origins.first()
     }
 }
 

@@ -18,6 +18,11 @@ impl Party {
         Party { network: neighbourhood(addr), build: build.cloned() }
     }
 
+    /// What it calls its build.
+    pub fn build(&self) -> Option<&str> {
+        self.build.as_deref()
+    }
+
     /// Those with whom it shares what is shared out. A network is one, whatever its callers call themselves: otherwise
     /// each could be as many as it likes. On this machine, where addresses tell nobody apart and nobody is a
     /// stranger, a build is one.

@@ -26,6 +26,7 @@ use crate::cache::policy::date;
 use crate::cache::served::ServedBody;
 use crate::cache::standing::{Standing, is_plain};
 use crate::model::digest::Digest;
+use crate::model::hop;
 use crate::model::key::KeyHash;
 use crate::model::outcome::Outcome;
 use crate::model::time::Timestamp;
@@ -40,8 +41,15 @@ const COPIES: u64 = 2;
 const LONGEST: usize = 2 << 10;
 
 /// Fields that ask for more than an answer on a connection that stays.
-const OF_THE_CONNECTION: [HeaderName; 6] =
-    [header::VIA, header::TE, header::UPGRADE, header::EXPECT, header::TRANSFER_ENCODING, header::CONTENT_LENGTH];
+const OF_THE_CONNECTION: [HeaderName; 7] = [
+    header::VIA,
+    header::TE,
+    header::UPGRADE,
+    header::EXPECT,
+    header::TRANSFER_ENCODING,
+    header::CONTENT_LENGTH,
+    hop::ASKS,
+];
 
 /// All of a head but its request line, judged to ask for no more than its target.
 pub struct Fields {
@@ -204,7 +212,7 @@ impl Front {
         let heeded = inner.map_or_else(|| heeded(request.headers()), |inner| inner.heeded().clone());
         let base = inner.map(|inner| Box::from(inner.base()));
         let mut headers = request.into_parts().0.headers;
-        let agent = label::agent_label(&headers);
+        let agent = label::of_agent(&headers);
         let stays = headers
             .get_all(header::CONNECTION)
             .iter()
@@ -292,7 +300,7 @@ impl Front {
 
 /// The target without the build label in front, which `fields` remember: a connection belongs to one build.
 fn without_label<'a>(target: &'a str, fields: &mut Fields) -> Option<&'a str> {
-    let (label, path) = label::split_label(target)?;
+    let (label, path) = label::split(target)?;
     if fields.path.as_deref() != Some(label) {
         fields.path = Some(Arc::from(super::gate::label_of(label)?));
     }

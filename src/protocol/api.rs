@@ -182,7 +182,12 @@ impl Front {
     fn health(&self) -> http::Response<reply::ReplyBody> {
         let (ready, offline) = (self.control.is_ready(), self.control.is_offline());
         let version = env!("CARGO_PKG_VERSION");
-        json(StatusCode::OK, &json!({ "ready": ready, "version": version, "offline": offline }))
+        let (agent, instance) = (self.parent.is_some(), self.instance.to_str().unwrap_or_default());
+        let health = json!({
+            "ready": ready, "version": version, "offline": offline, "agent": agent, "instance": instance,
+            "embedded": self.embedded,
+        });
+        json(StatusCode::OK, &health)
     }
 
     fn ready(&self) -> http::Response<reply::ReplyBody> {

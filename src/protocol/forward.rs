@@ -13,6 +13,7 @@ use super::again::Ready;
 use super::front::{Answered, Front, Visit};
 use super::gate::Right;
 use super::hosts::host_of;
+use super::parent::Parent;
 use super::reply;
 use super::target::Target;
 use super::upload::Upload;
@@ -92,7 +93,8 @@ impl Front {
                 if let Some(answered) = self.known(&visit, target).await {
                     return answered;
                 }
-                let served = self.cache.serve(&ask(&visit, target)).await;
+                let lookup = &*self.through(&visit, &target.lookup, Some(&Parent::mirror_of(&target.url)));
+                let served = self.cache.serve(&Ask { lookup, ..ask(&visit, target) }).await;
                 served.map(|served| Answered::of_served(served, &visit.method, at))
             }
             // Its answer repeats the request, with the operator's credential for that origin.
@@ -125,6 +127,7 @@ impl Front {
         });
         let exchange = Exchange {
             method: visit.method.clone(),
+            parent: self.parent.as_ref().and_then(|parent| parent.origin(visit, &Parent::mirror_of(url))),
             origin: Origin { trust, ..origin(url) },
             headers,
             body: sent,

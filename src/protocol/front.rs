@@ -23,10 +23,11 @@ use super::gate::{Caller, Denied, Door, Gate, Right, heeded};
 use super::generation::Handed;
 use super::hosts::{Hosts, Nearness};
 use super::intercept::{Heeded, Intercept, is_upgrade};
-use super::label::{agent_label, build_label, take_path_label};
+use super::label;
 use super::observe::{Observation, Observers};
 use super::package::{Routed, Upstreams};
 use super::page;
+use super::parent::{Asker, Parent, add_advice};
 use super::reply::{self, ReplyBody};
 use super::target::{Target, Targets};
 use super::upload::{Tempo, Upload};
@@ -72,6 +73,12 @@ pub struct Front {
     pub tunnel_idle: Duration,
     /// Of clients' bodies on HTTP/2; elsewhere the server sees to it.
     pub tempo: Tempo,
+    /// The larder that this one stands before: it is asked first.
+    pub parent: Option<Parent>,
+    /// For builds, and gone with them.
+    pub embedded: bool,
+    /// Names this process to other larders.
+    pub instance: HeaderValue,
 }
 
 /// A request that passed the gate.
@@ -84,6 +91,7 @@ pub(super) struct Visit<'a> {
     pub headers: HeaderMap,
     pub version: http::Version,
     pub extensions: Extensions,
+    pub asker: Asker,
 }
 
 impl Visit<'_> {
@@ -183,27 +191,29 @@ impl Mount for Front {
             method: request.method().clone(),
             uri: request.uri().clone(),
         };
+        let asker = if request.headers().contains_key(hop::ASKS) { Asker::Larder } else { Asker::Client };
         let (mut visit, body) = match self.admit(request, peer, &form, &mut noted.label) {
-            Ok(admitted) => admitted,
-            Err(refused) => return Answering::Left(ready(self.observed(noted, *refused))),
+            Ok((visit, body)) => (Visit { asker, ..visit }, body),
+            Err(refused) => return Answering::Left(ready(self.observed(noted, self.signed(*refused, asker)))),
         };
+        visit.headers.remove(hop::ASKS);
         let way = self.way(&form, &mut visit);
         if body.is_end_stream()
             && let Some(mut answered) = self.at_once(&visit, &way)
         {
-            if is_shown(&form, &way, &visit.headers) {
+            if is_shown(&form, &way, &visit) {
                 page::sandbox(&mut answered.response);
             }
-            return Answering::Left(ready(self.observed(noted, answered)));
+            return Answering::Left(ready(self.observed(noted, self.signed(answered, asker))));
         }
         Answering::Right(Box::pin(async move {
-            let is_shown = is_shown(&form, &way, &visit.headers);
+            let is_shown = is_shown(&form, &way, &visit);
             let body = self.upload(body, peer);
             let mut answered = self.go(visit, body, way).await;
             if is_shown {
                 page::sandbox(&mut answered.response);
             }
-            self.observed(noted, answered)
+            self.observed(noted, self.signed(answered, asker))
         }))
     }
 
@@ -256,7 +266,7 @@ impl Front {
             return Err(Box::new(self.made(StatusCode::MISDIRECTED_REQUEST, Reason::Denied, why)));
         }
         // Before anything is judged by its path.
-        let named = if let Form::Ours = form { take_path_label(request.uri_mut()) } else { None };
+        let named = if let Form::Ours = form { label::take_from_path(request.uri_mut()) } else { None };
         if let Some((status, why)) = self.unwelcome(&request, form) {
             return Err(Box::new(self.made(status, Reason::Denied, why)));
         }
@@ -265,14 +275,15 @@ impl Front {
         let caller = self.admitted(request.headers(), peer, needs, door);
         let caller = caller.map_err(|denied| Box::new(self.denied(denied, door)))?;
         let (mut parts, body) = request.into_parts();
-        *label = build_label(&caller).or(named).or_else(|| agent_label(&parts.headers));
+        *label = label::build_label(&caller).or(named).or_else(|| label::of_agent(&parts.headers));
         if let Form::Connect = form {
             parts.extensions.insert(Heeded(heeded(&parts.headers)));
         }
         caller.strip.apply(&mut parts.headers);
         let http::request::Parts { method, uri, version, headers, extensions, .. } = parts;
         let party = Party::of(peer.addr.ip(), label.as_ref());
-        Ok((Visit { peer, caller, party, method, uri, headers, version, extensions }, body))
+        let asker = Asker::Client;
+        Ok((Visit { peer, caller, party, method, uri, headers, version, extensions, asker }, body))
     }
 
     fn way(&self, form: &Form, visit: &mut Visit<'_>) -> Way {
@@ -414,16 +425,8 @@ impl Front {
         let verdict = super::status::of_error(error);
         tracing::debug!(%error, status = verdict.status.as_u16(), "answered with a failure");
         let mut response = reply::text(verdict.status, verdict.outcome, format!("{}\n", verdict.why));
-        add_retry_after(&mut response, verdict.retry_after);
+        add_advice(&mut response, &verdict);
         Answered::made(response, verdict.outcome, ecosystem)
-    }
-}
-
-pub(super) fn add_retry_after(response: &mut Response<ReplyBody>, retry_after: Option<Duration>) {
-    let pause =
-        retry_after.or((response.status() == StatusCode::SERVICE_UNAVAILABLE).then_some(Duration::from_secs(5)));
-    if let Some(pause) = pause {
-        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(pause.as_secs().max(1)));
     }
 }
 
@@ -456,8 +459,9 @@ fn is_safe(method: &Method) -> bool {
 }
 
 /// Whether somebody else's document may be shown under our own name: only what leads its reader somewhere asks for HTML.
-fn is_shown(form: &Form, way: &Way, headers: &HeaderMap) -> bool {
-    matches!((form, way), (Form::Ours, Way::Address(_) | Way::Package(_))) && wants_html(headers)
+fn is_shown(form: &Form, way: &Way, visit: &Visit<'_>) -> bool {
+    let is_document = matches!((form, way), (Form::Ours, Way::Address(_) | Way::Package(_)));
+    is_document && visit.asker == Asker::Client && wants_html(&visit.headers)
 }
 
 pub(super) fn wants_html(headers: &HeaderMap) -> bool {

@@ -5,7 +5,7 @@ use http::{HeaderMap, HeaderValue, Uri, header};
 use super::credential::{Credential, credential};
 use super::front::{split_mount, without_port};
 use super::hosts::{Hosts, Settings, host_of};
-use super::label::take_path_label;
+use super::label;
 use super::target::Targets;
 use super::token::Token;
 
@@ -24,7 +24,7 @@ pub fn target(bytes: &[u8]) {
         assert_eq!((again.hash, &again.host), (target.hash, &target.host), "{url}");
     }
     let Ok(mut uri) = text.parse::<Uri>() else { return };
-    if let Some(label) = take_path_label(&mut uri) {
+    if let Some(label) = label::take_from_path(&mut uri) {
         assert!(!label.is_empty() && !label.contains('/'), "{label}");
     }
     let (mount, rest) = split_mount(uri.path());

@@ -14,7 +14,7 @@ use quick_cache::sync::Cache as Kept;
 use super::front::{Answered, Front, Visit};
 use super::package::ask;
 use crate::cache::error::CacheError;
-use crate::cache::served::{Part, Served, ServedBody};
+use crate::cache::served::{Ask, Part, Served, ServedBody};
 use crate::model::digest::Digest;
 use crate::model::key::{Key, KeyHash};
 use crate::model::lookup::{Generation, Lookup, Named, Within};
@@ -90,7 +90,8 @@ impl Front {
         if let Some(host) = self.unknown_host(visit, &generation.document) {
             return Ok(self.host_must_wait(visit, &host, at));
         }
-        let asked = ask(visit, &generation.document).ok_or(CacheError::Abandoned)?;
+        let document = self.through(visit, &generation.document, None);
+        let asked = ask(visit, &document).ok_or(CacheError::Abandoned)?;
         let mut served = self.cache.serve(&asked).await?;
         if let Some(key) = served.key.filter(|_| served.status == 200) {
             self.handed.saw(&generation.document.key.upstream, &generation.archive);
@@ -134,7 +135,8 @@ impl Front {
             }
         }
         for (named, asked) in asks.iter().filter(|_| asking == Asking::Allowed) {
-            let served = self.cache.serve(asked).await?;
+            let document = self.through(visit, &named.document, None);
+            let served = self.cache.serve(&Ask { lookup: &document, ..asked.clone() }).await?;
             if served.status == 200 {
                 return Ok(meant(&served.into_bytes(named.document.max_bytes).await?, named));
             }

@@ -147,6 +147,8 @@ impl Hosts {
                     derive.trust = Trust::Configured;
                 }
             }
+            // What stands behind it was settled before it was put there.
+            Origins::Through { .. } => {}
         }
     }
 

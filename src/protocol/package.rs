@@ -8,9 +8,10 @@ use http::header::{self, HeaderValue};
 use http::{Response, StatusCode};
 
 use super::again::Ready;
-use super::front::{Answered, Front, Visit, add_retry_after};
+use super::front::{Answered, Front, Visit};
 use super::generation::Asking;
 use super::hosts::host_of;
+use super::parent::{Asker, add_advice};
 use super::reply::{self, ReplyBody};
 use super::status;
 use crate::cache::error::CacheError;
@@ -109,7 +110,7 @@ impl Front {
     pub(super) async fn package(&self, visit: Visit<'_>, routed: Routed) -> Answered {
         let Routed { ecosystem, at, route, .. } = routed;
         let answer = match route {
-            Ok(Route::Cached(lookup)) => self.cached(&visit, &lookup, at).await,
+            Ok(Route::Cached(lookup)) => self.cached(&visit, &lookup, Some(asked(&visit)), at).await,
             Ok(Route::Generation(generation)) => self.generation(&visit, &generation, at).await,
             Ok(Route::Within(within)) => self.within(&visit, &within, at).await,
             Ok(Route::Generated(answer)) => {
@@ -123,13 +124,23 @@ impl Front {
         answer.unwrap_or_else(|error| failed(ecosystem, &error, at))
     }
 
-    pub(super) async fn cached(&self, visit: &Visit<'_>, lookup: &Lookup, at: usize) -> Result<Answered, CacheError> {
+    /// `asked`: what asks for it at a larder that stands before this one. None: its own address.
+    async fn cached(
+        &self,
+        visit: &Visit<'_>,
+        lookup: &Lookup,
+        asked: Option<&str>,
+        at: usize,
+    ) -> Result<Answered, CacheError> {
         if let Some(host) = self.unknown_host(visit, lookup) {
             return Ok(self.host_must_wait(visit, &host, at));
         }
+        let lookup = &*self.through(visit, lookup, asked);
         let served = self.cache.serve(&ask(visit, lookup).ok_or(CacheError::Abandoned)?).await?;
         match &lookup.rewrite {
-            Some(rewrite) if served.status == 200 => rewritten(served, rewrite, visit, at).await,
+            Some(rewrite) if served.status == 200 && visit.asker == Asker::Client => {
+                rewritten(served, rewrite, visit, at).await
+            }
             Some(_) | None => Ok(Answered::of_served(served, &visit.method, at)),
         }
     }
@@ -140,8 +151,8 @@ impl Front {
             return Ok(self.host_must_wait(visit, &host, at));
         }
         match self.meant(visit, within, Asking::Allowed).await {
-            Ok(Some(lookup)) => self.cached(visit, &lookup, at).await,
-            Ok(None) | Err(CacheError::Upstream(_)) => self.cached(visit, &within.plain, at).await,
+            Ok(Some(lookup)) => self.cached(visit, &lookup, None, at).await,
+            Ok(None) | Err(CacheError::Upstream(_)) => self.cached(visit, &within.plain, None, at).await,
             Err(error) => Err(error),
         }
     }
@@ -155,6 +166,7 @@ impl Front {
         }
         let exchange = Exchange {
             method: visit.method.clone(),
+            parent: self.parent.as_ref().and_then(|parent| parent.origin(visit, asked(visit))),
             origin,
             headers: visit.headers.clone(),
             body: None,
@@ -196,6 +208,8 @@ fn named_hosts(lookup: &Lookup) -> Vec<String> {
         Origins::Listed(origins) => origins,
         Origins::InDocument { document, .. } => return named_hosts(document),
         Origins::SumOf { thing, .. } => return named_hosts(thing),
+        // What stands behind it was judged before it was put there.
+        Origins::Through { .. } => return Vec::new(),
     };
     let mut hosts = match &lookup.expect {
         Expect::InDocument { document, .. } | Expect::Beside { document, .. } => named_hosts(document),
@@ -222,6 +236,11 @@ fn shown(visit: &Visit<'_>) -> Shown {
     if token { Shown::Token } else { Shown::Nothing }
 }
 
+/// What the client asks for: path and query, without its build's label.
+fn asked<'a>(visit: &'a Visit<'_>) -> &'a str {
+    visit.uri.path_and_query().map_or("/", |asked| asked.as_str())
+}
+
 /// None: the lookup names no address.
 pub(super) fn ask<'a>(visit: &'a Visit<'_>, lookup: &'a Lookup) -> Option<Ask<'a>> {
     Some(Ask {
@@ -233,7 +252,10 @@ pub(super) fn ask<'a>(visit: &'a Visit<'_>, lookup: &'a Lookup) -> Option<Ask<'a
         identity: visit.identity(),
         label: visit.writer(),
         party: &visit.party,
-        partial: if lookup.rewrite.is_some() { Partiality::Whole } else { Partiality::Allowed },
+        partial: match visit.asker {
+            Asker::Client if lookup.rewrite.is_some() => Partiality::Whole,
+            Asker::Client | Asker::Larder => Partiality::Allowed,
+        },
         framing: visit.framing(),
     })
 }
@@ -278,7 +300,7 @@ fn failed(ecosystem: &dyn Ecosystem, error: &CacheError, at: usize) -> Answered 
     tracing::debug!(%error, status = verdict.status.as_u16(), "answered with a failure");
     let mut response = worded(ecosystem, verdict.kind, &verdict.why, verdict.outcome);
     *response.status_mut() = verdict.status;
-    add_retry_after(&mut response, verdict.retry_after);
+    add_advice(&mut response, &verdict);
     Answered::made(response, verdict.outcome, at)
 }
 

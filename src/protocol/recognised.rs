@@ -70,7 +70,8 @@ impl Front {
             (Route::Generation(generation), _) => self.generation(visit, generation, known.at).await.map(Some),
             (Route::Within(within), _) => match self.meant(visit, within, Asking::No).await? {
                 Some(lookup) => {
-                    let served = self.cache.serve(&ask(visit, target, &lookup, lookup.key.hash())).await?;
+                    let lookup = &*self.through(visit, &lookup, None);
+                    let served = self.cache.serve(&ask(visit, target, lookup, lookup.key.hash())).await?;
                     Ok(Some(Answered::of_served(served, &visit.method, known.at)))
                 }
                 None => Ok(None),
@@ -79,6 +80,7 @@ impl Front {
                 Ok(None)
             }
             (Route::Cached(lookup), Evidence::InItself | Evidence::BelowGeneration) => {
+                let lookup = &*self.through(visit, lookup, None);
                 let served = self.cache.serve(&ask(visit, target, lookup, lookup.key.hash())).await?;
                 known.mistaken.store(is_mistake(&served), Ordering::Relaxed);
                 Ok(Some(Answered::of_served(served, &visit.method, known.at)))

@@ -196,7 +196,9 @@ mod tests {
         let (targets, hosts) = (Targets::default(), hosts());
         let trust = || match &targets.absolute("http://a.example/", &hosts).expect("can be fetched").lookup.origins {
             Origins::Listed(origins) => origins[0].trust,
-            Origins::InDocument { .. } | Origins::SumOf { .. } => unreachable!("an address is listed"),
+            Origins::InDocument { .. } | Origins::SumOf { .. } | Origins::Through { .. } => {
+                unreachable!("an address is listed")
+            }
         };
         assert_eq!(trust(), Trust::Client);
         hosts.allow("a.example");

@@ -7,7 +7,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use futures_util::future::BoxFuture;
 use http::header::{AUTHORIZATION, HeaderValue};
-use http::{HeaderMap, Method};
+use http::{HeaderMap, Method, StatusCode};
 use http_body::Body;
 use percent_encoding::percent_decode_str;
 use url::Url;
@@ -18,9 +18,10 @@ use super::exchange::{Failed, Head, Question, Stale, exchange};
 use super::fetch::{Ends, Fetch, FetchAsk, FetchBody, Fetched, FetchedBody, Redirects, Resume, UpstreamError};
 use super::headers::{Node, outgoing};
 use super::hosts::{Host, HostUse, Slot};
-use super::network::{Ground, Network};
+use super::network::{Ground, Network, Shown};
 use super::origin::{Origin, Scheme, Target};
 use super::payload::Payload;
+use super::proxy::Proxy;
 use super::redirect::{self, Hop, Keep};
 use super::resolve::{Resolve, SystemResolver};
 use super::resume::Plan;
@@ -64,6 +65,26 @@ impl Client {
         tasks: Tasks,
         resolver: Arc<dyn Resolve>,
     ) -> Result<Client, SettingsError> {
+        Client::made(settings, clock, tasks, resolver, None)
+    }
+
+    /// The same, showing one origin a credential that no settings name.
+    pub(super) fn showing(
+        settings: Settings,
+        clock: Arc<dyn Clock>,
+        tasks: Tasks,
+        shown: Option<Shown>,
+    ) -> Result<Client, SettingsError> {
+        Client::made(settings, clock, tasks, Arc::new(SystemResolver), shown)
+    }
+
+    fn made(
+        settings: Settings,
+        clock: Arc<dyn Clock>,
+        tasks: Tasks,
+        resolver: Arc<dyn Resolve>,
+        shown: Option<Shown>,
+    ) -> Result<Client, SettingsError> {
         let id = settings.node_id.clone().unwrap_or_else(|| crate::model::hex::encode(&random_bytes::<8>()));
         let node = Node::new(&id).ok_or(SettingsError::Value {
             key: "node_id",
@@ -71,7 +92,7 @@ impl Client {
             why: "is made of at most 64 letters, digits, and - . _ ~",
         })?;
         let offline = Arc::new(AtomicBool::new(settings.offline));
-        let ground = Ground { clock, tasks: tasks.clone(), resolver, node, offline };
+        let ground = Ground { clock, tasks: tasks.clone(), resolver, node, offline, shown };
         let network = ArcSwap::from_pointee(Network::new(settings, &ground)?);
         let inner = Arc::new(Inner { network, ground });
         let weak = Arc::downgrade(&inner);
@@ -142,6 +163,25 @@ impl Client {
             Err(failed) => retry::verdict(Outcome::Failure(failed), Redirects::PassOn),
         });
         Ok(Box::new(Counted::new(opened.map_err(|failed| failed.error)?, place)))
+    }
+
+    /// Opens a way to a host by CONNECT through a proxy that judges both. Ok(Err): the proxy's refusal.
+    ///
+    /// *Errors*: the proxy could not be asked.
+    pub(super) async fn tunnel_by(
+        &self,
+        proxy: &Proxy,
+        host: &str,
+        port: u16,
+    ) -> Result<Result<Tunnel, StatusCode>, UpstreamError> {
+        let network = self.network()?;
+        let wrong =
+            || UpstreamError::Refused { host: "the host".to_owned(), why: "its name cannot be right".to_owned() };
+        let target = Target::parse(host, port).ok_or_else(wrong)?;
+        let place = network.tunnels.clone().try_acquire_owned();
+        let place = place.map_err(|_| UpstreamError::Crowded { host: host.to_owned() })?;
+        let opened = network.dial.tunnel_by(proxy, &target).await?;
+        Ok(opened.map(|tunnel| Box::new(Counted::new(tunnel, place)) as Tunnel))
     }
 
     /// Whether a fetch of `url` would be let out, without making one: names are resolved, nothing is connected to.

@@ -113,6 +113,16 @@ impl Dial {
         }
     }
 
+    /// The same through a proxy that is not the settings'. Ok(Err): its refusal.
+    pub(crate) async fn tunnel_by(
+        &self,
+        proxy: &Proxy,
+        target: &Target,
+    ) -> Result<Result<Tunnel, StatusCode>, UpstreamError> {
+        let io = self.proxy_io(proxy).await?;
+        self.asked_tunnel(io, proxy, target).await
+    }
+
     async fn proxy_io(&self, proxy: &Proxy) -> Result<Tunnel, UpstreamError> {
         // The operator named it, so it may be private; it is still judged.
         let io: Tunnel = Box::new(self.gate.connect(&proxy.target, Trust::Configured).await?);
@@ -136,6 +146,19 @@ impl Dial {
     /// CONNECT (RFC 9110 §9.3.6). Challenges are never answered: the credential goes along or the proxy says no.
     async fn ask_tunnel(&self, io: Tunnel, proxy: &Proxy, target: &Target) -> Result<Tunnel, UpstreamError> {
         let unreachable = |why: String| UpstreamError::Unreachable { host: proxy.target.host.to_string(), why };
+        self.asked_tunnel(io, proxy, target).await?.map_err(|status| match status {
+            StatusCode::PROXY_AUTHENTICATION_REQUIRED => unreachable("the proxy does not take our credential".into()),
+            status => unreachable(format!("the proxy answered {status} for {}", target.host)),
+        })
+    }
+
+    async fn asked_tunnel(
+        &self,
+        io: Tunnel,
+        proxy: &Proxy,
+        target: &Target,
+    ) -> Result<Result<Tunnel, StatusCode>, UpstreamError> {
+        let unreachable = |why: String| UpstreamError::Unreachable { host: proxy.target.host.to_string(), why };
         let mut request = Request::builder()
             .method(Method::CONNECT)
             .uri(target.to_string())
@@ -158,14 +181,10 @@ impl Dial {
             .await
             .map_err(|_| UpstreamError::Silent { host: proxy.target.host.to_string(), limit })?
             .map_err(|error| unreachable(error.to_string()))?;
-        match answer.status() {
-            status if status.is_success() => {}
-            StatusCode::PROXY_AUTHENTICATION_REQUIRED => {
-                return Err(unreachable("the proxy does not take our credential".into()));
-            }
-            status => return Err(unreachable(format!("the proxy answered {status} for {}", target.host))),
+        if !answer.status().is_success() {
+            return Ok(Err(answer.status()));
         }
         let upgraded = hyper::upgrade::on(answer).await.map_err(|error| unreachable(error.to_string()))?;
-        Ok(Box::new(TokioIo::new(upgraded)))
+        Ok(Ok(Box::new(TokioIo::new(upgraded))))
     }
 }

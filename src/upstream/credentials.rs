@@ -40,6 +40,12 @@ impl Credentials {
         Ok(Credentials { by_origin })
     }
 
+    /// With one more.
+    pub(crate) fn and(mut self, more: Option<(Origin, HeaderName, HeaderValue)>) -> Credentials {
+        self.by_origin.extend(more.map(|(origin, name, value)| (origin, (name, value))));
+        self
+    }
+
     pub(crate) fn find(&self, origin: &Origin) -> Option<&(HeaderName, HeaderValue)> {
         self.by_origin.get(origin)
     }

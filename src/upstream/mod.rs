@@ -19,6 +19,7 @@ mod headers;
 pub mod hosts;
 mod network;
 mod origin;
+pub mod parent;
 mod payload;
 mod proxy;
 mod redirect;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use http::header::{HeaderName, HeaderValue};
 use hyper_util::client::legacy;
 use hyper_util::rt::TokioTimer;
 use tokio::sync::Semaphore;
@@ -12,6 +13,7 @@ use super::credentials::Credentials;
 use super::gate::Gate;
 use super::headers::{HEAD_BYTES, Node};
 use super::hosts::Hosts;
+use super::origin::Origin;
 use super::payload::SendBody;
 use super::proxy::Proxies;
 use super::resolve::Resolve;
@@ -43,7 +45,11 @@ pub(crate) struct Ground {
     pub(crate) resolver: Arc<dyn Resolve>,
     pub(crate) node: Node,
     pub(crate) offline: Arc<AtomicBool>,
+    pub(crate) shown: Option<Shown>,
 }
+
+/// A credential that no settings name, and where it goes.
+pub(crate) type Shown = (Origin, HeaderName, HeaderValue);
 
 impl Network {
     pub(crate) fn new(settings: Settings, ground: &Ground) -> Result<Network, SettingsError> {
@@ -62,7 +68,7 @@ impl Network {
             configured: pool(Trust::Configured),
             client: pool(Trust::Client),
             hosts: Arc::new(Hosts::new(&settings, ground.clock.clone())),
-            credentials: Arc::new(Credentials::load(&settings)?),
+            credentials: Arc::new(Credentials::load(&settings)?.and(ground.shown.clone())),
             tunnels: Arc::new(Semaphore::new(settings.tunnels.min(Semaphore::MAX_PERMITS))),
             clock: ground.clock.clone(),
             offline: ground.offline.clone(),

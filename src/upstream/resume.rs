@@ -12,9 +12,8 @@ use http::{Method, StatusCode};
 /// How a body can be continued.
 #[derive(Clone)]
 pub(crate) struct Plan {
-    /// The field that the validator stands in, and the validator.
-    field: HeaderName,
-    validator: HeaderValue,
+    /// The field that the validator stands in, and the validator. None: a checksum of the whole proves it instead.
+    validator: Option<(HeaderName, HeaderValue)>,
     coding: Option<HeaderValue>,
     /// The first byte of the representation that was asked for.
     base: u64,
@@ -49,8 +48,15 @@ impl Plan {
             }
             _ => return None,
         };
-        let (field, validator) = strong(answer)?;
-        Some(Plan { field, validator, coding: answer.get(CONTENT_ENCODING).cloned(), base, last, total })
+        let validator = Some(strong(answer)?);
+        Some(Plan { validator, coding: answer.get(CONTENT_ENCODING).cloned(), base, last, total })
+    }
+
+    /// For a whole body whose checksum is known, so that bytes of another one are found out at the end.
+    pub(crate) fn under_a_sum(status: StatusCode, answer: &HeaderMap, len: Option<u64>) -> Option<Plan> {
+        let coding = answer.get(CONTENT_ENCODING).cloned();
+        let plan = Plan { validator: None, coding, base: 0, last: None, total: len };
+        (status == StatusCode::OK && len.is_some()).then_some(plan)
     }
 
     /// The fields to ask with after `got` bytes.
@@ -65,7 +71,10 @@ impl Plan {
             None => format!("bytes={first}-"),
         };
         headers.insert(RANGE, HeaderValue::from_str(&range).ok()?);
-        headers.insert(IF_RANGE, self.validator.clone());
+        headers.remove(IF_RANGE);
+        if let Some((_, validator)) = &self.validator {
+            headers.insert(IF_RANGE, validator.clone());
+        }
         Some(headers)
     }
 
@@ -81,11 +90,11 @@ impl Plan {
             return Err("it did not continue where it broke off");
         }
         let range = ContentRange::of(answer).ok_or("it did not say which range it sent")?;
-        let same = match answer.get(&self.field) {
-            Some(value) => *value == self.validator,
+        let same = self.validator.as_ref().is_none_or(|(field, validator)| match answer.get(field) {
+            Some(value) => value == validator,
             // A 206 must repeat the ETag; a Last-Modified it may leave out.
-            None => self.field == LAST_MODIFIED,
-        };
+            None => *field == LAST_MODIFIED,
+        });
         if !same || answer.get(CONTENT_ENCODING) != self.coding.as_ref() {
             return Err("it changed meanwhile");
         }
@@ -202,6 +211,20 @@ mod tests {
         }
         let coded = [("etag", "\"a\""), ("content-range", "bytes 40-99/100"), ("content-encoding", "gzip")];
         assert_eq!(accept(206, &coded, None), None);
+    }
+
+    #[test]
+    fn under_a_sum_any_validator_will_do_and_the_range_must_fit() {
+        let answer = map(&[("etag", "W/\"a\"")]);
+        let plan = Plan::under_a_sum(StatusCode::OK, &answer, Some(100)).expect("a plan");
+        assert_eq!(plan.request(&map(&[]), 40).expect("headers"), map(&[("range", "bytes=40-")]));
+        let accept =
+            |range: &str| plan.accept(StatusCode::PARTIAL_CONTENT, &map(&[("content-range", range)]), None, 40).ok();
+        assert_eq!(
+            (accept("bytes 40-99/100"), accept("bytes 40-99/101"), accept("bytes 41-99/100")),
+            (Some(60), None, None)
+        );
+        assert!(Plan::under_a_sum(StatusCode::OK, &answer, None).is_none());
     }
 
     #[test]

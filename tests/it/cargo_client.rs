@@ -86,7 +86,8 @@ fn as_client(command: &mut Command, project: &Path, home: &Path) {
             command.env_remove(&name);
         }
     }
-    command.current_dir(project).env("CARGO_HOME", home);
+    // The agent's store is the client's too: emptied with it.
+    command.current_dir(project).env("CARGO_HOME", home).env("LARDER_DATA_DIR", home.join("larder"));
 }
 
 /// `larder run -- cargo fetch` from an empty cargo home.

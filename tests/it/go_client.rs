@@ -37,6 +37,8 @@ fn as_client(command: &mut Command, project: &Path, home: &Path) {
     for name in ["GOPROXY", "GOSUMDB", "GONOSUMDB", "GONOSUMCHECK", "GOPRIVATE", "GONOPROXY", "GOINSECURE"] {
         command.env_remove(name);
     }
+    // The agent's store is the client's too: emptied with it.
+    command.env("LARDER_DATA_DIR", home.join("larder"));
     command.current_dir(project).env("GOFLAGS", "-modcacherw -mod=mod").env("GOTOOLCHAIN", "local");
     command.env("GOPATH", home.join("path")).env("GOMODCACHE", home.join("mod")).env("GOCACHE", home.join("build"));
 }

@@ -1,9 +1,11 @@
 //! Starting, stopping, and the commands beside `serve`.
 
 use std::io::{BufRead, Write};
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
+use crate::support::agent::larder_run;
 use crate::support::body::Body;
 use crate::support::client::Ask;
 use crate::support::machine::scratch;
@@ -16,6 +18,12 @@ const LIMIT: Duration = Duration::from_secs(60);
 
 fn larder(words: &[&str]) -> Command {
     let mut command = Command::new(LARDER);
+    command.args(words);
+    command
+}
+
+fn run_before(dir: &Path, server: &str, words: &[&str]) -> Command {
+    let mut command = larder_run(dir, server);
     command.args(words);
     command
 }
@@ -105,10 +113,10 @@ fn run_passes_on_the_commands_own_code() {
     let url = server.url();
     for code in [0, 1, 2, 77] {
         let script = format!("exit {code}");
-        let ended = end_of(larder(&["run", "--server", &url, "--", "sh", "-c", &script]), LIMIT);
+        let ended = end_of(run_before(dir.path(), &url, &["--", "sh", "-c", &script]), LIMIT);
         assert_eq!(ended.code, Some(code), "{ended:?}");
     }
-    let ended = end_of(larder(&["run", "--server", &url, "--", "no-such-command-anywhere"]), LIMIT);
+    let ended = end_of(run_before(dir.path(), &url, &["--", "no-such-command-anywhere"]), LIMIT);
     assert!(ended.code.is_some_and(|code| code != 0), "{ended:?}");
     assert!(ended.stderr.contains("no-such-command-anywhere"), "{}", ended.stderr);
 }
@@ -127,7 +135,7 @@ fn run_does_not_go_around_a_server_that_wants_a_token() {
             let _ = (&stream).write_all(b"HTTP/1.1 401 Unauthorized\r\ncontent-length: 10\r\n\r\nno token\r\n");
         }
     });
-    let ended = end_of(larder(&["run", "--server", &url, "--", "echo", "was run"]), LIMIT);
+    let ended = end_of(run_before(scratch().path(), &url, &["--", "echo", "was run"]), LIMIT);
     assert_eq!(ended.code, Some(1), "{ended:?}");
     assert!(ended.stderr.contains("401: no token\nhelp: set LARDER_TOKEN"), "{}", ended.stderr);
     assert!(!ended.stdout.contains("was run"), "{}", ended.stdout);
@@ -140,8 +148,8 @@ fn a_record_holds_the_last_request_and_is_refused_before_the_build() {
     let server = Setup::below(dir.path()).start();
     let file = dir.path().join("record.jsonl").display().to_string();
     let script = format!("curl -sSf -o /dev/null \"$LARDER_SERVER/~$LARDER_LABEL{}\"", upstream.mirror("/a"));
-    let words = ["run", "--server", &server.url(), "--record", &file, "--", "sh", "-c", &script];
-    let ended = end_of(larder(&words), LIMIT);
+    let words = ["--record", &file, "--", "sh", "-c", &script];
+    let ended = end_of(run_before(dir.path(), &server.url(), &words), LIMIT);
     assert_eq!(ended.code, Some(0), "{ended:?}");
     let lines = std::fs::read_to_string(&file).expect("a record");
     assert!(lines.lines().count() == 1 && lines.contains("/a\""), "{lines}{}", ended.stderr);
@@ -177,7 +185,7 @@ fn an_address_that_is_none_is_wrong_usage() {
 fn run_sets_the_variables_of_known_tools() {
     let dir = scratch();
     let server = Setup::below(dir.path()).start();
-    let ended = end_of(larder(&["run", "--server", &server.url(), "--", "env"]), LIMIT);
+    let ended = end_of(run_before(dir.path(), &server.url(), &["--strict", "--", "env"]), LIMIT);
     assert_eq!(ended.code, Some(0), "{ended:?}");
     for variable in ["GOPROXY=", "http_proxy=", "https_proxy=", "no_proxy="] {
         assert!(

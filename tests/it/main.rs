@@ -8,6 +8,7 @@
 mod support;
 
 mod again;
+mod agent;
 mod apt_client;
 mod attacks;
 mod cargo_client;

@@ -2,6 +2,7 @@
 //! demand, a client that hashes all it gets. Bodies follow from seeds, so nothing is stored to compare with. Blocking
 //! and threaded on purpose: what proves an asynchronous server should not share its runtime.
 
+pub mod agent;
 pub mod apt;
 pub mod archive;
 pub mod body;

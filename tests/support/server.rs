@@ -212,8 +212,17 @@ impl Server {
 
     /// Sends SIGTERM; the process goes on until it has drained.
     pub fn terminate(&self) {
+        self.signal(rustix::process::Signal::TERM);
+    }
+
+    /// Stops it where it is: its socket still accepts, and nothing is answered. Killed when dropped, as ever.
+    pub fn freeze(&self) {
+        self.signal(rustix::process::Signal::STOP);
+    }
+
+    fn signal(&self, signal: rustix::process::Signal) {
         let pid = rustix::process::Pid::from_raw(self.child.id() as i32).expect("a pid is not 0");
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("our own child takes signals");
+        rustix::process::kill_process(pid, signal).expect("our own child takes signals");
     }
 
     pub fn wait(&mut self) -> ExitStatus {

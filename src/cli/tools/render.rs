@@ -75,7 +75,7 @@ fn open_exports(settings: &Settings) -> String {
 
 /// Shell for a machine that is not this one.
 pub fn elsewhere(settings: &Settings) -> String {
-    settings.elsewhere.lines.clone() + &open_exports(&settings.elsewhere) + &exports(settings.env.iter())
+    settings.elsewhere.lines.clone() + &open_exports(settings) + &exports(settings, settings.env.iter())
 }
 
 fn dockerfile(settings: &Settings) -> String {

@@ -1,0 +1,150 @@
+//! Between two larders: where the other one has what is asked for here, and what it is told beside an answer. The agent of
+//! `larder run` asks its server first, for the same thing below the server's own mounts, so that the two mean the same by it.
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use http::header::{self, HeaderValue};
+use http::{Response, StatusCode};
+use url::Url;
+
+use super::front::{Answered, Front, Visit};
+use super::label;
+use super::reply::ReplyBody;
+use super::status::Verdict;
+use crate::ecosystem::path::name_in_path;
+use crate::model::hop;
+use crate::model::kind::ErrorKind;
+use crate::model::lookup::{Expect, Fallback, Lookup, Origin, Origins, Trust};
+
+/// Who is to make use of an answer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Asker {
+    Client,
+    /// Another larder: it keeps what upstream sent, and rewrites at its own door.
+    Larder,
+}
+
+/// The larder that this one stands before.
+pub struct Parent {
+    /// Ends in a slash.
+    base: Url,
+}
+
+impl Parent {
+    pub fn new(base: Url) -> Parent {
+        Parent { base }
+    }
+
+    /// Where an address itself is at the parent: as its forward proxy sees it.
+    pub(super) fn mirror_of(url: &Url) -> String {
+        format!("/{}/{}", url.scheme(), &url[url::Position::BeforeHost..url::Position::AfterQuery])
+    }
+
+    /// Where what a client asks for here is at the parent.
+    pub(super) fn origin(&self, visit: &Visit<'_>, asked: &str) -> Option<Origin> {
+        self.at(visit.party.build(), asked)
+    }
+
+    fn put(&self, lookup: &mut Lookup, label: Option<&str>, asked: Option<&str>) {
+        match &mut lookup.expect {
+            Expect::InDocument { document, .. } | Expect::Beside { document, .. } => self.put(document, label, None),
+            Expect::Nothing | Expect::Sum(_) | Expect::Exactly { .. } | Expect::Form(_) => {}
+        }
+        match &mut lookup.origins {
+            Origins::InDocument { document, .. } | Origins::SumOf { thing: document, .. } => {
+                self.put(document, label, None);
+            }
+            Origins::Listed(_) | Origins::Through { .. } => {}
+        }
+        let asked = match (asked, &lookup.origins) {
+            (Some(asked), _) => asked.to_owned(),
+            (None, Origins::Listed(origins) | Origins::SumOf { otherwise: origins, .. }) => match origins.first() {
+                Some(origin) => named(lookup.key.ecosystem, &origin.url),
+                None => return,
+            },
+            (None, Origins::InDocument { .. } | Origins::Through { .. }) => return,
+        };
+        if let Some(parent) = self.at(label, &asked) {
+            let rest = std::mem::replace(&mut lookup.origins, Origins::Listed(Vec::new()));
+            lookup.origins = Origins::Through { parent: Box::new(parent), rest: Box::new(rest) };
+        }
+    }
+
+    fn at(&self, label: Option<&str>, asked: &str) -> Option<Origin> {
+        let base = self.base.as_str().trim_end_matches('/');
+        let label = label.map(label::in_path).unwrap_or_default();
+        let url = Url::parse(&format!("{base}{label}{asked}")).ok()?;
+        Some(Origin { url, next: Fallback::OnFailure, trust: Trust::Configured })
+    }
+}
+
+impl Front {
+    /// Tells another larder who answers.
+    pub(super) fn signed(&self, mut answered: Answered, asker: Asker) -> Answered {
+        if asker == Asker::Larder {
+            answered.response.headers_mut().insert(hop::ANSWERS, self.instance.clone());
+        }
+        answered
+    }
+
+    /// The lookup with the parent, if there is one, before its origins and those of its documents. `asked` is what a
+    /// client of the parent would ask for: path and query, starting with a slash. None: the lookup's own address.
+    pub(super) fn through<'a>(&self, visit: &Visit<'_>, lookup: &'a Lookup, asked: Option<&str>) -> Cow<'a, Lookup> {
+        let Some(parent) = &self.parent else { return Cow::Borrowed(lookup) };
+        let mut lookup = lookup.clone();
+        parent.put(&mut lookup, visit.party.build(), asked);
+        Cow::Owned(lookup)
+    }
+}
+
+/// Tells the asker of a failure when to come again, and another larder what not to get elsewhere.
+pub(super) fn add_advice(response: &mut Response<ReplyBody>, verdict: &Verdict) {
+    let busy = (response.status() == StatusCode::SERVICE_UNAVAILABLE).then_some(Duration::from_secs(5));
+    let headers = response.headers_mut();
+    if let Some(pause) = verdict.retry_after.or(busy) {
+        headers.insert(header::RETRY_AFTER, HeaderValue::from(pause.as_secs().max(1)));
+    }
+    if verdict.kind == ErrorKind::Corrupt {
+        headers.insert(hop::CORRUPT, HeaderValue::from_static("1"));
+    }
+}
+
+/// The path of an address below an ecosystem's mount.
+fn named(ecosystem: &str, url: &Url) -> String {
+    let path = &url[url::Position::BeforePath..url::Position::AfterQuery];
+    match ecosystem {
+        "http" => Parent::mirror_of(url),
+        mount => format!("/{mount}/{}{path}", name_in_path(url)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parent(base: &str) -> Parent {
+        Parent::new(Url::parse(base).expect("an address"))
+    }
+
+    #[test]
+    fn what_is_asked_for_is_asked_for_there_by_the_same_name() {
+        let at = |base: &str, label, asked: &str| parent(base).at(label, asked).expect("an origin").url.to_string();
+        assert_eq!(
+            at("http://cache:7070/", None, "/go/@h.example/m/@v/list"),
+            "http://cache:7070/go/@h.example/m/@v/list"
+        );
+        assert_eq!(
+            at("https://cache/base/", Some("pr-4"), "/https/h.example/a%2Fb//c?q=1"),
+            "https://cache/base/~pr-4/https/h.example/a%2Fb//c?q=1"
+        );
+    }
+
+    #[test]
+    fn documents_are_named_by_their_own_address() {
+        let named = |ecosystem, url| super::named(ecosystem, &Url::parse(url).expect("an address"));
+        assert_eq!(named("cargo", "https://h.example/index/config.json"), "/cargo/@h.example/index/config.json");
+        assert_eq!(named("cargo", "http://h.example:81/a?b"), "/cargo/@http:h.example:81/a?b");
+        assert_eq!(named("http", "http://h.example:81/a?b"), "/http/h.example:81/a?b");
+    }
+}
