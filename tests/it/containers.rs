@@ -29,7 +29,8 @@ allow_private = [\"0.0.0.0/0\"]
 
 /// A wire into an island from this machine's network, or from another island.
 fn wire(near: Option<&Island>, far: &Island) {
-    let name = format!("lw{}", std::process::id());
+    // One of its own each time: a namespace that goes takes its end of a wire along, but later.
+    let name = far.name.replace("larder-", "lw");
     run(&["ip", "link", "add", &name, "type", "veth", "peer", "name", "wire", "netns", &far.name]);
     let ip = |island: Option<&Island>, words: &[&str]| {
         let within = island.map_or_else(Vec::new, |island| vec!["-n", &island.name]);
