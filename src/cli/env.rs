@@ -70,7 +70,7 @@ pub(crate) fn env(args: &Args) -> Result<(), Failure> {
     if let Some(unknown) = args.tools.iter().find(|tool| !known.contains(&tool.as_str())) {
         return Err(Failure::usage(format!("{unknown:?} is no tool"), format!("there is: {}", known.join(", "))));
     }
-    let found = point::found_here();
+    let found = point::known_here(&here.data_dir()?);
     point::note_secrets(&found);
     let target = Target {
         server: client.base.clone(),

@@ -1,11 +1,12 @@
 //! From what a machine's tools use to what they are told, so that they fetch through larder.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 use url::Url;
 
+use super::discover::asked::Kept;
 use super::discover::{Found, Surroundings, look};
 use super::failure::Failure;
 use super::out;
@@ -15,10 +16,17 @@ use crate::config::print::{Adopted, Discovered};
 use crate::config::sections::Next;
 use crate::ecosystem;
 use crate::model::lookup::Fallback;
+use crate::runtime::clock::SystemClock;
 
 /// Looks at the tools of this machine and of the directory that the command runs in. Blocks: a tool may be asked.
 pub(crate) fn found_here() -> Vec<Found> {
     look(&Surroundings::here(std::env::current_dir().unwrap_or_default()))
+}
+
+/// The same, with what tools answered before, which this data directory keeps.
+pub(crate) fn known_here(data: &Path) -> Vec<Found> {
+    let around = Surroundings::here(std::env::current_dir().unwrap_or_default());
+    look(&around.keeping(Kept { dir: data.join("asked"), clock: SystemClock::new() }))
 }
 
 /// A server, and how its clients are told apart.

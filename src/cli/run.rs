@@ -131,7 +131,9 @@ pub(crate) fn run(args: Args) -> Result<ExitCode, Failure> {
         std::fs::File::create(file).map_err(|error| cannot_write(file, &error))?;
     }
     block_on(async move {
-        let looked = waiting("reading what this machine's tools use", tokio::task::spawn_blocking(point::found_here));
+        let data = here.data_dir()?;
+        let looking = tokio::task::spawn_blocking(move || point::known_here(&data));
+        let looked = waiting("reading what this machine's tools use", looking);
         // A look that panicked found nothing.
         let found = looked.await.unwrap_or_default();
         let done = match place(&args, &here, &found).await? {

@@ -266,7 +266,7 @@ fn configured(around: &Surroundings<'_>, variable: &str) -> Option<String> {
             Some(config.get("http")?.get("cainfo")?.as_str()?.to_owned())
         }
         "GIT_SSL_CAINFO" => {
-            let said = around.ask("git", &["config", "--type=path", "--get", "http.sslCAInfo"])?;
+            let said = around.ask_now("git", &["config", "--type=path", "--get", "http.sslCAInfo"])?;
             Some(said.trim().to_owned()).filter(|path| !path.is_empty())
         }
         _ => None,

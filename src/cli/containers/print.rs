@@ -52,7 +52,7 @@ pub(crate) fn print(builder: Builder, here: &Here, client: &Client, label: Optio
     let reached = block_on(async { Ok(address(&command, &client.base).await) })?;
     // A job of GitLab has a Docker daemon of its own, whose containers are on no network of this machine.
     let server = reached.ok_or_else(|| Failure::failed("no address for containers", out_of_reach(&client.base)))?;
-    let found = point::found_here();
+    let found = point::known_here(&here.data_dir()?);
     point::note_secrets(&found);
     let overlays = here.data_dir()?.join("overlays");
     let label = label.map(str::to_owned);

@@ -6,20 +6,32 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
+use super::asked::Question;
 use super::{Found, Surroundings, address};
 use crate::model::lookup::Fallback;
 
 /// What else decides which modules go asks a proxy and a checksum database for.
 const ALONG: [&str; 4] = ["GOSUMDB", "GONOSUMDB", "GONOPROXY", "GOPRIVATE"];
 
+static ASK: Question = Question {
+    program: "go",
+    arguments: &["env", "-json", "GOPROXY", "GOENV", "GOROOT"],
+    answer: |printed| of_json(printed, "GOPROXY"),
+    sources: &[],
+    named: |printed| {
+        let root = of_json(printed, "GOROOT").map(|root| Path::new(&root).join("go.env"));
+        of_json(printed, "GOENV").map(PathBuf::from).into_iter().chain(root).collect()
+    },
+    files: |around| {
+        around.project().ancestors().flat_map(|dir| ["go.mod", "go.work"].map(|name| dir.join(name))).collect()
+    },
+    variables: &["go"],
+};
+
 /// Looks for Go's proxies.
 pub fn look(around: &Surroundings<'_>) -> Vec<Found> {
     let files = files(around);
-    let told = setting(around, &files, "GOPROXY").or_else(|| {
-        let printed = around.ask("go", &["env", "-json", "GOPROXY"])?;
-        let printed: Value = serde_json::from_str(&printed).ok()?;
-        Some((printed.get("GOPROXY")?.as_str()?.to_owned(), "go env".to_owned()))
-    });
+    let told = setting(around, &files, "GOPROXY").or_else(|| Some((around.ask(&ASK)?, "go env".to_owned())));
     let Some((list, from)) = told else { return Vec::new() };
     let items = list_items(&list);
     let listed = items.iter().map(|item| (item.text.clone(), item.next));
@@ -34,6 +46,11 @@ pub fn look(around: &Surroundings<'_>) -> Vec<Found> {
         }
     }
     vec![found]
+}
+
+fn of_json(printed: &str, name: &str) -> Option<String> {
+    let printed: Value = serde_json::from_str(printed).ok()?;
+    Some(printed.get(name)?.as_str()?.to_owned())
 }
 
 /// A member of a `GOPROXY` list.
@@ -201,7 +218,7 @@ mod tests {
         struct Go;
         impl AskTool for Go {
             fn ask(&self, program: &str, arguments: &[&str]) -> Option<String> {
-                assert_eq!((program, arguments), ("go", &["env", "-json", "GOPROXY"][..]));
+                assert_eq!((program, arguments), ("go", ASK.arguments));
                 Some("{\"GOPROXY\":\"https://go.example,direct\"}".into())
             }
         }
@@ -212,8 +229,8 @@ mod tests {
     /// The client is part of what the tests install.
     #[test]
     fn the_installed_go_can_be_asked() {
-        let printed = InstalledTools.ask("go", &["env", "-json", "GOPROXY"]).expect("go is installed");
-        let printed: Value = serde_json::from_str(&printed).expect("is JSON");
-        assert!(printed.get("GOPROXY").is_some());
+        let printed = InstalledTools.ask("go", ASK.arguments).expect("go is installed");
+        assert!((ASK.answer)(&printed).is_some());
+        assert_eq!((ASK.named)(&printed).len(), 2);
     }
 }

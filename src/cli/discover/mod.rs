@@ -5,6 +5,7 @@
 //! be read with no tool installed. What is found never carries userinfo: that is a `Secret` of its own.
 
 pub mod apt;
+pub mod asked;
 pub mod cargo;
 mod clojure;
 mod edn;
@@ -30,6 +31,7 @@ use std::path::{Component, Path, PathBuf};
 
 use url::Url;
 
+use self::asked::{Kept, Question};
 use self::tool::{AskTool, InstalledTools, NoTools};
 use crate::model::lookup::Fallback;
 
@@ -80,6 +82,8 @@ pub struct Surroundings<'a> {
     project: PathBuf,
     env: BTreeMap<String, String>,
     tools: &'a dyn AskTool,
+    /// What tools answered before. None: they are asked each time.
+    kept: Option<Kept>,
 }
 
 impl<'a> Surroundings<'a> {
@@ -87,17 +91,23 @@ impl<'a> Surroundings<'a> {
     pub fn here(project: PathBuf) -> Surroundings<'static> {
         let env =
             std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
-        Surroundings { root: PathBuf::from("/"), project, env: env.collect(), tools: &InstalledTools }
+        Surroundings { root: PathBuf::from("/"), project, env: env.collect(), tools: &InstalledTools, kept: None }
     }
 
     /// A checkout or an unpacked image: its files alone.
     pub fn unpacked(root: &Path) -> Surroundings<'static> {
         let env = BTreeMap::from([("HOME".to_owned(), "/root".to_owned())]);
-        Surroundings { root: root.to_owned(), project: root.to_owned(), env, tools: &NoTools }
+        Surroundings { root: root.to_owned(), project: root.to_owned(), env, tools: &NoTools, kept: None }
     }
 
     pub fn new(root: &Path, project: &Path, env: BTreeMap<String, String>, tools: &'a dyn AskTool) -> Surroundings<'a> {
-        Surroundings { root: root.to_owned(), project: project.to_owned(), env, tools }
+        Surroundings { root: root.to_owned(), project: project.to_owned(), env, tools, kept: None }
+    }
+
+    /// The same, with what tools answered before.
+    pub fn keeping(mut self, kept: Kept) -> Surroundings<'a> {
+        self.kept = Some(kept);
+        self
     }
 
     pub fn project(&self) -> &Path {
@@ -207,8 +217,17 @@ impl<'a> Surroundings<'a> {
         path.strip_prefix(&self.root).map_or(path.display().to_string(), |below| format!("/{}", below.display()))
     }
 
-    /// What a tool prints. None when it is not installed, fails, or may not be asked.
-    pub fn ask(&self, program: &str, arguments: &[&str]) -> Option<String> {
+    /// What a tool answers, now or before. None when it is not installed, fails, or may not be asked.
+    pub fn ask(&self, question: &Question) -> Option<String> {
+        let start = |arguments: &[&str]| self.tools.ask(question.program, arguments);
+        match &self.kept {
+            Some(kept) => kept.ask(question, self, &start),
+            None => start(question.arguments).as_deref().and_then(question.answer),
+        }
+    }
+
+    /// What a tool prints now. None as in `ask`.
+    pub fn ask_now(&self, program: &str, arguments: &[&str]) -> Option<String> {
         self.tools.ask(program, arguments)
     }
 }
@@ -217,9 +236,14 @@ impl<'a> Surroundings<'a> {
 type Look = fn(&Surroundings<'_>) -> Vec<Found>;
 static LOOKS: [Look; 6] = [apt::look, cargo::look, go::look, maven::look, npm::look, pip::look];
 
-/// Everything that the surroundings tell, the default source of each ecosystem first.
+/// Everything that the surroundings tell, the default source of each ecosystem first. All are looked for at once: a tool
+/// that has to be asked takes its time.
 pub fn look(around: &Surroundings<'_>) -> Vec<Found> {
-    LOOKS.iter().flat_map(|look| look(around)).collect()
+    std::thread::scope(|scope| {
+        let looks = LOOKS.map(|look| scope.spawn(move || look(around)));
+        // A look that panicked found nothing.
+        looks.into_iter().flat_map(|look| look.join().unwrap_or_default()).collect()
+    })
 }
 
 impl Found {

@@ -8,9 +8,25 @@ use std::path::{Path, PathBuf};
 
 use toml::{Table, Value};
 
+use super::asked::{Question, program};
 use super::{Found, Surroundings, ini, npm_lock, yaml};
 
-const ASK: [&str; 3] = ["config", "get", "registry"];
+/// Of the names after the first, a version 6 takes no notice.
+static ASK: Question = Question {
+    program: "npm",
+    arguments: &["config", "get", "registry", "globalconfig", "userconfig"],
+    answer: |printed| {
+        let first = printed.lines().next()?.trim();
+        Some(first.strip_prefix("registry=").unwrap_or(first).to_owned()).filter(|text| !text.is_empty())
+    },
+    sources: &[],
+    named: |printed| {
+        let values = printed.lines().filter_map(|line| line.split_once('='));
+        values.filter(|(name, _)| name.ends_with("config")).map(|(_, value)| value.trim().into()).collect()
+    },
+    files: read_by_npm,
+    variables: &["npm", "node", "nvm"],
+};
 /// What ends the name of a setting that holds a credential.
 const CREDENTIALS: [&str; 5] = ["_authToken", "_auth", "_password", "npmAuthToken", "npmAuthIdent"];
 
@@ -27,7 +43,7 @@ pub fn look(around: &Surroundings<'_>) -> Vec<Found> {
     let locked = npm_lock::look(around);
     let Told { mut all, private, .. } = told;
     if !all.iter().any(|found| found.name.is_empty()) {
-        let asked = || Found::one("npm", "", "npm config get registry".into(), around.ask("npm", &ASK)?.trim());
+        let asked = || Found::one("npm", "", "npm config get registry".into(), &around.ask(&ASK)?);
         all.extend(
             locked
                 .first()
@@ -182,6 +198,15 @@ pub(crate) fn files(around: &Surroundings<'_>) -> Vec<PathBuf> {
     project.into_iter().chain([user, pnpm]).chain(global).chain(own).collect()
 }
 
+/// The project's files wherever its root may be, and those of npm's own directory.
+fn read_by_npm(around: &Surroundings<'_>) -> Vec<PathBuf> {
+    let own = program(around, ASK.program).and_then(|npm| around.inside(&npm));
+    let own = own.and_then(|script| Some(script.parent()?.parent()?.to_owned()));
+    let own = own.iter().flat_map(|dir| ["npmrc", "package.json"].map(|name| dir.join(name)));
+    let above = around.project().ancestors().flat_map(|dir| [".npmrc", "package.json"].map(|name| dir.join(name)));
+    files(around).into_iter().chain(above).chain(own).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::tests::{Machine, urls};
@@ -272,7 +297,7 @@ mod tests {
         struct Npm;
         impl AskTool for Npm {
             fn ask(&self, program: &str, arguments: &[&str]) -> Option<String> {
-                assert_eq!((program, arguments), ("npm", &ASK[..]));
+                assert_eq!((program, arguments), ("npm", ASK.arguments));
                 Some("https://npm.example/\n".into())
             }
         }

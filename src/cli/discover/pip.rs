@@ -6,6 +6,7 @@
 
 use std::path::PathBuf;
 
+use super::asked::Question;
 use super::{Found, Surroundings, python_project};
 
 /// With one address each, the nearest first.
@@ -166,13 +167,27 @@ fn of_requirements(around: &Surroundings<'_>) -> Vec<Index> {
     all
 }
 
-/// pip names its default in the help of `--index-url`: `(default https://...)`.
 fn asked(around: &Surroundings<'_>) -> Option<Index> {
-    let help = ["pip", "pip3"].into_iter().find_map(|pip| around.ask(pip, &["download", "--help"]))?;
-    let after = help.split_once("--index-url")?.1.split_once("(default")?.1;
-    let default = after.split_once(')')?.0.split_whitespace().collect::<String>();
+    let default = ["pip", "pip3"].into_iter().find_map(|program| around.ask(&Question { program, ..ASK }))?;
     Some(Index::new("", &default, "pip download --help"))
 }
+
+/// pip names its default in the help of `--index-url`: `(default https://...)`.
+const ASK: Question = Question {
+    program: "pip",
+    arguments: &["download", "--help"],
+    answer: |help| {
+        let after = help.split_once("--index-url")?.1.split_once("(default")?.1;
+        Some(after.split_once(')')?.0.split_whitespace().collect())
+    },
+    sources: &["config", "debug"],
+    named: |printed| {
+        let lines = printed.lines().filter_map(|line| line.trim().split_once(", exists: "));
+        lines.map(|(path, _)| path.into()).collect()
+    },
+    files,
+    variables: &["pip", "py", "conda", "virtual_env"],
+};
 
 #[cfg(test)]
 mod tests {

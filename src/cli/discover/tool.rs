@@ -2,15 +2,18 @@
 
 use std::io::Read;
 use std::process::{Command, Stdio};
+use std::sync::mpsc;
 use std::time::Duration;
 
 /// Some tools start a runtime of their own; none needs longer.
 const LIMIT: Duration = Duration::from_secs(20);
-const STEP: Duration = Duration::from_millis(20);
+/// How long one may take to end once it has closed its output, and how often that is looked at.
+const ENDING: Duration = Duration::from_secs(5);
+const STEP: Duration = Duration::from_millis(1);
 const OUTPUT_BYTES: u64 = 1 << 20;
 
 /// Asks tools. A trait because an unpacked image has none that could be run.
-pub trait AskTool {
+pub trait AskTool: Sync {
     /// What the program prints. None when it is not installed, fails, or takes too long.
     fn ask(&self, program: &str, arguments: &[&str]) -> Option<String>;
 }
@@ -37,16 +40,21 @@ impl AskTool for InstalledTools {
             .spawn()
             .ok()?;
         let output = child.stdout.take()?;
-        let reader = std::thread::spawn(move || {
+        let (done, printed) = mpsc::channel();
+        std::thread::spawn(move || {
             let mut text = String::new();
-            output.take(OUTPUT_BYTES).read_to_string(&mut text).ok().map(|_| text)
+            let read = output.take(OUTPUT_BYTES).read_to_string(&mut text);
+            // Nobody waits any more for what comes too late.
+            let _ = done.send(read.map(|_| text));
         });
-        let steps = LIMIT.as_millis() / STEP.as_millis();
-        for _ in 0..steps {
-            if let Some(status) = child.try_wait().ok()? {
-                return status.success().then(|| reader.join().ok().flatten()).flatten();
+        let text = printed.recv_timeout(LIMIT);
+        // What has printed all is about to end.
+        for _ in 0..ENDING.as_millis() / STEP.as_millis() {
+            match (&text, child.try_wait().ok()?) {
+                (Err(_), _) => break,
+                (Ok(_), Some(status)) => return text.ok()?.ok().filter(|_| status.success()),
+                (Ok(_), None) => std::thread::sleep(STEP),
             }
-            std::thread::sleep(STEP);
         }
         child.kill().ok()?;
         child.wait().ok()?;
