@@ -11,6 +11,7 @@ mod again;
 mod agent;
 mod apt_client;
 mod attacks;
+mod bad_days;
 mod cargo_client;
 mod cargo_token;
 mod containers;

@@ -6,6 +6,7 @@ pub mod agent;
 pub mod apt;
 pub mod archive;
 pub mod body;
+pub mod build;
 pub mod client;
 pub mod debian;
 pub mod machine;

@@ -90,6 +90,11 @@ impl World {
         World { upstream, addr, authority, runtime: Some(runtime) }
     }
 
+    /// The proxy by which they are reached.
+    pub fn proxy(&self) -> String {
+        format!("http://{}", self.addr)
+    }
+
     /// How larder reaches these hosts, and which of them it intercepts.
     pub fn config(&self, intercepted: &[&str]) -> String {
         let known = ["files.example", "other.example", EXPIRED, MISNAMED, UNKNOWN];
@@ -97,10 +102,10 @@ impl World {
             "[upstreams]\nlearn = \"public\"\nallow = {known:?}\n\
              [upstream]\nca_file = {:?}\nsystem_roots = false\nallow_private = [\"127.0.0.1/32\"]\n\
              [upstream.retry]\nattempts = 1\n\
-             [upstream.proxy]\nhttps = \"http://{addr}\"\nhttp = \"http://{addr}\"\n\
+             [upstream.proxy]\nhttps = \"{proxy}\"\nhttp = \"{proxy}\"\n\
              [intercept]\nhosts = {intercepted:?}\n",
             self.authority,
-            addr = self.addr,
+            proxy = self.proxy(),
         )
     }
 

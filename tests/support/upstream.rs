@@ -108,6 +108,13 @@ impl Upstream {
         lock(&self.shared.resources).insert(path.to_owned(), resource);
     }
 
+    /// Changes what stands at a path.
+    pub fn change(&self, path: &str, change: impl FnOnce(Resource) -> Resource) {
+        let mut resources = lock(&self.shared.resources);
+        let resource = resources.remove(path).expect("something stands there");
+        resources.insert(path.to_owned(), change(resource));
+    }
+
     pub fn remove(&self, path: &str) {
         lock(&self.shared.resources).remove(path);
     }
@@ -212,7 +219,10 @@ fn converse(shared: &Shared, stream: &TcpStream) -> io::Result<()> {
 fn read_request(reader: &mut BufReader<TcpStream>) -> io::Result<Option<Seen>> {
     let Ok(line) = read_line(reader) else { return Ok(None) };
     let mut words = line.split(' ');
-    let (method, target) = (words.next().unwrap_or_default().to_owned(), words.next().unwrap_or_default().to_owned());
+    let (method, target) = (words.next().unwrap_or_default().to_owned(), words.next().unwrap_or_default());
+    // As a proxy is asked, which may be what it plays.
+    let path = target.strip_prefix("http://").and_then(|rest| rest.find('/').map(|at| &rest[at..]));
+    let target = path.unwrap_or(target).to_owned();
     let mut headers = Vec::new();
     loop {
         let line = read_line(reader)?;
