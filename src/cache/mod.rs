@@ -17,6 +17,7 @@ mod fill;
 mod follow;
 mod form;
 mod head;
+pub mod invalidate;
 pub mod ledger;
 mod origins;
 mod own_sum;

@@ -8,25 +8,16 @@ use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 use http::{HeaderMap, Method};
 use parking_lot::Mutex;
-use url::Url;
 
 use super::error::CacheError;
 use super::origins::Question;
-use super::policy::invalidate;
 use super::served::{Ask, Part, Served, ServedBody};
 use super::source::{Addresses, Reader};
 use super::{Cache, Inner, redirects};
-use crate::index::catalog::{PrefixAsk, Put};
-use crate::index::record::Record;
-use crate::model::entry::Entry;
-use crate::model::key::{Key, KeyHash};
 use crate::model::lookup::{Freshness, Origin, Trust};
 use crate::model::outcome::{Forwarded, Outcome, Reason};
 use crate::model::party::Party;
 use crate::upstream::fetch::{FetchAsk, FetchBody, Fetched, FetchedBody, Resume, Tunnel, UpstreamError};
-
-/// Entries below a path that are looked at.
-const DOUBTED_MAX: usize = 20_000;
 
 /// A request that is passed on with its body.
 pub struct Exchange {
@@ -87,44 +78,6 @@ impl Cache {
     pub async fn tunnel(&self, host: &str, port: u16, trust: Trust) -> Result<Tunnel, CacheError> {
         Ok(self.inner.fetch.tunnel(host, port, trust).await?)
     }
-
-    /// Marks the stored answers of keys as out of date after an unsafe request went through (RFC 9111 §4.4).
-    pub async fn invalidate(&self, keys: &[KeyHash]) -> Result<(), CacheError> {
-        for key in keys {
-            self.inner.flights.doubt(key);
-            self.inner.parked.doubt(key).drop_on_a_pool();
-            let stored = self.inner.stored(key).await?;
-            // The last that is put comes first.
-            let entries: Vec<Put> = stored.iter().rev().filter(|entry| entry.valid).map(doubtful).collect();
-            if !entries.is_empty() {
-                let record = Record { entries, ..Record::default() };
-                self.inner.index.record(record, crate::index::Ack::Visible).await?;
-            }
-        }
-        Ok(())
-    }
-}
-
-impl Cache {
-    /// Marks what is kept below a path as out of date, where `may_change` says so of its own path.
-    pub async fn doubt_below(&self, like: &Key, path: &str, may_change: fn(&str) -> bool) -> Result<(), CacheError> {
-        let (scope, ecosystem, upstream) = (&like.scope, like.ecosystem, like.upstream.as_str());
-        let ask = PrefixAsk { scope, ecosystem, upstream, prefix: path, limit: DOUBTED_MAX };
-        let entries = self.inner.index.by_prefix(ask).await?;
-        let doubted = entries.into_iter().filter(|entry| entry.valid && may_change(&entry.key.path));
-        let keys: Vec<KeyHash> = doubted.map(|entry| entry.hash).collect();
-        self.invalidate(&keys).await
-    }
-}
-
-/// The entry as one that is validated before its next use.
-fn doubtful(entry: &Arc<Entry>) -> Put {
-    Put { entry: Arc::new(Entry { valid: false, ..(**entry).clone() }), expected: None }
-}
-
-/// What an unsafe request with this answer makes out of date.
-pub fn invalidated(method: &Method, status: u16, url: &Url, headers: &HeaderMap) -> Vec<Url> {
-    invalidate::invalidated(method, status, url, headers)
 }
 
 impl Inner {
@@ -195,8 +148,9 @@ fn stream(mut body: FetchedBody) -> super::served::ServedStream {
 #[cfg(test)]
 mod tests {
     use http::{StatusCode, Version};
+    use url::Url;
 
-    use super::super::policy::fixture::{NOW, headers, http};
+    use super::super::policy::fixture::{NOW, headers};
     use super::*;
 
     #[test]
@@ -213,11 +167,5 @@ mod tests {
         };
         assert_eq!(served(fetched(), &Method::HEAD, Reason::Method).len, None);
         assert_eq!(served(fetched(), &Method::POST, Reason::Method).len, Some(0));
-    }
-
-    #[test]
-    fn a_write_leaves_the_validators_to_ask_with() {
-        let put = doubtful(&Arc::new(http(&[("etag", "\"a\"")])));
-        assert!(!put.entry.valid && put.entry.headers.contains_key("etag") && put.expected.is_none());
     }
 }

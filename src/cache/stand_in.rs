@@ -28,6 +28,7 @@ impl Inner {
             ecosystem: key.ecosystem,
             upstream: &key.upstream,
             prefix: &stand_in.prefix,
+            from: "",
             limit: FORMS_MAX,
         });
         for entry in forms.await? {

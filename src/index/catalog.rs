@@ -43,6 +43,8 @@ pub struct PrefixAsk<'a> {
     pub ecosystem: &'a str,
     pub upstream: &'a str,
     pub prefix: &'a str,
+    /// Path at which the listing begins, as the last of another one; empty: the first.
+    pub from: &'a str,
     pub limit: usize,
 }
 

@@ -125,11 +125,20 @@ async fn prefixes_end_where_they_end(catalog: &impl Catalog) {
     let paths = ["a/1", "a/2", "a/\u{10FFFE}", "a", "b/1", "A/1"];
     catalog.commit(puts(paths.map(|path| entry(path, None)))).await.expect("commits");
     let scope = Scope::shared();
-    let ask = PrefixAsk { scope: &scope, ecosystem: "go", upstream: "https://upstream.test", prefix: "a/", limit: 10 };
+    let ask = PrefixAsk {
+        scope: &scope,
+        ecosystem: "go",
+        upstream: "https://upstream.test",
+        prefix: "a/",
+        from: "",
+        limit: 10,
+    };
     let found = catalog.by_prefix(ask).await.expect("reads");
     let found: Vec<_> = found.iter().map(|entry| entry.key.path.as_str()).collect();
     assert_eq!(found, ["a/1", "a/2", "a/\u{10FFFE}"]);
     assert_eq!(catalog.by_prefix(PrefixAsk { limit: 1, ..ask }).await.expect("reads").len(), 1);
+    assert_eq!(catalog.by_prefix(PrefixAsk { from: "a/2", ..ask }).await.expect("reads").len(), 2);
+    assert_eq!(catalog.by_prefix(PrefixAsk { from: "A", ..ask }).await.expect("reads").len(), 3);
     assert!(catalog.by_prefix(PrefixAsk { upstream: "other", ..ask }).await.expect("reads").is_empty());
     assert_eq!(catalog.by_prefix(PrefixAsk { prefix: "", ..ask }).await.expect("reads").len(), 6);
 }

@@ -249,7 +249,7 @@ async fn forgetting_by_key_writer_and_prefix() {
     assert_eq!(index.forget_all(Forget::Writer("x".into())).await.expect("forgets"), 2);
     assert!(bodies(&index, "a/1").await.is_empty() && bodies(&index, "b/1").await.is_empty());
     let (scope, ecosystem, upstream) = (Scope::shared(), "go".to_owned(), "https://upstream.test".to_owned());
-    let ask = PrefixAsk { scope: &scope, ecosystem: "go", upstream: &upstream, prefix: "a/", limit: 9 };
+    let ask = PrefixAsk { scope: &scope, ecosystem: "go", upstream: &upstream, prefix: "a/", from: "", limit: 9 };
     assert_eq!(index.by_prefix(ask).await.expect("lists").len(), 1);
     let whose = Forget::Prefix { scope: scope.clone(), ecosystem, upstream: upstream.clone(), prefix: "a/".into() };
     assert_eq!(index.forget_all(whose).await.expect("forgets"), 1);

@@ -18,7 +18,8 @@ use super::reply;
 use super::target::Target;
 use super::upload::Upload;
 use crate::cache::error::CacheError;
-use crate::cache::relay::{self, Exchange, Sent};
+use crate::cache::invalidate;
+use crate::cache::relay::{Exchange, Sent};
 use crate::cache::served::{Ask, Partiality};
 use crate::cache::standing;
 use crate::model::hop;
@@ -136,7 +137,7 @@ impl Front {
             party: visit.party.clone(),
         };
         let served = self.cache.exchange(exchange).await?;
-        let stale = relay::invalidated(&visit.method, served.status, url, &served.headers);
+        let stale = invalidate::invalidated(&visit.method, served.status, url, &served.headers);
         if !stale.is_empty() {
             let keys: Vec<_> = stale.iter().map(|url| key(url).hash()).collect();
             self.cache.invalidate(&keys).await?;

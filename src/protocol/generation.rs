@@ -30,11 +30,13 @@ pub struct Handed {
     held: Kept<(SocketAddr, KeyHash), (Digest, Duration)>,
     /// Upstream and path of archives of which a generation was handed out.
     archives: Kept<(Box<str>, Box<str>), ()>,
+    /// The generation that was handed out last.
+    last: Kept<KeyHash, Digest>,
 }
 
 impl Default for Handed {
     fn default() -> Handed {
-        Handed { held: Kept::new(HELD_MAX), archives: Kept::new(ARCHIVES_MAX) }
+        Handed { held: Kept::new(HELD_MAX), archives: Kept::new(ARCHIVES_MAX), last: Kept::new(ARCHIVES_MAX) }
     }
 }
 
@@ -95,14 +97,15 @@ impl Front {
         let mut served = self.cache.serve(&asked).await?;
         if let Some(key) = served.key.filter(|_| served.status == 200) {
             self.handed.saw(&generation.document.key.upstream, &generation.archive);
-            let is_new = matches!(served.outcome, Outcome::Miss | Outcome::Coalesced);
+            let came = matches!(served.outcome, Outcome::Miss | Outcome::Coalesced);
             if let Some(digest) = version(&mut served, visit, &generation.document).await? {
+                if came && self.handed.last.get(&key) != Some(digest) {
+                    // Before it is handed out: what it names is asked for right after.
+                    let below = format!("{}/", generation.archive);
+                    self.cache.invalidate_below(&generation.document.key, &below, generation.may_replace).await?;
+                }
+                self.handed.last.insert(key, digest);
                 self.handed.note(visit.peer.addr, key, digest, self.observers.clock.elapsed());
-            }
-            if is_new {
-                // Before it is handed out: what it names is asked for right after.
-                let below = format!("{}/", generation.archive);
-                self.cache.doubt_below(&generation.document.key, &below, generation.may_replace).await?;
             }
         }
         Ok(Answered::of_served(served, &visit.method, at))

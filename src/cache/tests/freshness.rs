@@ -3,7 +3,11 @@
 use http::header::{CACHE_CONTROL, ETAG, IF_NONE_MATCH};
 
 use super::*;
+use crate::index::Ack;
+use crate::index::catalog::{PrefixAsk, Put};
+use crate::index::record::Record;
 use crate::model::digest::Digest;
+use crate::model::entry::Entry;
 use crate::model::outcome::Forwarded;
 
 #[tokio::test]
@@ -168,4 +172,33 @@ async fn what_a_client_would_not_have_from_the_store_went_upstream_for_the_reque
     assert_eq!(why(&reload).await, (Outcome::Miss, Forwarded::Request));
     bed.advance(61);
     assert_eq!(why(&Client::default()).await, (Outcome::Miss, Forwarded::Stale));
+}
+
+#[tokio::test]
+async fn all_below_a_path_is_out_of_date_however_much_it_is() {
+    const KEPT: usize = 2_500;
+    let bed = Bed::new();
+    bed.upstream.answers("/pool/", [Script::ok(noise(1, 100))]);
+    bed.fetch(&immutable("/pool/")).await;
+    let key = immutable("/pool/").key;
+    let ask = PrefixAsk {
+        scope: &key.scope,
+        ecosystem: key.ecosystem,
+        upstream: &key.upstream,
+        prefix: "",
+        from: "",
+        limit: 9_999,
+    };
+    let one = bed.index.by_prefix(ask).await.expect("lists").remove(0);
+    let below = |n: usize| {
+        let key =
+            Key { path: format!("/pool/{}/{n}", if n.is_multiple_of(5) { "proven" } else { "named" }), ..key.clone() };
+        Put { entry: Arc::new(Entry { hash: key.hash(), key: Arc::new(key), ..one.clone() }), expected: None }
+    };
+    let record = Record { entries: (0..KEPT).map(below).collect(), ..Record::default() };
+    bed.index.record(record, Ack::Visible).await.expect("records");
+    bed.cache.invalidate_below(&key, "/pool/", |path| !path.contains("proven")).await.expect("marks");
+    let all = bed.index.by_prefix(ask).await.expect("lists");
+    assert_eq!(all.len(), KEPT + 1);
+    assert!(all.iter().all(|entry| entry.valid == entry.key.path.contains("proven")));
 }

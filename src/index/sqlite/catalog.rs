@@ -113,10 +113,11 @@ impl Catalog for SqliteCatalog {
 
     fn by_prefix<'a>(&'a self, ask: PrefixAsk<'a>) -> BoxFuture<'a, Result<Vec<Entry>, IndexError>> {
         let (scope, ecosystem) = (ask.scope.clone(), ask.ecosystem.to_owned());
-        let (upstream, prefix, limit) = (ask.upstream.to_owned(), ask.prefix.to_owned(), ask.limit as i64);
+        let (upstream, end, limit) = (ask.upstream.to_owned(), end_of(ask.prefix), ask.limit as i64);
+        let begin = ask.prefix.max(ask.from).to_owned();
         Box::pin(self.readers.read(move |connection| {
             let mut statement = connection.prepare_cached(sql::ENTRIES_BY_PREFIX)?;
-            let bounds = params![scope.as_str(), ecosystem, upstream, prefix, end_of(&prefix), limit];
+            let bounds = params![scope.as_str(), ecosystem, upstream, begin, end, limit];
             let rows = statement.query_map(bounds, write::read_entry)?;
             Ok(rows.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect())
         }))
