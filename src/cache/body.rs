@@ -175,7 +175,7 @@ async fn store(cache: &Arc<Inner>, plan: &FillPlan, ending: &Ending, mut body: B
             return Err(CacheError::Abandoned);
         }
     }
-    body.draft.valid = !ending.flight.is_doubtful();
+    body.draft.valid &= !ending.flight.is_doubtful();
     finish(cache, plan, body).await
 }
 

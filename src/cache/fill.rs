@@ -16,6 +16,7 @@ use super::error::CacheError;
 use super::form::{self, Formed};
 use super::origins::Question;
 use super::policy::ask::AskHead;
+use super::policy::rules::Rules;
 use super::policy::store::{self, Storable};
 use super::policy::{fields, validate};
 use super::relay;
@@ -129,17 +130,21 @@ async fn fill(cache: &Arc<Inner>, plan: &FillPlan, ending: &Ending) -> Result<St
     if fetched.status == StatusCode::NOT_MODIFIED
         && let Some((entry, _)) = &plan.confirm
     {
-        return confirmed(cache, plan, entry, &fetched).await;
+        return confirmed(cache, plan, entry, &fetched, keeping, &expect).await;
     }
     if decide::is_outage(fetched.status.as_u16())
         && let Some(entry) = usable_when_failing(cache, plan).await?
     {
         return Ok(Stage::Kept(entry, Outcome::Stale));
     }
+    let is_there = fetched.status.is_success();
     // What says that it is not there hashes to something else.
-    let expect = if fetched.status.is_success() { expect } else { Vec::new() };
-    let vary = match judge(cache, plan, &fetched, &expect) {
-        Ok(vary) if keeping == Keeping::Allowed => vary,
+    let expect = if is_there { expect } else { Vec::new() };
+    if is_transient(plan, &fetched) {
+        return Ok(hand_off(ending, relay::served(fetched, &plan.method, Reason::Upstream), Reason::Upstream));
+    }
+    let vary = match judge(cache, plan, &fetched, &expect, keeping) {
+        Ok(vary) if keeping != Keeping::Unproven => vary,
         Ok(_) => return Ok(hand_off_solo(cache, plan, ending, fetched, Reason::Unproven)),
         Err(reason) => return Ok(hand_off_solo(cache, plan, ending, fetched, reason)),
     };
@@ -162,8 +167,14 @@ async fn fill(cache: &Arc<Inner>, plan: &FillPlan, ending: &Ending) -> Result<St
             return Ok(hand_off(ending, relay::served(fetched, &plan.method, Reason::Full), Reason::Full));
         }
     };
-    let draft = draft(plan, &fetched, vary);
+    let draft = Entry { valid: keeping == Keeping::Allowed || !is_there, ..draft(plan, &fetched, vary) };
     body::begin(cache, plan, ending, Beginning { fetched, origin, writer, expect, draft, is_shared }).await
+}
+
+/// Whether an absence says little: a thing that is asked for by its sum may be had under another name.
+fn is_transient(plan: &FillPlan, fetched: &Fetched) -> bool {
+    let by_sum = matches!(plan.lookup.expect, Expect::Sum(_) | Expect::Exactly { .. });
+    by_sum && matches!(fetched.status, StatusCode::NOT_FOUND | StatusCode::GONE)
 }
 
 /// Under which variant the answer is kept, or why it is not.
@@ -172,6 +183,7 @@ fn judge(
     plan: &FillPlan,
     fetched: &Fetched,
     expect: &[Checksum],
+    keeping: Keeping,
 ) -> Result<Vec<(String, Option<String>)>, Reason> {
     let (status, freshness) = (fetched.status.as_u16(), &plan.lookup.freshness);
     let refused = |reason, why| {
@@ -183,6 +195,12 @@ fn judge(
         Storable::Yes { vary } => vary,
         Storable::No(reason, why) => return Err(refused(reason, why)),
     };
+    if keeping == Keeping::Doubted
+        && fetched.status.is_success()
+        && store::is_withdrawn(status, &Rules::of(&fetched.headers))
+    {
+        return Err(refused(Reason::NoStore, "no sum proves it, and the answer forbids keeping it"));
+    }
     // RFC 9112 §8 lets a body that only closing ends count as whole. A cache would serve it cut for ever.
     if fetched.len.is_none() && fetched.body.ends() == Ends::OnClose && expect.is_empty() {
         return Err(refused(
@@ -220,15 +238,25 @@ async fn confirmed(
     plan: &FillPlan,
     entry: &Arc<Entry>,
     fetched: &Fetched,
+    keeping: Keeping,
+    expect: &[Checksum],
 ) -> Result<Stage, CacheError> {
     let ask = plan.ask_head();
-    let freshened = validate::freshen(entry, &ask, &fetched.headers, fetched.requested_at, fetched.received_at);
+    let mut freshened = validate::freshen(entry, &ask, &fetched.headers, fetched.requested_at, fetched.received_at);
+    freshened.valid = keeping == Keeping::Allowed && has_sums(cache, entry, expect).await?;
     let freshened = Arc::new(freshened);
     let put = Put { entry: freshened.clone(), expected: None };
     let record = Record { entries: vec![put], ..Record::default() };
     cache.index.record(record, Ack::Visible).await?;
     tracing::debug!(key = %plan.key, "confirmed by upstream");
     Ok(Stage::Kept(freshened, Outcome::Revalidated))
+}
+
+/// Whether what is stored was once compared with all of the sums.
+async fn has_sums(cache: &Inner, entry: &Entry, expect: &[Checksum]) -> Result<bool, CacheError> {
+    let Some(digest) = entry.body.filter(|_| !expect.is_empty()) else { return Ok(true) };
+    let known = cache.index.sums_of(&[digest]).await?.pop().unwrap_or_default();
+    Ok(expect.iter().all(|sum| known.contains(sum)))
 }
 
 /// What came of asking.

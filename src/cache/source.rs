@@ -27,6 +27,8 @@ pub(super) enum Sums {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Keeping {
     Allowed,
+    /// Nothing proves it: it is kept as its own headers allow, and upstream confirms it before each use.
+    Doubted,
     /// That it is what it looks like is a guess which nothing proves.
     Unproven,
 }
@@ -105,8 +107,11 @@ impl Inner {
                     Document::Answer(answer) if decide::is_outage(answer.status) => return Ok(Sums::Answer(answer)),
                     told => {
                         let sum = told.sum(extract);
-                        if sum.is_none() && *unproven == Unproven::PassedOn {
-                            keeping = Keeping::Unproven;
+                        if sum.is_none() {
+                            keeping = match unproven {
+                                Unproven::Kept => Keeping::Doubted,
+                                Unproven::PassedOn => Keeping::Unproven,
+                            };
                         }
                         sum.into_iter().collect()
                     }

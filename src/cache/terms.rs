@@ -183,6 +183,7 @@ mod tests {
             max_bytes: 1,
             forward: Vec::new(),
             stand_in: None,
+            alias: None,
         };
         act(&Ask {
             hash: lookup.key.hash(),

@@ -79,7 +79,10 @@ impl super::Ecosystem for Apt {
         if source.is_nowhere() {
             return Ok(Route::NoUpstream);
         }
-        Ok(route(&source, what))
+        Ok(match what {
+            What::ByHash(sum) => Route::Cached(Box::new(by_its_hash(&source, sum, name_of(request.query)))),
+            _ => route(&source, what),
+        })
     }
 
     fn recognise(&self, url: &Url) -> Option<Recognised> {
@@ -188,7 +191,7 @@ fn route(source: &Source, what: What) -> Route {
         }
         What::Index { from, to } => return Route::Within(Box::new(within(source, from..=to))),
         What::Signature => plain(EACH_TIME, RELEASE_BYTES, form(is_signature)),
-        What::ByHash(sum) => plain(Freshness::Immutable, INDEX_BYTES, Expect::Sum(sum)),
+        What::ByHash(sum) => by_its_hash(source, sum, None),
         What::Package => plain(Freshness::Immutable, FILE_BYTES, form(is_archive)),
         What::File => plain(Freshness::Immutable, FILE_BYTES, Expect::Nothing),
         What::Document => plain(MINUTES, INDEX_BYTES, Expect::Nothing),
@@ -199,6 +202,25 @@ fn route(source: &Source, what: What) -> Route {
 fn release(source: &Source, path: &[String]) -> Lookup {
     let is_sound = if path.last().is_some_and(|name| name == "InRelease") { is_signed } else { is_release };
     lookup(source, path, EACH_TIME, RELEASE_BYTES, Expect::Form(Form { is_sound }))
+}
+
+/// `name`: what it is called where the archive keeps no files by hash.
+fn by_its_hash(source: &Source, sum: Checksum, name: Option<&str>) -> Lookup {
+    let mut found = lookup(source, &source.rest, Freshness::Immutable, INDEX_BYTES, Expect::Sum(sum));
+    let folder = source.rest.len().saturating_sub(3);
+    let path = name.map(|name| source.rest[..folder].iter().cloned().chain([name.to_owned()]).collect::<Vec<_>>());
+    let beside = path.map(|path| source.origins(&below(&path)));
+    if let (Origins::Listed(listed), Some(Origins::Listed(beside))) = (&mut found.origins, beside) {
+        *listed = listed.drain(..).zip(beside).flat_map(|(by_hash, beside)| [by_hash, beside]).collect();
+    }
+    found
+}
+
+/// Another larder's question for a file by its hash says what it is called (`Lookup::alias`). None: no such thing.
+fn name_of(query: Option<&str>) -> Option<&str> {
+    let name = query?.strip_prefix("of=")?;
+    let is_name = |char: char| char.is_ascii_alphanumeric() || matches!(char, '-' | '_' | '.' | '~');
+    (name.chars().all(is_name) && name.contains(|char: char| char.is_ascii_alphanumeric())).then_some(name)
 }
 
 fn within(source: &Source, depths: std::ops::RangeInclusive<usize>) -> Within {
@@ -222,6 +244,7 @@ fn lookup(source: &Source, path: &[String], freshness: Freshness, max_bytes: u64
         max_bytes,
         forward: Vec::new(),
         stand_in: None,
+        alias: None,
     }
 }
 
@@ -245,6 +268,8 @@ fn meant(release: &[u8], name: &str, plain: &Lookup) -> Option<Lookup> {
         // An archive that says so may forget older ones, which may still be those of today.
         keeps.then_some(Origin { url, next: Fallback::OnAbsence, trust: origin.trust })
     };
+    let (_, file) = plain.key.path.rsplit_once('/')?;
+    let alias = listed.first()?.url.join(&format!("by-hash/{folder}/{}?of={file}", sum.hex())).ok();
     let origins = listed.iter().flat_map(|origin| beside(origin).into_iter().chain([origin.clone()])).collect();
     let mut key = plain.key.clone();
     key.path = by_hash;
@@ -253,6 +278,7 @@ fn meant(release: &[u8], name: &str, plain: &Lookup) -> Option<Lookup> {
         origins: Origins::Listed(origins),
         freshness: Freshness::Immutable,
         expect: Expect::Exactly { sum, bytes },
+        alias,
         ..plain.clone()
     })
 }

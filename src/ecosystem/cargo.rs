@@ -189,6 +189,7 @@ fn document(source: &Source, below: String, freshness: Freshness, max_bytes: u64
         max_bytes,
         forward: Vec::new(),
         stand_in: None,
+        alias: None,
     }
 }
 
@@ -212,6 +213,7 @@ fn download(source: &Source, base: &str, name: &str, version: &str, sum: Option<
         max_bytes: CRATE_BYTES,
         forward: Vec::new(),
         stand_in: None,
+        alias: None,
     }
 }
 

@@ -65,6 +65,7 @@ impl super::Ecosystem for Go {
         let key = source.key(ABOUT.name, &below);
         Ok(Route::Cached(Box::new(Lookup {
             stand_in: wider_tile(&key.path),
+            alias: None,
             key,
             origins: source.origins(&below),
             freshness,

@@ -45,8 +45,9 @@ static ABOUT: About = About {
     name: "maven",
     title: "Maven artifacts",
     spec: "Maven 2 repository layout",
-    immutable: "files of releases and of timestamped snapshots, checked against the `.sha1` beside them",
-    mutable: "`maven-metadata.xml`, `-SNAPSHOT` files and catalogues for 1 min; checksum files are made of what is kept",
+    immutable: "files of releases and of timestamped snapshots that the `.sha1` beside them proves",
+    mutable: "`maven-metadata.xml`, `-SNAPSHOT` files and catalogues for 1 min; a file without a `.sha1` is confirmed each \
+              time; checksum files are made of what is kept and proven",
     without_upstream: ErrorKind::Unavailable,
 };
 
@@ -74,8 +75,10 @@ impl super::Ecosystem for Maven {
     fn recognise(&self, url: &Url) -> Option<Recognised> {
         let source = Source::at(url)?;
         let thing = summed(&source.rest).map_or_else(|| source.rest.clone(), |(thing, _)| thing);
-        if kind(&thing) == Kind::Document {
-            return None;
+        match kind(&thing) {
+            Kind::File | Kind::Metadata => {}
+            // Nothing proves a signature, and one that is made anew comes under the same name.
+            Kind::Signature | Kind::Document => return None,
         }
         let lookup = lookup(&source, &source.rest, Unproven::PassedOn);
         Some(Recognised { route: Route::Cached(Box::new(lookup)), evidence: Evidence::InItself })
@@ -145,6 +148,7 @@ fn document(source: &Source, below: &str, max_bytes: u64, expect: Expect) -> Loo
         max_bytes,
         forward: Vec::new(),
         stand_in: None,
+        alias: None,
     }
 }
 

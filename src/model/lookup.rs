@@ -209,6 +209,8 @@ pub struct Lookup {
     pub forward: Vec<http::HeaderName>,
     /// What may be served while upstream cannot be asked, though it was stored under other keys.
     pub stand_in: Option<StandIn>,
+    /// What another larder is asked for, as an address: where one of the origins does not say all of this.
+    pub alias: Option<Url>,
 }
 
 impl Lookup {
@@ -266,6 +268,7 @@ pub enum Expect {
 /// What becomes of a thing that nothing proves.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Unproven {
+    /// Kept, but confirmed upstream before each use.
     Kept,
     /// Passed on: that it is what it looks like was a guess.
     PassedOn,

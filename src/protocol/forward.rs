@@ -186,5 +186,6 @@ pub(super) fn lookup(url: &Url) -> Lookup {
         max_bytes: BODY_MAX_BYTES,
         forward: Vec::new(),
         stand_in: None,
+        alias: None,
     }
 }

@@ -57,8 +57,9 @@ impl Parent {
             }
             Origins::Listed(_) | Origins::Through { .. } => {}
         }
-        let asked = match (asked, &lookup.origins) {
-            (Some(asked), _) => asked.to_owned(),
+        let alias = lookup.alias.as_ref().map(|alias| named(lookup.key.ecosystem, alias));
+        let asked = match (asked.map(str::to_owned).or(alias), &lookup.origins) {
+            (Some(asked), _) => asked,
             (None, Origins::Listed(origins) | Origins::SumOf { otherwise: origins, .. }) => match origins.first() {
                 Some(origin) => named(lookup.key.ecosystem, &origin.url),
                 None => return,

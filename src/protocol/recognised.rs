@@ -11,6 +11,7 @@ use url::Url;
 use super::forward;
 use super::front::{Answered, Front, Visit};
 use super::generation::Asking;
+use super::parent::Parent;
 use super::target::{Known, Target};
 use crate::cache::error::CacheError;
 use crate::cache::served::{Ask, Partiality, Served};
@@ -80,7 +81,7 @@ impl Front {
                 Ok(None)
             }
             (Route::Cached(lookup), Evidence::InItself | Evidence::BelowGeneration) => {
-                let lookup = &*self.through(visit, lookup, None);
+                let lookup = &*self.through(visit, lookup, Some(&Parent::mirror_of(&target.url)));
                 let served = self.cache.serve(&ask(visit, target, lookup, lookup.key.hash())).await?;
                 known.mistaken.store(is_mistake(&served), Ordering::Relaxed);
                 Ok(Some(Answered::of_served(served, &visit.method, known.at)))

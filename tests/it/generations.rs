@@ -242,3 +242,28 @@ fn a_look_alike_is_not_kept_for_ever() {
     bed.get(&bed.upstream.url(at));
     assert_eq!(bed.upstream.count(at), 2);
 }
+
+/// Mirrors copy an `InRelease` that speaks of files by hash and keep none: apt then asks by name.
+#[test]
+fn an_archive_that_keeps_no_files_by_hash_is_read_by_name() {
+    for at in 0..2 {
+        let bed = Bed::new();
+        let state = bed.state("1", ByHash::Yes);
+        publish_release(&bed.upstream, &state);
+        publish_index(&bed.upstream, &state, ByHash::No);
+        let sum = crate::support::body::sha256_hex(state.index.as_bytes());
+        let (folder, name) = INDEX.rsplit_once('/').expect("has a folder");
+        let by_hash = dists(&format!("{folder}/by-hash/SHA256/{sum}"));
+        let target = |path: &str| bed.targets(path)[at].clone();
+        let mut apt = Connection::to(&bed.server);
+        assert_eq!(apt.get(&target(&dists("InRelease"))).1, state.release);
+        assert_eq!(apt.get(&target(&by_hash)).0, 404);
+        // Another larder says both, so that it is understood whatever generation this one holds.
+        let named = format!("{}?of={name}", bed.targets(&by_hash)[0]);
+        match at {
+            0 => assert_eq!(apt.get(&target(&dists(INDEX))), (200, state.index.clone())),
+            _ => assert_eq!(bed.get(&named).text(), state.index),
+        }
+        assert_eq!(apt.get(&target(&by_hash)), (200, state.index.clone()), "here it is kept by hash now");
+    }
+}

@@ -52,3 +52,30 @@ fn an_unproven_file_is_what_its_headers_say() {
     }
     assert_eq!(upstream.count(&path), 4, "by its headers it is kept");
 }
+
+/// By mount a file that nothing proves is kept, and confirmed upstream each time. To a proxy's clients it stays what its
+/// own headers say, whatever others were given by mount, and no sum is made of it.
+#[test]
+fn what_a_mount_keeps_without_proof_is_no_proof_for_anybody() {
+    let (dir, upstream) = (scratch(), Upstream::start());
+    let server = Setup::below(dir.path()).start();
+    let path = format!("{}.jar", place(LIB).0);
+    let [mount, proxy] = [format!("/maven/@http:{}{path}", upstream.addr()), upstream.url(&path)];
+    let get = |target: &str| Ask::get(target).must(server.addr());
+    for (text, headers) in [("1", "no-store"), ("2", "max-age=600"), ("3", "max-age=600"), ("4", "no-store")] {
+        let tag = format!("\"{text}\"");
+        upstream.put(&path, Resource::text(text).header("cache-control", headers).header("etag", &tag));
+        for _ in 0..2 {
+            assert_eq!(get(&mount).text(), text);
+        }
+        assert_eq!(get(&format!("{mount}.sha256")).status, 404, "upstream has none");
+    }
+    for text in ["5", "6"] {
+        upstream.put(&path, Resource::text(text).header("cache-control", "no-store"));
+        assert_eq!(get(&proxy).text(), text, "nothing is fresh of what a mount was given");
+    }
+    upstream.put(&path, Resource::text("7").header("cache-control", "max-age=600").header("etag", "\"7\""));
+    assert_eq!(get(&mount).text(), "7");
+    upstream.die();
+    assert_eq!(get(&mount).text(), "7", "the best there is");
+}

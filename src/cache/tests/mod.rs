@@ -214,6 +214,7 @@ fn lookup(path: &str, ecosystem: &'static str, freshness: Freshness) -> Lookup {
         max_bytes: 1 << 30,
         forward: Vec::new(),
         stand_in: None,
+        alias: None,
     }
 }
 
