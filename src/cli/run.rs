@@ -263,7 +263,12 @@ async fn place(args: &Args, here: &Here, found: &[Found]) -> Result<Option<Place
 /// An agent before the server, so that the build goes on without it. With `--strict` the server itself.
 async fn before(args: &Args, here: &Here, server: Client, found: &[Found]) -> Result<Option<Place>, Failure> {
     // One that wants a token is no reason to go without it unnoticed.
-    let health = admits(&server).await?;
+    let health = admits(&server).await.map_err(|error| {
+        let failure = Failure::from(error);
+        // A build needs no more than this.
+        let help = "set LARDER_TOKEN to a token made there with `larder token create NAME --right read`";
+        Failure { help: Some(help.to_owned()), ..failure }
+    })?;
     match &health {
         Some(_) => adopt(&server, found).await,
         None if args.strict => {

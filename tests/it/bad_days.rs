@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use crate::intercept::setup;
+use crate::intercept::{setup, token};
 use crate::support::agent::{as_user, larder_run};
 use crate::support::build::{Build, HOST};
 use crate::support::machine::{Island, root_or_say, run, scratch};
@@ -145,15 +145,18 @@ fn a_build_without_a_route_to_its_server_goes_on_at_once() {
 #[test]
 fn a_wrong_token_is_an_error_and_not_a_build_without_a_cache() {
     let dir = scratch();
-    let server = Setup::below(dir.path()).start();
-    for (token, strict) in [("lrd_wrong", false), ("lrd_wrong", true)] {
+    let setup = Setup::below(dir.path());
+    let server = setup.start();
+    let revoked = token(&setup);
+    run(&[LARDER, "token", "revoke", "ci", "--data", &setup.data.display().to_string()]);
+    for (token, words) in [("lrd_wrong", &["--strict", "--"][..]), ("lrd_wrong", &["--"]), (&revoked, &["--"])] {
         let mut command = larder_run(dir.path(), &server.url());
-        command.env("LARDER_TOKEN", token).args(strict.then_some("--strict")).args(["--", "echo", "was run"]);
+        command.env("LARDER_TOKEN", token).args(words).args(["echo", "was run"]);
         let ended = end_of(command, LIMIT);
         assert_eq!((ended.code, ended.stdout.as_str()), (Some(1), ""), "{ended:?}");
-        assert!(ended.stderr.contains("error: ") && ended.stderr.contains("help: "), "{}", ended.stderr);
-        assert!(ended.stderr.contains("token"), "{}", ended.stderr);
-        println!("{}", ended.stderr);
+        assert!(ended.stderr.contains("token is ") || ended.stderr.contains("it was revoked"), "{}", ended.stderr);
+        let remedy = "help: set LARDER_TOKEN to a token made there with `larder token create NAME --right read`";
+        assert!(ended.stderr.contains(remedy), "{}", ended.stderr);
     }
 }
 
