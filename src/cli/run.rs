@@ -92,6 +92,12 @@ impl Place {
         self.behind.as_ref().unwrap_or(&self.client)
     }
 
+    /// The directory of the agent before a server, and whether that server was there a moment ago.
+    fn agent(&self) -> Option<(&Path, bool)> {
+        let (shared, _) = self.shared.as_ref()?;
+        Some((&shared.dir, shared.server.as_ref()?.is_there))
+    }
+
     /// What came of a build so far, here and behind.
     async fn of_build(&self, label: &str) -> Result<Stats, Failure> {
         let here = of_build(&self.client, label).await?;
@@ -160,7 +166,7 @@ async fn build(args: &Args, here: &Here, found: &[Found], label: &str, place: &P
     settings.notes.iter().for_each(|note| out::note(note));
     point::lay(&settings)?;
     let mut env: Vec<(String, String)> = settings.env_here().cloned().collect();
-    env.extend(trusted(args, here, place.server()).await?);
+    env.extend(trusted(args, here, place).await?);
     // So that a larder started by the command uses the same server.
     env.push(("LARDER_SERVER".to_owned(), client.address().to_owned()));
     env.push(("LARDER_LABEL".to_owned(), label.to_owned()));
@@ -197,20 +203,32 @@ async fn build(args: &Args, here: &Here, found: &[Found], label: &str, place: &P
 }
 
 /// What leads the tools to certificates, where the server intercepts. A server that cannot be believed is no reason to
-/// stop: it finds that its certificates are not taken, and tunnels.
-async fn trusted(args: &Args, here: &Here, client: &Client) -> Result<Vec<(String, String)>, Failure> {
+/// stop: it finds that its certificates are not taken, and tunnels. One that is lost may be back before the build's end:
+/// its authority is then the one that it had.
+async fn trusted(args: &Args, here: &Here, place: &Place) -> Result<Vec<(String, String)>, Failure> {
     let consent = if args.trust_plain_http { Consent::Given } else { Consent::Missing };
-    let offer = match trust::offered(client, consent).await {
-        Ok(Some(offer)) => offer,
-        Ok(None) => return Ok(Vec::new()),
-        Err(failure) => {
-            out::error(&format!("larder: this build does not trust the server's authority\n{}", failure.text()));
-            return Ok(Vec::new());
-        }
+    let agent = place.agent();
+    let certificates = match agent {
+        Some((dir, false)) => trust::known(dir),
+        _ => match tokio::time::timeout(SOON, trust::offered(place.server(), consent)).await {
+            Ok(Ok(offer)) => offer.map(|offer| offer.certificates()).unwrap_or_default(),
+            Ok(Err(failure)) => {
+                out::error(&format!("larder: this build does not trust the server's authority\n{}", failure.text()));
+                return Ok(Vec::new());
+            }
+            // It has fallen silent just now.
+            Err(_) => agent.map(|(dir, _)| trust::known(dir)).unwrap_or_default(),
+        },
     };
+    if let Some((dir, true)) = agent {
+        trust::remember(dir, &certificates);
+    }
+    if certificates.is_empty() {
+        return Ok(Vec::new());
+    }
     let dir = here.data_dir()?.join("overlays/trust");
     let around = Surroundings::here(std::env::current_dir().unwrap_or_default());
-    trust::lay(&dir, &trust::Before::here(&around), &offer.certificates()).map_err(|error| {
+    trust::lay(&dir, &trust::Before::here(&around), &certificates).map_err(|error| {
         let help = "name another with --data DIR";
         Failure::failed(format!("{}: certificates for the build cannot be written: {error}", dir.display()), help)
     })
@@ -245,7 +263,12 @@ async fn place(args: &Args, here: &Here, found: &[Found]) -> Result<Option<Place
 /// An agent before the server, so that the build goes on without it. With `--strict` the server itself.
 async fn before(args: &Args, here: &Here, server: Client, found: &[Found]) -> Result<Option<Place>, Failure> {
     // One that wants a token is no reason to go without it unnoticed.
-    let health = admits(&server).await?;
+    let health = admits(&server).await.map_err(|error| {
+        let failure = Failure::from(error);
+        // A build needs no more than this.
+        let help = "set LARDER_TOKEN to a token made there with `larder token create NAME --right read`";
+        Failure { help: Some(help.to_owned()), ..failure }
+    })?;
     match &health {
         Some(_) => adopt(&server, found).await,
         None if args.strict => {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::process::Command;
+use url::Url;
 
 use super::beacon::{Beacon, Guest};
 use super::client::Client;
@@ -120,6 +121,10 @@ impl Shared {
             if !server.is_there {
                 command.arg("--lost");
             }
+            // Where `larder env` was in force too: its way around the server is not by the server.
+            for name in leading_to(&server.url, unicode_variables()) {
+                command.env_remove(name);
+            }
         }
         // In a group of its own: what a terminal or a CI system sends to a build's processes is not for it.
         command.process_group(0).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(self.log());
@@ -195,9 +200,40 @@ pub(crate) fn agent_dir(data: &Path, server: &Server) -> PathBuf {
     dir
 }
 
+/// What is not Unicode names no proxy.
+fn unicode_variables() -> impl Iterator<Item = (String, String)> {
+    std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+}
+
+/// The proxy variables that name the server itself.
+fn leading_to(server: &str, variables: impl Iterator<Item = (String, String)>) -> Vec<String> {
+    let origin = |text: &str| {
+        let with_scheme = if text.contains("://") { text.to_owned() } else { format!("http://{text}") };
+        Url::parse(&with_scheme).ok().map(|url| url.origin())
+    };
+    let server = origin(server);
+    let is_it = |(name, value): &(String, String)| {
+        ["http_proxy", "https_proxy", "all_proxy"].contains(&&*name.to_ascii_lowercase()) && origin(value) == server
+    };
+    variables.filter(is_it).map(|(name, _)| name).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn proxies_that_are_the_server_are_told_from_others() {
+        let variables = [
+            ("http_proxy", "http://label:@cache.example:7070"),
+            ("HTTPS_PROXY", "cache.example:7070/"),
+            ("ALL_PROXY", "http://proxy.example:7070"),
+            ("https_proxy", "http://cache.example:3128"),
+            ("LARDER_SERVER", "http://cache.example:7070"),
+        ];
+        let variables = variables.map(|(name, value)| (name.to_owned(), value.to_owned())).into_iter();
+        assert_eq!(leading_to("http://cache.example:7070", variables), ["http_proxy", "HTTPS_PROXY"]);
+    }
 
     #[test]
     fn a_new_token_takes_over_what_an_old_one_left() {

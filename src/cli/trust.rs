@@ -26,6 +26,8 @@ use crate::model::hex;
 
 /// Bundles that are kept; they are named by what is in them, and parallel builds share them.
 const KEPT: usize = 32;
+/// What a server's authorities are kept in, in the directory of its agent.
+const KNOWN: &str = "authorities.pem";
 /// What Java calls the file that it trusts.
 const JAVA_STORE: &str = "-Djavax.net.ssl.trustStore";
 /// Where a Java keeps its own.
@@ -147,6 +149,20 @@ pub(crate) async fn offered(client: &Client, consent: Consent) -> Result<Option<
         return Err(Failure::failed(message, help));
     }
     Ok(Some(offer))
+}
+
+/// What the server behind an agent offered last, from the agent's directory.
+pub(crate) fn known(agent: &Path) -> Vec<Der> {
+    let known = CertificateDer::pem_file_iter(agent.join(KNOWN));
+    known.into_iter().flatten().filter_map(|one| Some(one.ok()?.to_vec())).collect()
+}
+
+/// Keeps that, for builds that find the server lost. What is not kept is not trusted then, and that is all.
+pub(crate) fn remember(agent: &Path, offered: &[Der]) {
+    if known(agent) != offered {
+        let fresh = agent.join(format!("{KNOWN}.new-{}", std::process::id()));
+        let _ = fs::write(&fresh, keystore::pem(offered)).and_then(|()| fs::rename(&fresh, agent.join(KNOWN)));
+    }
 }
 
 /// Plain HTTP beyond this machine.

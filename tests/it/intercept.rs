@@ -68,7 +68,8 @@ fn assert_cached(ended: &Ended, how: &str) {
     assert!(said.contains(&format!("cache-status: larder; {how}")), "{said}");
 }
 
-fn token(setup: &Setup) -> String {
+/// A token that may read.
+pub fn token(setup: &Setup) -> String {
     let mut command = Command::new(LARDER);
     command.args(["token", "create", "ci", "--right", "read", "--data"]).arg(&setup.data).env_clear();
     let ended = end_of(command, LIMIT);

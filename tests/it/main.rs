@@ -12,6 +12,7 @@ mod agent;
 mod apt_client;
 mod attacks;
 mod bad_days;
+mod bad_surroundings;
 mod cargo_client;
 mod cargo_token;
 mod containers;
