@@ -31,6 +31,7 @@ mod kill;
 mod life;
 mod lines;
 mod names;
+mod pages;
 mod power;
 mod recognised;
 mod refusals;

@@ -10,6 +10,7 @@ pub mod client;
 pub mod debian;
 pub mod machine;
 pub mod maven;
+pub mod pages;
 pub mod promises;
 pub mod registry;
 pub mod resource;
