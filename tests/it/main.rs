@@ -35,4 +35,5 @@ mod pages;
 mod power;
 mod recognised;
 mod refusals;
+mod tool_pages;
 mod upstream_faults;
