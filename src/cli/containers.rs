@@ -244,8 +244,9 @@ fn takes_secret(command: &[OsString]) -> bool {
     !named && !std::env::var("DOCKER_BUILDKIT").is_ok_and(|value| value == "0")
 }
 
+/// Whether every builder knows it as an argument, and leaves it out of keys.
 fn is_proxy(name: &str) -> bool {
-    name.to_ascii_lowercase().ends_with("_proxy")
+    render::is_proxy(name)
 }
 
 fn proxies(settings: &Settings) -> Proxies {
@@ -259,6 +260,17 @@ fn proxies(settings: &Settings) -> Proxies {
 /// What a `RUN` reads: shell that sets everything, and leaves no file in the layer.
 fn secret(settings: &Settings) -> String {
     render::elsewhere(settings).replace(ELSEWHERE.0, ELSEWHERE.1)
+}
+
+/// What stands at the front of a `RUN` that wants more than the proxies.
+pub(crate) fn secret_line() -> String {
+    format!("RUN --mount=type=secret,id={SECRET} [ ! -f /run/secrets/{SECRET} ] || . /run/secrets/{SECRET}")
+}
+
+/// A `config.json` of Docker's client that has the proxies and nothing else.
+pub(crate) fn proxies_file(settings: &Settings) -> String {
+    let config = docker::with_proxies(None, &proxies(settings)).unwrap_or_default();
+    serde_json::from_str(&config).map_or(config, |config: serde_json::Value| format!("{config:#}"))
 }
 
 fn write(at: &Path, text: &str) -> std::io::Result<PathBuf> {

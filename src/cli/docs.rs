@@ -1,5 +1,8 @@
 //! `larder docs`: writes the pages that are made from the code, or checks that they are current. For contributors.
 
+mod containers;
+mod pages;
+
 use std::path::PathBuf;
 
 use super::failure::Failure;
@@ -20,8 +23,9 @@ pub(crate) struct Args {
 }
 
 /// Every generated document: its path and text.
-pub(crate) fn documents(command: clap::Command) -> Vec<(&'static str, String)> {
-    vec![
+pub(crate) fn documents(command: clap::Command) -> Vec<(String, String)> {
+    let one = |(path, text): (&str, String)| (path.to_owned(), text);
+    let mut all = [
         ("docs/cli.md", cli(command)),
         ("docs/config.md", print::markdown()),
         ("config/default.toml", print::default_file()),
@@ -29,13 +33,17 @@ pub(crate) fn documents(command: clap::Command) -> Vec<(&'static str, String)> {
         ("docs/metrics.md", telemetry::table::markdown()),
         ("docs/tools.md", tools_page()),
     ]
+    .map(one)
+    .to_vec();
+    all.extend(pages::pages());
+    all
 }
 
 /// *Errors*: a file that is not current, or cannot be written.
 pub(crate) fn docs(args: &Args, command: clap::Command) -> Result<(), Failure> {
     let mut stale = Vec::new();
     for (path, text) in documents(command) {
-        let file = args.root.join(path);
+        let file = args.root.join(&path);
         if std::fs::read_to_string(&file).is_ok_and(|there| there == text) {
             continue;
         }
@@ -57,7 +65,8 @@ pub(crate) fn docs(args: &Args, command: clap::Command) -> Result<(), Failure> {
 
 fn tools_page() -> String {
     let head = "# Tools\n\nMade by `larder docs` from the table of client settings; do not edit.\n\n\
-                `larder run -- COMMAND` sets these for one command, `larder env` prints them.\n\n";
+                `larder run -- COMMAND` sets these for one command, `larder env` prints them. What to paste for each tool and CI \
+                system: [use/](use/README.md).\n\n";
     format!("{head}{}{}", tools::markdown(), trust::markdown())
 }
 

@@ -19,7 +19,7 @@ const IF_UP: Duration = Duration::from_millis(300);
 /// Print what points a build's tools at a server
 ///
 /// What this machine's tools use is read first, so that each keeps its own upstreams, and named in the
-/// addresses. Without TOOL, all tools and the proxy variables.
+/// addresses. Without TOOL, all tools and the proxy variables. What is pasted where is in docs/use/.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -27,6 +27,7 @@ Examples:
   eval \"$(larder env --if-up --server http://cache:7070)\"
   larder env --server http://cache:7070 --format github
   larder env --format dockerfile cargo go
+  larder env --unnamed --server http://cache:7070 --format make > larder.mk
   larder env --label build-42 proxy
   docker build $(larder env docker) .                          so too: buildah bud $(larder env buildah) .
   larder env gitlab                                            the same in a job's before_script")]
@@ -37,6 +38,9 @@ pub(crate) struct Args {
     /// Print nothing when the server does not answer within 300 ms
     #[arg(long)]
     if_up: bool,
+    /// Name no upstreams in the addresses: the server's own are used, whatever this machine's tools use
+    #[arg(long)]
+    unnamed: bool,
     /// Build label that the requests count for
     #[arg(long, value_name = "LABEL")]
     label: Option<String>,
@@ -70,7 +74,7 @@ pub(crate) fn env(args: &Args) -> Result<(), Failure> {
     if let Some(unknown) = args.tools.iter().find(|tool| !known.contains(&tool.as_str())) {
         return Err(Failure::usage(format!("{unknown:?} is no tool"), format!("there is: {}", known.join(", "))));
     }
-    let found = point::known_here(&here.data_dir()?);
+    let found = if args.unnamed { point::unnamed(&client.base) } else { point::known_here(&here.data_dir()?) };
     point::note_secrets(&found);
     let target = Target {
         server: client.base.clone(),

@@ -29,6 +29,23 @@ pub(crate) fn known_here(data: &Path) -> Vec<Found> {
     look(&around.keeping(Kept { dir: data.join("asked"), clock: SystemClock::new() }))
 }
 
+/// Found on a machine where every tool is pointed at larder already, at addresses that name no upstream: the server's own
+/// are meant.
+pub(crate) fn unnamed(server: &Url) -> Vec<Found> {
+    let server = server.as_str().trim_end_matches('/');
+    let one =
+        |name: &'static str| Found::one(name, "", "the server's own upstreams".to_owned(), &format!("{server}/{name}"));
+    let mut all: Vec<Found> = ["apt", "cargo", "go", "maven", "npm", "pypi"].into_iter().filter_map(one).collect();
+    for found in &mut all {
+        match found.ecosystem {
+            "cargo" => found.settings.insert("source", "crates-io".to_owned()),
+            "go" => found.settings.insert("GOPROXY", format!("{server}/go|direct")),
+            _ => None,
+        };
+    }
+    all
+}
+
 /// A server, and how its clients are told apart.
 pub(crate) struct Target {
     /// As the tools reach it.

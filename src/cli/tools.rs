@@ -14,6 +14,7 @@ mod apt;
 pub mod cargo;
 mod go;
 mod maven;
+pub mod pasted;
 mod proxy;
 pub mod render;
 
@@ -56,6 +57,8 @@ pub enum Purpose {
 /// What a tool is told.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Settings {
+    /// The server that they lead to.
+    pub server: Option<Url>,
     pub env: Vec<(String, String)>,
     /// What else holds on this machine.
     pub here: Overlay,
@@ -121,7 +124,7 @@ pub static TOOLS: [Tool; 12] = [
         ecosystem: Some("go"),
         sets: "`GOPROXY`",
         kept: "modules, toolchains, the checksum database",
-        alone: "goes on: in `larder env` each address of larder's is followed by `|` and the one that it stands for",
+        alone: "goes on: behind larder's address are `|` and the one that it stands for, or `direct`",
         settings: go::settings,
     },
     Tool {
@@ -173,8 +176,10 @@ pub static TOOLS: [Tool; 12] = [
         word: "maven",
         name: "Maven",
         ecosystem: None,
-        sets: "`MAVEN_OPTS`: `-Dmaven.conf`, a directory laid over the installation's settings, with larder as its proxy",
-        kept: PROXY_KEPT,
+        sets: "`MAVEN_OPTS`: `-Dmaven.conf`, a directory laid over the installation's settings, with larder as mirror of \
+               each repository that has none yet, and as proxy for the rest",
+        kept: "artifacts and checksum files of mirrored repositories; others over plain HTTP; https by way of the proxy is \
+               tunnelled, not kept",
         alone: NO_FALLBACK,
         settings: maven::settings,
     },
@@ -192,7 +197,8 @@ pub static TOOLS: [Tool; 12] = [
         name: "Leiningen",
         ecosystem: None,
         sets: PROXY,
-        kept: "nothing: it refuses plain HTTP, and https is tunnelled",
+        kept: "by the variables alone nothing: it refuses plain HTTP, and https is tunnelled unless larder intercepts the \
+               host; by `:mirrors` and TLS, artifacts and checksum files",
         alone: NO_FALLBACK,
         settings: nothing,
     },
@@ -237,7 +243,7 @@ pub fn settings(client: &Client<'_>) -> Settings {
 
 /// What those tools are told whose word is wanted.
 pub fn settings_of(client: &Client<'_>, wanted: &dyn Fn(&str) -> bool) -> Settings {
-    let mut all = Settings::default();
+    let mut all = Settings { server: Some(client.server.clone()), ..Settings::default() };
     for tool in TOOLS.iter().filter(|tool| tool.is_mounted() && wanted(tool.word)) {
         let one = (tool.settings)(client);
         if tool.alone == NO_FALLBACK {
@@ -325,7 +331,8 @@ impl Overlay {
 
 impl Client<'_> {
     /// The address of an upstream through `server`: `SERVER/MOUNT/@HOST/base`, without a slash at the end. One that is
-    /// ours already, as under a `larder run` within another, is not wrapped twice.
+    /// ours already, as under a `larder run` within another, is not wrapped twice; one that names no upstream, as it does
+    /// not.
     pub(crate) fn through(&self, server: &Url, mount: &str, upstream: &Url) -> String {
         let base = upstream.path().trim_end_matches('/');
         let server = server.as_str().trim_end_matches('/');
@@ -334,6 +341,7 @@ impl Client<'_> {
         }
         match base.split_once(&format!("/{mount}/@")) {
             Some((_, named)) => format!("{server}/{mount}/@{named}"),
+            None if base.ends_with(&format!("/{mount}")) => format!("{server}/{mount}"),
             None => upstream.as_str().trim_end_matches('/').to_owned(),
         }
     }
@@ -428,7 +436,7 @@ pub(crate) mod tests {
         found.settings.insert("GOPROXY", list.into());
         let set = with_client(&[found], &[], Path::new("/nowhere"), settings);
         let base = "http://larder.example:7070";
-        let list = format!("{base}/b/42/go/@go.example,{base}/go,{base}/b/42/go/@x.example/go/@y");
+        let list = format!("{base}/b/42/go/@go.example,{base}/b/42/go,{base}/b/42/go/@x.example/go/@y");
         assert_eq!(variable(&set, "GOPROXY"), list);
     }
 

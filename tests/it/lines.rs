@@ -6,6 +6,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use crate::support::machine::scratch;
+use crate::support::maven::{Artifact, BASE, coordinates, place, publish};
 use crate::support::resource::Resource;
 use crate::support::server::{Ended, LARDER, Server, Setup, end_of};
 use crate::support::upstream::Upstream;
@@ -131,6 +132,44 @@ fn maven_fetches_by_way_of_larder() {
     let ended = within(&server.url(), "maven", command, dir.path(), &[("MAVEN_OPTS", "-Xmx256m")]);
     assert_eq!(ended.code, Some(0), "{}{}", ended.stdout, ended.stderr);
     assert!(came_through(&upstream, "/m2/t/p/1/p-1.pom"));
+}
+
+/// A project without mirrors: each of its repositories is given one, whose files are kept whatever upstream says of them.
+#[test]
+fn mavens_repositories_are_mirrored_and_warm_when_they_are_dead() {
+    let dir = scratch();
+    let upstream = Upstream::start_on(ELSEWHERE);
+    publish(&upstream, &Artifact { name: "t:p:1", needs: &[], more: "<packaging>pom</packaging>" });
+    let pom = format!(
+        "<project><modelVersion>4.0.0</modelVersion><parent>{}<relativePath/></parent><artifactId>c</artifactId>\
+         <packaging>pom</packaging><repositories><repository><id>ours</id><url>{}</url></repository></repositories></project>",
+        coordinates("t:p:1"),
+        upstream.url(BASE)
+    );
+    fs::write(dir.path().join("pom.xml"), pom).expect("scratch can be written");
+    let (local, at) = (dir.path().join("m2"), format!("{}.pom", place("t:p:1").0));
+    let server = setup(dir.path()).start();
+    let url = server.url();
+    let build = |what: &str| {
+        // From nothing each time; the settings themselves are the user's none.
+        let _ = fs::remove_dir_all(&local);
+        let command = format!("{what}mvn -B -q -C -Dmaven.repo.local={} validate", local.display());
+        within(&url, "maven", &command, dir.path(), &[])
+    };
+    let cold = build("cat \"${MAVEN_OPTS##*=}/settings.xml\"; ");
+    assert_eq!(cold.code, Some(0), "{}{}", cold.stdout, cold.stderr);
+    let row = format!(
+        "<mirror><id>larder-ours</id><mirrorOf>ours</mirrorOf><url>{url}/maven/@http:{}{BASE}</url></mirror>",
+        upstream.addr()
+    );
+    assert!(cold.stdout.contains(&row), "{}", cold.stdout);
+    assert!(came_through(&upstream, &at));
+    upstream.die();
+    let warm = build("");
+    assert_eq!(warm.code, Some(0), "{}{}", warm.stdout, warm.stderr);
+    server.kill();
+    let lost = build("");
+    assert!(lost.code.is_some_and(|code| code != 0), "the line says `no fallback`, and there was one");
 }
 
 #[test]

@@ -11,6 +11,7 @@ pub mod client;
 pub mod debian;
 pub mod machine;
 pub mod maven;
+pub mod pages;
 pub mod promises;
 pub mod registry;
 pub mod resource;

@@ -8,7 +8,7 @@ use super::super::point::{self, Target};
 use super::super::tools::Settings;
 use super::super::where_at::{Here, block_on};
 use super::super::{client::Client, out};
-use super::{SECRET, address, is_proxy, out_of_reach, secret, write};
+use super::{SECRET, address, is_proxy, out_of_reach, secret, secret_line, write};
 
 /// Where the secret is kept for builds that are started by hand.
 const FILE: &str = "build.env";
@@ -78,15 +78,12 @@ pub(crate) fn print(builder: Builder, here: &Here, client: &Client, label: Optio
             if builder == Builder::Buildah { "buildah" } else { "docker" }
         ));
     }
-    out::note(&format!(
-        "a RUN that needs more than the proxies, as for Go: RUN --mount=type=secret,id={SECRET} \
-         [ ! -f /run/secrets/{SECRET} ] || . /run/secrets/{SECRET}; your-command"
-    ));
+    out::note(&format!("a RUN that needs more than the proxies, as for Go: {}; your-command", secret_line()));
     Ok(())
 }
 
 /// Options of a build: words without spaces in them.
-fn options(settings: &Settings, file: &Path) -> String {
+pub(crate) fn options(settings: &Settings, file: &Path) -> String {
     let mut words: Vec<String> = settings
         .env
         .iter()
@@ -116,6 +113,15 @@ mod tests {
     fn settings() -> Settings {
         let pairs = [("http_proxy", "http://b:t%2F@10.0.0.1:7070"), ("GOPROXY", "http://10.0.0.1:7070/go,direct")];
         Settings { env: pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec(), ..Settings::default() }
+    }
+
+    /// Docker warns of an argument that nobody declared, and a shell would read `|` in a line that is pasted.
+    #[test]
+    fn an_argument_that_no_builder_knows_is_not_given() {
+        let mut settings = settings();
+        settings.env.push(("http_no_proxy".to_owned(), "localhost|127.0.0.1".to_owned()));
+        let line = options(&settings, Path::new("/d/build.env"));
+        assert_eq!(line, "--build-arg http_proxy=http://b:t%2F@10.0.0.1:7070 --secret id=cache,src=/d/build.env");
     }
 
     #[test]

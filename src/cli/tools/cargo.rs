@@ -83,13 +83,17 @@ fn tokens(client: &Client<'_>, replacements: &Table) -> Vec<(String, String)> {
 fn script(replacements: &Table) -> Script {
     let ours = toml::to_string(replacements).unwrap_or_default().replace('\'', r"'\''");
     let (real, names) = (discovered::REAL_HOME, [&DIRECTORIES[..], &FILES[..]].concat().join(" "));
+    // A table that stands twice is refused: what the home replaces already stays as it is.
+    let sources = replacements.get(SOURCES).and_then(Value::as_table).into_iter().flat_map(Table::keys);
+    let theirs: String = sources.map(|name| format!(" -e '[source.{name}]'")).collect();
     let lines = format!(
         "larder_real=\"${{{real}:-${{CARGO_HOME:-$HOME/.cargo}}}}\"\n\
          mkdir -p {ELSEWHERE} \"$larder_real/registry\" \"$larder_real/git\" \"$larder_real/bin\"\n\
-         {{ cat \"$larder_real/config.toml\" 2>/dev/null || true; printf '\\n%s' '{ours}'; }} > {ELSEWHERE}/config.toml\n\
+         {{ cat \"$larder_real/config.toml\" 2>/dev/null || true; grep -qsF{theirs} \"$larder_real/config.toml\" || printf '\\n%s' '{ours}'; }} > {ELSEWHERE}/config.toml\n\
          for name in {names}; do ln -sfn \"$larder_real/$name\" {ELSEWHERE}/$name; done\n"
     );
-    let env = vec![("CARGO_HOME".to_owned(), ELSEWHERE.to_owned()), (real.to_owned(), "$larder_real".to_owned())];
+    // In this order: a form that sets one after the other asks the lines again for the value of the first.
+    let env = vec![(real.to_owned(), "$larder_real".to_owned()), ("CARGO_HOME".to_owned(), ELSEWHERE.to_owned())];
     Script { lines, env, directories: vec![ELSEWHERE] }
 }
 
@@ -293,6 +297,22 @@ mod tests {
         assert_eq!(set.notes, ["cargo's registry corp has a credential and is asked directly"]);
         let set = laid("no toml", &[found("", "https://crates.example", &[("source", "crates-io")])]);
         assert!(set.env.is_empty() && set.notes[0].contains("left alone"), "{set:?}");
+    }
+
+    /// cargo refuses a table that stands twice, and then every build fails.
+    #[test]
+    fn elsewhere_a_source_that_the_home_replaces_stays() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let set = laid("", &[found("", "https://crates.example/i/", &[("source", "crates-io")])]);
+        let lines = set.elsewhere.lines.replace(ELSEWHERE, &dir.path().join("over").display().to_string());
+        for (own, expected) in [("[source.crates-io]\nreplace-with = 'mine'\n", 1), ("[net]\n", 2)] {
+            std::fs::write(dir.path().join("config.toml"), own).expect("a file");
+            let sh = std::process::Command::new("sh").args(["-ec", &lines]).env("CARGO_HOME", dir.path()).status();
+            assert!(sh.expect("sh runs").success());
+            let config = std::fs::read_to_string(dir.path().join("over/config.toml")).expect("was made");
+            let config: Table = config.parse().expect("is TOML");
+            assert_eq!(config.get("source").map_or(0, |source| source.as_table().map_or(0, Table::len)), expected);
+        }
     }
 
     #[test]

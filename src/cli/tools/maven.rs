@@ -59,6 +59,14 @@ pub(super) fn settings(client: &Client<'_>) -> Settings {
     Settings { here: here.unwrap_or_default(), elsewhere, ..Settings::default() }
 }
 
+/// The user's own settings, where nothing is laid over: mirrors alone.
+pub(super) fn own_settings(client: &Client<'_>) -> String {
+    let sources: Vec<&Found> = client.found.iter().filter(|found| found.ecosystem == "maven").collect();
+    let mirrors = mirrors(client, &sources);
+    let servers = servers(client, &mirrors);
+    with("<settings>\n</settings>\n", "", &mirrors.concat(), &servers)
+}
+
 /// Maven speaks plain HTTP to a proxy. A token is named, not written.
 fn proxies(client: &Client<'_>) -> String {
     if client.server.scheme() != "http" {

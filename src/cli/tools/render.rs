@@ -1,4 +1,12 @@
-//! The forms in which settings are printed: for a shell, a Dockerfile, three CI systems, and programs.
+//! The forms in which settings are printed: for a shell, a Dockerfile, CI systems, Kubernetes, Make, and programs.
+//!
+//! What is kept in a file outlives the server. So all forms but the shell's, which `larder env --if-up` prints anew each
+//! time, ask first whether the server answers, and set nothing when it does not. They ask with whatever is there: curl, a
+//! wget (BusyBox has no more), or bash.
+//!
+//! Source: "Workflow commands for GitHub Actions" (`GITHUB_ENV`), GitLab's "CI/CD YAML syntax reference"
+//! (`before_script` and `script` are one shell), "CircleCI configuration reference" (`BASH_ENV`), the Kubernetes API
+//! reference (ConfigMap, Pod), the GNU Make manual.
 
 use std::path::Path;
 
@@ -19,6 +27,10 @@ pub enum Form {
     Gitlab,
     /// A step of CircleCI.
     Circleci,
+    /// A ConfigMap, and a Pod that reads it.
+    Kubernetes,
+    /// For a Makefile: to be put in it, or included.
+    Make,
     Json,
 }
 
@@ -30,6 +42,8 @@ pub fn render(settings: &Settings, form: Form) -> String {
         Form::Github => github(settings),
         Form::Gitlab => gitlab(settings),
         Form::Circleci => circleci(settings),
+        Form::Kubernetes => kubernetes(settings),
+        Form::Make => make(settings),
         Form::Json => json(settings),
     }
 }
@@ -63,7 +77,7 @@ fn laid(overlay: &Overlay) -> String {
     out
 }
 
-fn exports<'a>(settings: &Settings, env: impl Iterator<Item = &'a (String, String)>) -> String {
+pub(super) fn exports<'a>(settings: &Settings, env: impl Iterator<Item = &'a (String, String)>) -> String {
     env.map(|(name, value)| format!("export {name}={}{}\n", quoted(value), mark(settings, name))).collect()
 }
 
@@ -78,26 +92,52 @@ pub fn elsewhere(settings: &Settings) -> String {
     settings.elsewhere.lines.clone() + &open_exports(settings) + &exports(settings, settings.env.iter())
 }
 
+/// A command of the shell that tells whether the server takes requests, within a second for each that it tries.
+fn probe(settings: &Settings) -> String {
+    let Some(server) = &settings.server else { return "true\n".to_owned() };
+    let ready = format!("{}/readyz", server.as_str().trim_end_matches('/'));
+    let mut out = format!("{{\n  curl -fsm 1 -o /dev/null {ready} ||\n  wget -q -T 1 -t 1 -O /dev/null {ready}");
+    if server.scheme() == "http" {
+        let bare = server.host_str().unwrap_or_default().trim_matches(['[', ']']);
+        let port = server.port_or_known_default().unwrap_or_default();
+        let path = format!("{}/readyz", server.path().trim_end_matches('/'));
+        out.push_str(&format!(
+            " ||\n  timeout 1 bash -c 'exec 3<>/dev/tcp/{bare}/{port} &&\n    printf \"GET {path} HTTP/1.0\\r\\nHost: {bare}:{port}\\r\\n\\r\\n\" >&3 && grep -q \" 200 \" <&3'"
+        ));
+    }
+    out + "\n} 2>/dev/null\n"
+}
+
+/// Lines of a shell that are run if the server answers.
+fn guarded(settings: &Settings, lines: &str) -> String {
+    format!("if {}then\n{lines}else\necho {} >&2\nfi\n", probe(settings), quoted(&silent(settings)))
+}
+
+fn silent(settings: &Settings) -> String {
+    let server = settings.server.as_ref().map_or("", |server| server.as_str().trim_end_matches('/'));
+    format!("no larder answers at {server}: this build goes without")
+}
+
 fn dockerfile(settings: &Settings) -> String {
-    let is_known = |name: &str| name.to_ascii_lowercase().ends_with("_proxy");
-    let (known, own): (Vec<_>, Vec<_>) = settings.env.iter().partition(|(name, _)| is_known(name));
-    let mut out = String::from(
-        "# The proxy variables are arguments that every builder knows; they are no part of a layer or of its key:\n",
-    );
+    let (known, own): (Vec<_>, Vec<_>) = settings.env.iter().partition(|(name, _)| is_proxy(name));
+    let mut out = String::new();
+    if !known.is_empty() {
+        out.push_str("# The proxy variables are arguments that every builder knows; they are no part of a layer or of its key:\n");
+    }
     for (name, value) in known {
         out.push_str(&format!("#   docker build --build-arg {name}={}\n", quoted(value)));
     }
-    out.push_str(
-        "# The others hold for one RUN. Put your command in the place of the last line.\nRUN <<'LARDER'\nset -e\n",
-    );
+    out.push_str("# These hold for one RUN. Put your command in the place of the last line.\nRUN <<'LARDER'\nset -e\n");
     if !settings.elsewhere.directories.is_empty() {
         out.push_str(&format!("trap 'rm -rf {}' EXIT\n", settings.elsewhere.directories.join(" ")));
     }
-    out.push_str(&settings.elsewhere.lines);
-    out.push_str(&open_exports(settings));
-    out.push_str(&exports(settings, own.into_iter()));
-    out.push_str("your-command\nLARDER\n");
-    out
+    let lines = settings.elsewhere.lines.clone() + &open_exports(settings) + &exports(settings, own.into_iter());
+    out + &guarded(settings, &lines) + "your-command\nLARDER\n"
+}
+
+/// Whether every builder knows it as an argument (Dockerfile reference, "Predefined ARGs").
+pub fn is_proxy(name: &str) -> bool {
+    matches!(name.to_ascii_lowercase().as_str(), "http_proxy" | "https_proxy" | "ftp_proxy" | "all_proxy" | "no_proxy")
 }
 
 fn github(settings: &Settings) -> String {
@@ -109,20 +149,11 @@ fn github(settings: &Settings) -> String {
         let pair = quoted(&format!("{name}={value}"));
         lines.push_str(&format!("echo {pair} >> \"$GITHUB_ENV\"{}\n", mark(settings, name)));
     }
-    format!("- name: larder\n  shell: bash\n  run: |\n{}", indented(&lines, 4))
+    format!("- name: larder\n  shell: bash\n  run: |\n{}", indented(&guarded(settings, &lines), 4))
 }
 
 fn gitlab(settings: &Settings) -> String {
-    let mut out = String::from("variables:\n");
-    for (name, value) in &settings.env {
-        // A JSON string is a YAML string; GitLab expands `$`.
-        out.push_str(&format!("  {name}: {}{}\n", json!(value.replace('$', "$$")), mark(settings, name)));
-    }
-    let lines = settings.elsewhere.lines.clone() + &open_exports(settings);
-    if !lines.is_empty() {
-        out.push_str(&format!("before_script:\n  - |\n{}", indented(&lines, 4)));
-    }
-    out
+    format!("before_script:\n  - |\n{}", indented(&guarded(settings, &elsewhere(settings)), 4))
 }
 
 fn circleci(settings: &Settings) -> String {
@@ -134,7 +165,52 @@ fn circleci(settings: &Settings) -> String {
         let export = format!("export {name}={}", quoted(value));
         lines.push_str(&format!("echo {} >> \"$BASH_ENV\"{}\n", quoted(&export), mark(settings, name)));
     }
-    format!("- run:\n    name: larder\n    command: |\n{}", indented(&lines, 6))
+    format!("- run:\n    name: larder\n    command: |\n{}", indented(&guarded(settings, &lines), 6))
+}
+
+/// What a Pod does when the ConfigMap is not there is what it did before.
+fn kubernetes(settings: &Settings) -> String {
+    format!(
+        "apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: larder-client\ndata:\n  env.sh: |\n{}\
+         ---\napiVersion: v1\nkind: Pod\nmetadata:\n  name: build\nspec:\n  restartPolicy: Never\n  containers:\n\
+         \x20   - name: build\n      image: your-image\n      command:\n        - sh\n        - -c\n        - |\n\
+         \x20         [ ! -f /etc/larder/env.sh ] || . /etc/larder/env.sh\n          your-command\n      volumeMounts:\n\
+         \x20       - name: larder\n          mountPath: /etc/larder\n  volumes:\n    - name: larder\n      configMap:\n\
+         \x20       name: larder-client\n        optional: true\n",
+        indented(&guarded(settings, &elsewhere(settings)), 4)
+    )
+}
+
+/// Variables for all recipes. Make's own shell gets no line feeds, so the lines go by way of a file; what the shell has to
+/// fill in is asked of one that ran them, and they may run again.
+fn make(settings: &Settings) -> String {
+    let doubled = |text: &str| text.replace('$', "$$");
+    let lines = format!(
+        "if [ \"$larder\" ] || {}then\n{}larder=up\nelse\necho {} >&2\nfi\n",
+        probe(settings),
+        settings.elsewhere.lines,
+        quoted(&silent(settings))
+    );
+    let mut out = format!(
+        "define LARDER_LINES\n{}endef\nLARDER_FILE := $(shell mktemp)\n$(file >$(LARDER_FILE),$(LARDER_LINES))\n\
+         ifeq (up,$(shell . $(LARDER_FILE); echo $$larder))\n",
+        doubled(&lines)
+    );
+    let before = |name: &str| match mark(settings, name).trim() {
+        "" => String::new(),
+        mark => format!("{mark}\n"),
+    };
+    for (name, value) in &settings.elsewhere.env {
+        let value = match value.contains('$') {
+            true => format!("$(shell larder=up; . $(LARDER_FILE); printf %s \"{}\")", doubled(value)),
+            false => value.replace('#', "\\#"),
+        };
+        out.push_str(&format!("{}export {name} := {value}\n", before(name)));
+    }
+    for (name, value) in &settings.env {
+        out.push_str(&format!("{}export {name} := {}\n", before(name), doubled(value).replace('#', "\\#")));
+    }
+    out + "endif\n$(shell rm -f $(LARDER_FILE))\n"
 }
 
 fn json(settings: &Settings) -> String {
@@ -159,7 +235,8 @@ fn quoted(text: &str) -> String {
 }
 
 fn indented(text: &str, by: usize) -> String {
-    text.lines().map(|line| format!("{:by$}{line}\n", "")).collect()
+    let line = |line: &str| if line.is_empty() { "\n".to_owned() } else { format!("{:by$}{line}\n", "") };
+    text.lines().map(line).collect()
 }
 
 #[cfg(test)]
@@ -169,6 +246,7 @@ mod tests {
 
     fn sample() -> Settings {
         Settings {
+            server: url::Url::parse("http://larder.example:7070").ok(),
             env: vec![
                 ("GOPROXY".into(), "http://larder.example/go/@go.example,direct".into()),
                 ("ODD".into(), "a 'b' $c|d".into()),
@@ -220,6 +298,8 @@ mod tests {
             (Form::Github, "github"),
             (Form::Gitlab, "gitlab"),
             (Form::Circleci, "circleci"),
+            (Form::Kubernetes, "kubernetes"),
+            (Form::Make, "make"),
             (Form::Json, "json"),
         ] {
             insta::assert_snapshot!(name, render(&sample(), form));
