@@ -28,6 +28,7 @@ mod instruments;
 mod intercept;
 mod intercept_clients;
 mod jvm_clients;
+mod jvm_intercepted;
 mod kill;
 mod life;
 mod lines;
