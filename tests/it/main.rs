@@ -10,6 +10,7 @@ mod support;
 mod again;
 mod agent;
 mod apt_client;
+mod apt_intercepted;
 mod attacks;
 mod bad_days;
 mod cargo_client;

@@ -97,7 +97,7 @@ impl World {
 
     /// How larder reaches these hosts, and which of them it intercepts.
     pub fn config(&self, intercepted: &[&str]) -> String {
-        let known = ["files.example", "other.example", "maven.example", EXPIRED, MISNAMED, UNKNOWN];
+        let known = ["files.example", "other.example", "maven.example", "apt.example", EXPIRED, MISNAMED, UNKNOWN];
         format!(
             "[upstreams]\nlearn = \"public\"\nallow = {known:?}\n\
              [upstream]\nca_file = {:?}\nsystem_roots = false\nallow_private = [\"127.0.0.1/32\"]\n\
