@@ -22,7 +22,7 @@ use super::shared::{self, Entered, Shared};
 use super::stats::{encoded, of_build};
 use super::summary::Stats;
 use super::trust::{self, Consent};
-use super::where_at::{ConfigArgs, Here, admits, block_on, is_alive};
+use super::where_at::{ConfigArgs, Here, answers, block_on, is_alive};
 use crate::model::hex;
 use crate::protocol::gate::label_of;
 use crate::runtime::clock::random_bytes;
@@ -244,15 +244,17 @@ async fn place(args: &Args, here: &Here, found: &[Found]) -> Result<Option<Place
 
 /// An agent before the server, so that the build goes on without it. With `--strict` the server itself.
 async fn before(args: &Args, here: &Here, server: Client, found: &[Found]) -> Result<Option<Place>, Failure> {
-    // One that wants a token is no reason to go without it unnoticed.
-    let health = admits(&server).await?;
-    match &health {
-        Some(_) => adopt(&server, found).await,
-        None if args.strict => {
-            let message = format!("no larder answers at {}", server.address());
-            return Err(Failure::failed(message, "start it, or leave --strict out to go on without it"));
+    let health = match answers(&server).await {
+        Ok(health) => Some(health),
+        // One that wants a token is no reason to go without it unnoticed.
+        Err(error) if error.wants_token() || args.strict => return Err(error.into()),
+        Err(error) => {
+            out::note(&format!("{error}; going on without it"));
+            None
         }
-        None => out::note(&format!("no larder answers at {}: going on without it", server.address())),
+    };
+    if health.is_some() {
+        adopt(&server, found).await;
     }
     // Another agent does what ours would do, and an older larder knows none.
     if args.strict || health.as_ref().is_some_and(|health| health.agent || health.instance.is_empty()) {

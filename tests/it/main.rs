@@ -15,6 +15,7 @@ mod attacks;
 mod bad_days;
 mod cargo_client;
 mod cargo_token;
+mod certificates;
 mod containers;
 mod disk;
 mod fills;
