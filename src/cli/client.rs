@@ -52,9 +52,19 @@ pub(crate) enum ClientError {
     Strange { url: String, why: String },
 }
 
+impl ClientError {
+    /// There is one, and it is a question of rights.
+    pub fn wants_token(&self) -> bool {
+        matches!(self, ClientError::Status { status: 401 | 403 | 407, .. })
+    }
+}
+
 impl From<ClientError> for Failure {
     fn from(error: ClientError) -> Failure {
         let help = match &error {
+            ClientError::Unreachable { why, .. } if why.contains("certificate expired") => {
+                "put a new one in its place on the server and send it SIGHUP; else see this machine's clock"
+            }
             ClientError::Unreachable { why, .. } if why.contains("certificate") => {
                 "for an authority of larder's own, take it there with `larder ca print` and set SSL_CERT_FILE to that file"
             }

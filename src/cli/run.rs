@@ -22,7 +22,7 @@ use super::shared::{self, Entered, Shared};
 use super::stats::{encoded, of_build};
 use super::summary::Stats;
 use super::trust::{self, Consent};
-use super::where_at::{ConfigArgs, Here, admits, block_on, is_alive};
+use super::where_at::{ConfigArgs, Here, answers, block_on, is_alive};
 use crate::model::hex;
 use crate::protocol::gate::label_of;
 use crate::runtime::clock::random_bytes;
@@ -262,20 +262,22 @@ async fn place(args: &Args, here: &Here, found: &[Found]) -> Result<Option<Place
 
 /// An agent before the server, so that the build goes on without it. With `--strict` the server itself.
 async fn before(args: &Args, here: &Here, server: Client, found: &[Found]) -> Result<Option<Place>, Failure> {
-    // One that wants a token is no reason to go without it unnoticed.
-    let health = admits(&server).await.map_err(|error| {
-        let failure = Failure::from(error);
-        // A build needs no more than this.
-        let help = "set LARDER_TOKEN to a token made there with `larder token create NAME --right read`";
-        Failure { help: Some(help.to_owned()), ..failure }
-    })?;
-    match &health {
-        Some(_) => adopt(&server, found).await,
-        None if args.strict => {
-            let message = format!("no larder answers at {}", server.address());
-            return Err(Failure::failed(message, "start it, or leave --strict out to go on without it"));
+    let health = match answers(&server).await {
+        Ok(health) => Some(health),
+        // One that wants a token is no reason to go without it unnoticed.
+        Err(error) if error.wants_token() => {
+            // A build needs no more than this.
+            let help = "set LARDER_TOKEN to a token made there with `larder token create NAME --right read`";
+            return Err(Failure { help: Some(help.to_owned()), ..error.into() });
         }
-        None => out::note(&format!("no larder answers at {}: going on without it", server.address())),
+        Err(error) if args.strict => return Err(error.into()),
+        Err(error) => {
+            out::note(&format!("{error}; going on without it"));
+            None
+        }
+    };
+    if health.is_some() {
+        adopt(&server, found).await;
     }
     // Another agent does what ours would do, and an older larder knows none.
     if args.strict || health.as_ref().is_some_and(|health| health.agent || health.instance.is_empty()) {

@@ -4,11 +4,14 @@
 //! Most of these variables replace what a tool trusts of itself. So none is ever given larder's authority alone: always
 //! what the user named in that variable, else what the system trusts, and larder's with it.
 //!
-//! Tried with curl 7.88, git 2.39, go 1.26, cargo 1.95, node 20, pip 23 and java 17.
+//! Tried with curl 7.88, git 2.39, go 1.26, cargo 1.95, node 20, pip 23, java 17 and apt 2.6.
+
+mod apt;
 
 use std::fs;
 use std::io;
 use std::net::IpAddr;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -84,7 +87,9 @@ pub(crate) fn table(file: &str) -> Vec<Vec<String>> {
     rows.push(vec![java, "every JVM: Maven, Gradle, Leiningen, sbt (larder ca print --format jks)".to_owned()]);
     rows.push(vec![
         format!("Acquire::https::CaInfo \"{file}\";"),
-        "apt, in a file below /etc/apt/apt.conf.d".to_owned(),
+        "apt, in a file below /etc/apt/apt.conf.d, or the one that APT_CONFIG names; its user _apt has to be able to \
+        read what it names. It reads no variable for certificates"
+            .to_owned(),
     ]);
     rows.push(vec![
         "update-ca-certificates".to_owned(),
@@ -244,11 +249,15 @@ pub(crate) fn lay(dir: &Path, before: &Before<'_>, larder: &[Der]) -> io::Result
             (None, Kind::Beside) => Vec::new(),
             (None, Kind::IfNamed) => continue,
         };
-        let file = kept(dir, "pem", keystore::pem(&with(known, larder)).as_bytes())?;
-        env.push((variable.name.to_owned(), file.display().to_string()));
+        env.push((variable.name.to_owned(), bundle(dir, known, larder)?.display().to_string()));
     }
     env.push(("JAVA_TOOL_OPTIONS".to_owned(), java(dir, before, larder)?));
+    env.extend(apt::variable(dir, before, larder)?);
     Ok(env)
+}
+
+fn bundle(dir: &Path, known: Vec<Der>, larder: &[Der]) -> io::Result<PathBuf> {
+    kept(dir, "pem", keystore::pem(&with(known, larder)).as_bytes())
 }
 
 fn java(dir: &Path, before: &Before<'_>, larder: &[Der]) -> io::Result<String> {
@@ -291,8 +300,21 @@ fn configured(around: &Surroundings<'_>, variable: &str) -> Option<String> {
 
 /// The value of one of Java's options; the last one counts.
 fn option(options: &str, name: &str) -> Option<String> {
-    let words = options.split_whitespace().map(|word| word.trim_matches(['"', '\'']));
-    words.filter_map(|word| word.strip_prefix(name)?.strip_prefix('=')).next_back().map(str::to_owned)
+    words(options).iter().filter_map(|word| word.strip_prefix(name)?.strip_prefix('=')).next_back().map(str::to_owned)
+}
+
+/// `JAVA_TOOL_OPTIONS` as a JVM takes it apart: at blanks that do not stand between quotes.
+fn words(options: &str) -> Vec<String> {
+    let (mut words, mut quote) = (vec![String::new()], None);
+    for letter in options.chars() {
+        match quote {
+            Some(open) if open == letter => quote = None,
+            None if matches!(letter, '"' | '\'') => quote = Some(letter),
+            None if letter.is_whitespace() => words.push(String::new()),
+            Some(_) | None => words.last_mut().into_iter().for_each(|word| word.push(letter)),
+        }
+    }
+    words
 }
 
 /// The home of the Java that PATH leads to.
@@ -321,6 +343,8 @@ fn kept(dir: &Path, ending: &str, bytes: &[u8]) -> io::Result<PathBuf> {
     make_room(dir)?;
     let fresh = dir.join(format!("{name}.new-{}", std::process::id()));
     fs::write(&fresh, bytes)?;
+    // Certificates are no secret, and who reads them may be another user.
+    fs::set_permissions(&fresh, fs::Permissions::from_mode(0o644))?;
     fs::rename(&fresh, &file)?;
     Ok(file)
 }
@@ -345,7 +369,7 @@ mod tests {
     use super::super::discover::tool::NoTools;
     use super::*;
 
-    fn certificates(names: &[&str]) -> Vec<Der> {
+    pub(super) fn certificates(names: &[&str]) -> Vec<Der> {
         let make = |name: &&str| {
             let key = rcgen::KeyPair::generate().expect("a key");
             let params = rcgen::CertificateParams::new(vec![(*name).to_owned()]).expect("a name");
@@ -354,12 +378,12 @@ mod tests {
         names.iter().map(make).collect()
     }
 
-    fn read(path: &str) -> Vec<Der> {
+    pub(super) fn read(path: &str) -> Vec<Der> {
         let certificates = CertificateDer::pem_file_iter(path).expect("a bundle");
         certificates.map(|one| one.expect("PEM").to_vec()).collect()
     }
 
-    fn surroundings(root: &Path, env: &[(&str, String)]) -> Surroundings<'static> {
+    pub(super) fn surroundings(root: &Path, env: &[(&str, String)]) -> Surroundings<'static> {
         let env = env.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
         Surroundings::new(root, &root.join("app"), env, &NoTools)
     }
@@ -407,6 +431,29 @@ mod tests {
         let before = Before { around: &around, system: Vec::new() };
         let again = lay(&bundles, &before, std::slice::from_ref(&larder)).expect("lays");
         assert_eq!(again[0], env[0]);
+    }
+
+    /// What a file holds comes back in an order of its own; keys are by chance, so the order of two is too.
+    #[test]
+    fn a_bundle_is_named_by_what_is_in_it_and_not_by_the_order() {
+        let [one, other, larder] =
+            certificates(&["one.example", "other.example", "larder.example"]).try_into().expect("three");
+        let all = with(vec![one.clone(), other.clone()], std::slice::from_ref(&larder));
+        assert_eq!(with(vec![larder.clone(), other.clone(), one.clone()], std::slice::from_ref(&larder)), all);
+        assert_eq!(with(vec![other, one], std::slice::from_ref(&larder)), all);
+    }
+
+    /// A path between quotes may hold blanks, and a run within a run reads what the outer one wrote.
+    #[test]
+    fn a_java_store_whose_path_holds_a_blank_is_found_again() {
+        for (options, found) in [
+            ("\"-Djavax.net.ssl.trustStore=/a b/c\" -Dx=y", Some("/a b/c")),
+            ("-Djavax.net.ssl.trustStore=/a -Djavax.net.ssl.trustStore='/b c'", Some("/b c")),
+            ("-Xmx1g\t-Djavax.net.ssl.trustStore=/a", Some("/a")),
+            ("-Djavax.net.ssl.trustStoreType=JKS", None),
+        ] {
+            assert_eq!(option(options, JAVA_STORE).as_deref(), found, "{options}");
+        }
     }
 
     #[test]

@@ -126,12 +126,20 @@ pub(crate) async fn is_alive(client: &Client) -> bool {
 
 /// What a larder there says of itself, soon. *Errors*: one that wants a token, or another one.
 pub(crate) async fn admits(client: &Client) -> Result<Option<Health>, ClientError> {
-    let asked = client.get::<Health>("/api/v1/health");
-    match tokio::time::timeout(Duration::from_secs(2), asked).await {
-        Ok(Ok(health)) => Ok(Some(health).filter(|health| health.ready)),
-        Ok(Err(error @ ClientError::Status { status: 401 | 403 | 407, .. })) => Err(error),
-        Ok(Err(_)) | Err(_) => Ok(None),
+    match answers(client).await {
+        Ok(health) => Ok(Some(health)),
+        Err(error) if error.wants_token() => Err(error),
+        Err(_) => Ok(None),
     }
+}
+
+/// As `admits`, with why there is none.
+pub(crate) async fn answers(client: &Client) -> Result<Health, ClientError> {
+    let missing = |why: &str| ClientError::Unreachable { url: client.address().to_owned(), why: why.to_owned() };
+    let asked = client.get::<Health>("/api/v1/health");
+    let asked = tokio::time::timeout(Duration::from_secs(2), asked).await;
+    let health = asked.unwrap_or_else(|_| Err(missing("no answer in time")))?;
+    if health.ready { Ok(health) } else { Err(missing("it takes no requests now")) }
 }
 
 /// Runs a command that talks to a server.

@@ -4,7 +4,8 @@
 //! A constraint cannot be widened in a certificate that clients trust already. So when the list grows, another authority
 //! is made for what is new, and a host is vouched for by the oldest one that may: who trusts the first goes on with the
 //! hosts it knows, and lacks only the new ones until it takes the second. They are kept when the list shrinks; larder
-//! vouches for listed hosts alone, whatever its authorities may.
+//! vouches for listed hosts alone, whatever its authorities may. One that ends within a year is followed by another in
+//! the same way.
 
 use std::fs;
 use std::io;
@@ -16,7 +17,7 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use rcgen::{CidrSubnet, GeneralSubtree, NameConstraints};
 
-use super::ca::{Ca, Leaf};
+use super::ca::{CA_SPARE, Ca, LEAF_LIFE, Leaf};
 use super::error::ServerError;
 use crate::runtime::clock::Clock;
 
@@ -54,7 +55,8 @@ impl Authorities {
     pub fn cover(&self, hosts: &[String]) -> Result<(), ServerError> {
         let _one_at_a_time = self.making.lock();
         let known = self.known.load_full();
-        let may = |host: &String| known.iter().any(|authority| authority.may_vouch_for(host));
+        let lasting = |authority: &&Arc<Authority>| authority.ca.lasts(CA_SPARE);
+        let may = |host: &String| known.iter().filter(lasting).any(|authority| authority.may_vouch_for(host));
         let mut new: Vec<String> = hosts.iter().filter(|host| !may(host)).cloned().collect();
         new.sort_unstable();
         new.dedup();
@@ -82,7 +84,10 @@ impl Authorities {
     /// A certificate for one host. None: no authority may vouch for it.
     pub(crate) fn issue(&self, host: &str) -> Option<Result<Leaf, ServerError>> {
         let known = self.known.load();
-        let authority = known.iter().find(|authority| authority.may_vouch_for(host))?;
+        let mut may = known.iter().filter(|authority| authority.may_vouch_for(host));
+        // The newest is better than none: clients then say what is wrong.
+        let newest = may.clone().next_back()?;
+        let authority = may.find(|authority| authority.ca.lasts(LEAF_LIFE)).unwrap_or(newest);
         Some(authority.ca.issue_nameless(host))
     }
 
@@ -167,9 +172,13 @@ fn subtree(host: &str) -> GeneralSubtree {
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt;
+    use std::time::Duration;
+
+    use tokio_rustls::rustls::pki_types::CertificateDer;
+    use tokio_rustls::rustls::pki_types::pem::PemObject;
 
     use super::*;
-    use crate::runtime::clock::SystemClock;
+    use crate::runtime::clock::{ManualClock, SystemClock};
 
     fn open(dir: &Path) -> Authorities {
         Authorities::open(dir, SystemClock::new()).expect("opens")
@@ -200,6 +209,35 @@ mod tests {
             let mode = fs::metadata(dir.join(number).join("key.pem")).expect("is there").permissions().mode();
             assert_eq!(mode & 0o777, 0o600);
         }
+    }
+
+    #[test]
+    fn an_authority_is_followed_by_another_a_year_before_it_ends() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let clock = ManualClock::at(SystemClock::new().now());
+        let open = || Authorities::open(dir.path(), clock.clone()).expect("opens");
+        let year = Duration::from_secs(365 * 86_400);
+        let host = names(&["a.example"]);
+        let authorities = open();
+        authorities.cover(&host).expect("makes one");
+        let first = authorities.pem();
+        let issued_by = |authorities: &Authorities| {
+            let leaf = authorities.issue("a.example").expect("may").expect("issues");
+            let pem = authorities.pem();
+            let all = CertificateDer::pem_slice_iter(pem.as_bytes()).map(|one| one.expect("PEM"));
+            all.collect::<Vec<_>>().iter().position(|one| *one == leaf.chain[1]).expect("is one of them")
+        };
+        clock.advance(8 * year);
+        authorities.cover(&host).expect("has it");
+        assert_eq!(authorities.pem(), first);
+        clock.advance(year);
+        let authorities = open();
+        authorities.cover(&host).expect("makes another");
+        assert!(authorities.pem().starts_with(&first) && authorities.pem().len() > first.len());
+        assert_eq!(issued_by(&authorities), 0, "clients have a year to take the second");
+        clock.advance(year);
+        assert_eq!(issued_by(&authorities), 1);
+        assert_eq!(issued_by(&open()), 1);
     }
 
     #[test]

@@ -16,10 +16,14 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs
 
 use super::error::ServerError;
 use crate::model::hex;
+use crate::model::time::Timestamp;
 use crate::runtime::clock::{Clock, random_bytes};
 
 /// How long the authority is valid.
 const CA_LIFE: Duration = Duration::from_secs(10 * 365 * 86_400);
+
+/// Before an authority ends, so long must clients have to take another.
+pub(crate) const CA_SPARE: Duration = Duration::from_secs(365 * 86_400);
 
 /// How long what it issues is valid.
 pub const LEAF_LIFE: Duration = Duration::from_secs(7 * 86_400);
@@ -34,6 +38,8 @@ const CERTIFICATE_FILE: &str = "ca.pem";
 pub struct Ca {
     certificate: CertificateDer<'static>,
     pem: String,
+    /// When its certificate ends.
+    ends: Timestamp,
     issuer: Issuer<'static, KeyPair>,
     clock: Arc<dyn Clock>,
 }
@@ -53,7 +59,12 @@ impl Ca {
         if !dir.join(KEY_FILE).exists() {
             create(dir, &*clock, None)?;
         }
-        Ca::open(dir, clock)
+        let ca = Ca::open(dir, clock)?;
+        if !ca.lasts(CA_SPARE) {
+            let help = "move its folder away and start again, and have clients trust the new one (`larder ca print`)";
+            tracing::warn!(dir = %dir.display(), help, "larder's own authority ends within a year");
+        }
+        Ok(ca)
     }
 
     /// Makes an authority in `dir` that may vouch for some names alone.
@@ -79,8 +90,14 @@ impl Ca {
         let pem = read("authority certificate", &certificate_path)?;
         let certificate = CertificateDer::from_pem_slice(pem.as_bytes())
             .map_err(|why| failed("authority certificate", &certificate_path)(why.to_string()))?;
+        let ends = end(&certificate).map_err(failed("authority certificate", &certificate_path))?;
         let issuer = Issuer::new(authority(&key), key);
-        Ok(Ca { certificate, pem, issuer, clock })
+        Ok(Ca { certificate, pem, ends, issuer, clock })
+    }
+
+    /// Whether it is valid for so long from now on.
+    pub(crate) fn lasts(&self, long: Duration) -> bool {
+        self.clock.now().plus(long) < self.ends
     }
 
     /// The authority's certificate, for clients to trust.
@@ -126,6 +143,11 @@ fn authority(key: &KeyPair) -> CertificateParams {
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     params
+}
+
+fn end(certificate: &CertificateDer<'_>) -> Result<Timestamp, String> {
+    let (_, read) = x509_parser::parse_x509_certificate(certificate).map_err(|why| why.to_string())?;
+    Ok(Timestamp::from_secs(read.validity().not_after.timestamp()))
 }
 
 /// `constraints` limits what the authority may vouch for: wanted where it stands for other hosts.

@@ -120,7 +120,8 @@ fn refusal(error: &io::Error) -> Served {
             | Alert::AccessDenied),
         )) => Served::Distrusted { alert: format!("{alert:?}") },
         Some(why) => Served::Failed { why: why.to_string() },
-        None => Served::Left,
+        // So GnuTLS says it. The certificate went out with our first answer.
+        None => Served::Distrusted { alert: "none: it left in the middle of the handshake".to_owned() },
     }
 }
 

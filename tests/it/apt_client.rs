@@ -288,30 +288,52 @@ fn a_debian_root_is_made_and_installs_cold_and_again_with_no_way_out() {
     let ended = end_of(command, LIMIT);
     assert_eq!(ended.code, Some(0), "debootstrap: {}{}", ended.stdout, ended.stderr);
     assert!(server.stats()["rows"].as_array().expect("rows").iter().any(|row| row["ecosystem"] == "apt"));
-    install_in(&root, &server, "cold");
+    empty(&root);
+    install_in(&root, &server, "cold", &[]);
+    let cold = downloaded(&root);
+    assert!(cold.keys().any(|name| name.starts_with(WANTED)), "{:?}", cold.keys());
     server.stop();
 
-    chrooted(&root, &["dpkg", "--purge", WANTED], "emptied");
+    chrooted(&root, &["dpkg", "--purge", WANTED], "emptied", &[]);
+    empty(&root);
+    // Not told that the archive is dead: neither larder nor apt can get anywhere.
+    let island = Island::new();
+    let words = island.words();
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let server = setup.within(&words).start();
+    install_in(&root, &server, "cut off", &words);
+    assert_eq!(downloaded(&root), cold);
+}
+
+fn empty(root: &Path) {
     for folder in ["var/lib/apt/lists", "var/cache/apt"] {
         fs::remove_dir_all(root.join(folder)).expect("the client is emptied");
     }
-    let server = setup.argument("--offline").start();
-    install_in(&root, &server, "offline");
+}
+
+/// BLAKE3 of the packages and lists that a root's apt holds, by name.
+fn downloaded(root: &Path) -> BTreeMap<String, blake3::Hash> {
+    let root = AptRoot { at: root.to_owned() };
+    let mut all = root.archives();
+    all.extend(root.lists());
+    all
 }
 
 /// `apt-get update` and `install` in a root, and a look at what came.
 #[track_caller]
-fn install_in(root: &Path, server: &Server, when: &str) {
+fn install_in(root: &Path, server: &Server, when: &str, within: &[&str]) {
     let proxy = format!("Acquire::http::Proxy={}", server.url());
-    chrooted(root, &["apt-get", "-o", &proxy, "update"], when);
-    chrooted(root, &["apt-get", "--yes", "-o", &proxy, "install", WANTED], when);
-    chrooted(root, &[WANTED], when);
+    chrooted(root, &["apt-get", "-o", &proxy, "update"], when, within);
+    chrooted(root, &["apt-get", "--yes", "-o", &proxy, "install", WANTED], when, within);
+    chrooted(root, &[WANTED], when, within);
 }
 
+/// `within` are words before the command.
 #[track_caller]
-fn chrooted(root: &Path, words: &[&str], when: &str) {
-    let mut command = Command::new("chroot");
-    command.arg(root).args(words).env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
+fn chrooted(root: &Path, words: &[&str], when: &str, within: &[&str]) {
+    let all = [within, &["chroot"]].concat();
+    let mut command = Command::new(all[0]);
+    command.args(&all[1..]).arg(root).args(words).env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
     command.env("LC_ALL", "C").env("DEBIAN_FRONTEND", "noninteractive");
     let ended = end_of(command, LIMIT);
     assert_eq!(ended.code, Some(0), "{when}: {words:?}: {}{}", ended.stdout, ended.stderr);

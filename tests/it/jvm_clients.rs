@@ -114,7 +114,7 @@ impl Bed {
     }
 }
 
-fn as_client(command: &mut Command, home: &Path) {
+pub(crate) fn as_client(command: &mut Command, home: &Path) {
     for name in ["http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "JAVA_TOOL_OPTIONS", "MAVEN_OPTS"] {
         command.env_remove(name);
     }
@@ -122,7 +122,7 @@ fn as_client(command: &mut Command, home: &Path) {
 }
 
 /// Every jar and POM below a local repository, by name.
-fn fetched(local: &Path) -> BTreeMap<String, blake3::Hash> {
+pub(crate) fn fetched(local: &Path) -> BTreeMap<String, blake3::Hash> {
     let (mut found, mut open) = (BTreeMap::new(), vec![local.to_owned()]);
     while let Some(at) = open.pop() {
         for path in fs::read_dir(&at).into_iter().flatten().map_while(Result::ok).map(|entry| entry.path()) {

@@ -50,21 +50,49 @@ impl Authority {
         Authority { pem, issuer: Issuer::new(params, key) }
     }
 
-    fn acceptor(&self, name: &str, until_year: i32) -> TlsAcceptor {
+    /// A certificate for a name, valid until the first of January of a year.
+    fn issued(&self, name: &str, until_year: i32) -> (rcgen::Certificate, KeyPair) {
         let key = KeyPair::generate().expect("a key");
         let mut params = CertificateParams::new(vec![name.to_owned()]).expect("a name");
         params.not_before = date_time_ymd(2020, 1, 1);
         params.not_after = date_time_ymd(until_year, 1, 1);
         params.use_authority_key_identifier_extension = true;
-        let certificate = params.signed_by(&key, &self.issuer).expect("a certificate").der().clone();
+        (params.signed_by(&key, &self.issuer).expect("a certificate"), key)
+    }
+
+    fn acceptor(&self, name: &str, until_year: i32) -> TlsAcceptor {
+        let (certificate, key) = self.issued(name, until_year);
         let provider = Arc::new(tokio_rustls::rustls::crypto::ring::default_provider());
         let config = ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .expect("versions")
             .with_no_client_auth()
-            .with_single_cert(vec![certificate], PrivateKeyDer::Pkcs8(key.serialize_der().into()))
+            .with_single_cert(vec![certificate.der().clone()], PrivateKeyDer::Pkcs8(key.serialize_der().into()))
             .expect("they fit");
         TlsAcceptor::from(Arc::new(config))
+    }
+}
+
+/// A certificate that has ended, its key, and the authority that made it: PEM files.
+pub struct EndedCertificate {
+    pub certificate: PathBuf,
+    pub key: PathBuf,
+    pub authority: PathBuf,
+}
+
+pub fn ended_certificate(dir: &Path, name: &str) -> EndedCertificate {
+    let made = Authority::new();
+    let (certificate, key) = made.issued(name, 2021);
+    std::fs::create_dir_all(dir).expect("scratch can be written");
+    let put = |name: &str, text: &str| {
+        let file = dir.join(name);
+        std::fs::write(&file, text).expect("scratch can be written");
+        file
+    };
+    EndedCertificate {
+        certificate: put("ended.pem", &certificate.pem()),
+        key: put("key.pem", &key.serialize_pem()),
+        authority: put("authority.pem", &made.pem),
     }
 }
 
@@ -97,7 +125,7 @@ impl World {
 
     /// How larder reaches these hosts, and which of them it intercepts.
     pub fn config(&self, intercepted: &[&str]) -> String {
-        let known = ["files.example", "other.example", EXPIRED, MISNAMED, UNKNOWN];
+        let known = ["files.example", "other.example", "maven.example", "apt.example", EXPIRED, MISNAMED, UNKNOWN];
         format!(
             "[upstreams]\nlearn = \"public\"\nallow = {known:?}\n\
              [upstream]\nca_file = {:?}\nsystem_roots = false\nallow_private = [\"127.0.0.1/32\"]\n\
