@@ -22,6 +22,7 @@ use super::shared::{self, Entered, Shared};
 use super::stats::{encoded, of_build};
 use super::summary::Stats;
 use super::trust::{self, Consent};
+use super::unseen;
 use super::where_at::{ConfigArgs, Here, admits, block_on, is_alive};
 use crate::model::hex;
 use crate::protocol::gate::label_of;
@@ -184,7 +185,7 @@ async fn build(args: &Args, here: &Here, found: &[Found], label: &str, place: &P
             if after.bytes_from_upstream > 0 {
                 place.flush().await;
             }
-            after.lines(label).iter().for_each(|line| out::note(line));
+            after.lines(label, &unseen::line(&args.command)).iter().for_each(|line| out::note(line));
         }
         Err(failure) => out::error(&format!("larder: what was saved is not known\n{}", failure.text())),
     }
