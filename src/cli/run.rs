@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::beacon::Beacon;
 use super::client::Client;
-use super::containers;
+use super::containers::{self, Larder, Larders};
 use super::discover::{Found, Surroundings};
 use super::env::{credential, tools_url, wrong_label};
 use super::failure::{Failure, USAGE};
@@ -21,7 +21,7 @@ use super::run_child::run_child;
 use super::shared::{self, Entered, Shared};
 use super::stats::{encoded, of_build};
 use super::summary::Stats;
-use super::trust::{self, Consent};
+use super::trust::{self, Consent, Offer};
 use super::unseen;
 use super::where_at::{ConfigArgs, Here, admits, block_on, is_alive};
 use crate::model::hex;
@@ -161,7 +161,10 @@ async fn build(args: &Args, here: &Here, found: &[Found], label: &str, place: &P
     settings.notes.iter().for_each(|note| out::note(note));
     point::lay(&settings)?;
     let mut env: Vec<(String, String)> = settings.env_here().cloned().collect();
-    env.extend(trusted(args, here, place.server()).await?);
+    let offer = offered(args, place.server()).await;
+    if let Some(offer) = &offer {
+        env.extend(trusted(here, offer)?);
+    }
     // So that a larder started by the command uses the same server.
     env.push(("LARDER_SERVER".to_owned(), client.address().to_owned()));
     env.push(("LARDER_LABEL".to_owned(), label.to_owned()));
@@ -169,8 +172,10 @@ async fn build(args: &Args, here: &Here, found: &[Found], label: &str, place: &P
         // It would be none of that one's.
         env.push(("LARDER_TOKEN".to_owned(), String::new()));
     }
-    let (shown, overlays) = (credential(Some(label), here.token()), here.data_dir()?.join("overlays"));
-    let contained = containers::prepare(&args.command, &place.server().base, shown, found, &overlays).await?;
+    let larder = |client, token| Larder { client, label: credential(Some(label), token) };
+    let (near, far) = (larder(client, token), larder(place.server(), here.token()));
+    let larders = Larders { near, far, offer: offer.as_ref() };
+    let contained = containers::prepare(&args.command, larders, found, &here.data_dir()?.join("overlays")).await?;
     let (command, env) = match &contained {
         Some(contained) => (&contained.command, contained.over(env)),
         None => (&args.command, env),
@@ -197,18 +202,18 @@ async fn build(args: &Args, here: &Here, found: &[Found], label: &str, place: &P
     Ok(code)
 }
 
-/// What leads the tools to certificates, where the server intercepts. A server that cannot be believed is no reason to
-/// stop: it finds that its certificates are not taken, and tunnels.
-async fn trusted(args: &Args, here: &Here, client: &Client) -> Result<Vec<(String, String)>, Failure> {
+/// Whom the build has to trust, where the server intercepts. A server that cannot be believed is no reason to stop: it
+/// finds that its certificates are not taken, and tunnels.
+async fn offered(args: &Args, client: &Client) -> Option<Offer> {
     let consent = if args.trust_plain_http { Consent::Given } else { Consent::Missing };
-    let offer = match trust::offered(client, consent).await {
-        Ok(Some(offer)) => offer,
-        Ok(None) => return Ok(Vec::new()),
-        Err(failure) => {
-            out::error(&format!("larder: this build does not trust the server's authority\n{}", failure.text()));
-            return Ok(Vec::new());
-        }
-    };
+    trust::offered(client, consent).await.unwrap_or_else(|failure| {
+        out::error(&format!("larder: this build does not trust the server's authority\n{}", failure.text()));
+        None
+    })
+}
+
+/// What leads the tools to certificates.
+fn trusted(here: &Here, offer: &Offer) -> Result<Vec<(String, String)>, Failure> {
     let dir = here.data_dir()?.join("overlays/trust");
     let around = Surroundings::here(std::env::current_dir().unwrap_or_default());
     trust::lay(&dir, &trust::Before::here(&around), &offer.certificates()).map_err(|error| {

@@ -119,6 +119,7 @@ fn files(buildah: &Buildah, container: &str) -> (Vec<String>, u64) {
     let bytes = files.iter().map(|(size, _)| size.parse::<u64>().expect("a size")).sum();
     let mut names: Vec<String> = files.iter().map(|(_, name)| (*name).to_owned()).collect();
     names.sort();
+    buildah.run(&["umount", container]);
     (names, bytes)
 }
 

@@ -16,6 +16,7 @@ mod cargo_client;
 mod cargo_token;
 mod containers;
 mod disk;
+mod docker;
 mod fills;
 mod generations;
 mod go_client;
