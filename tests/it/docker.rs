@@ -178,6 +178,7 @@ fn containers_are_given_the_server_behind_the_agent_by_the_bridges_address() {
     // One that does not admit containers is no way for them: each of their requests would be refused.
     let refused = bed.given(&words, "", &["docker", "build", "."]);
     assert_eq!(refused.argv, ["build", "."]);
+    assert!(refused.ended.stderr.contains("does not admit them"), "{}", refused.ended.stderr);
     server.stop();
 }
 

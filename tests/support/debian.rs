@@ -55,6 +55,11 @@ impl Buildah {
         if has_overlay {
             return overlay;
         }
+        Buildah::copying(dir)
+    }
+
+    /// With a copy of each layer: two commands can be run in one container, which buildah 1.28 does not survive on overlay.
+    pub fn copying(dir: &Path) -> Buildah {
         Buildah { dir: dir.join("buildah-vfs"), driver: "vfs", within: Vec::new() }
     }
 
