@@ -190,7 +190,10 @@ async fn build(args: &Args, here: &Here, found: &[Found], label: &str, place: &P
             if after.bytes_from_upstream > 0 {
                 place.flush().await;
             }
-            after.lines(label, &unseen::line(&args.command)).iter().for_each(|line| out::note(line));
+            after
+                .lines(label, &unseen::line(&args.command, contained.is_some()))
+                .iter()
+                .for_each(|line| out::note(line));
         }
         Err(failure) => out::error(&format!("larder: what was saved is not known\n{}", failure.text())),
     }

@@ -19,8 +19,13 @@ fn remedy(program: &str) -> Option<&'static str> {
     })
 }
 
-/// What to say of a command of whose requests none came.
-pub(crate) fn line(command: &[OsString]) -> String {
+/// What to say of a command of whose requests none came; of one whose containers were told of larder, if `is_contained`.
+pub(crate) fn line(command: &[OsString], is_contained: bool) -> String {
+    if is_contained {
+        return "no request seen: its layers were there, or it fetches with a tool that reads no proxy variables; for those a RUN \
+                reads a secret: larder env docker"
+            .to_owned();
+    }
     let program = command.first().and_then(|word| Path::new(word).file_name()).and_then(|name| name.to_str());
     match program.and_then(remedy) {
         Some(remedy) => format!("no request seen: your build runs in a daemon: {remedy}"),
@@ -37,7 +42,7 @@ mod tests {
 
     #[test]
     fn a_known_daemon_is_named_and_others_are_guessed_at() {
-        let line = |words: &[&str]| line(&words.iter().map(OsString::from).collect::<Vec<_>>());
+        let line = |words: &[&str]| line(&words.iter().map(OsString::from).collect::<Vec<_>>(), false);
         assert!(
             line(&["./gradlew", "build"]).contains("your build runs in a daemon: stop the one that runs with `gradle")
         );

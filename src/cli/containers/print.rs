@@ -92,8 +92,10 @@ pub(crate) fn print(builder: Builder, here: &Here, client: &Client, label: Optio
 
 /// Options of a build: words without spaces in them.
 fn options(told: &Told, file: &Path) -> String {
+    // Builders know the others beforehand, and would ask what this one is for.
+    let known = told.proxies.iter().filter(|(name, _)| name != "http_no_proxy");
     let mut words: Vec<String> =
-        told.proxies.iter().map(|(name, value)| format!("--build-arg {name}={}", value.replace(' ', ""))).collect();
+        known.map(|(name, value)| format!("--build-arg {name}={}", value.replace(' ', ""))).collect();
     words.push(format!("--secret id={SECRET},src={}", file.display()));
     words.join(" ")
 }
@@ -116,7 +118,11 @@ mod tests {
     use super::*;
 
     fn told() -> Told {
-        let pairs = [("http_proxy", "http://b:t%2F@10.0.0.1:7070"), ("GOPROXY", "http://10.0.0.1:7070/go,direct")];
+        let pairs = [
+            ("http_proxy", "http://b:t%2F@10.0.0.1:7070"),
+            ("http_no_proxy", "a|b"),
+            ("GOPROXY", "http://10.0.0.1:7070/go,direct"),
+        ];
         let env = pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
         Told::of(Settings { env, ..Settings::default() }, None)
     }

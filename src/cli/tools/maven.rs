@@ -147,7 +147,10 @@ mod tests {
         assert!(text.contains("<id>x</id>") && text.contains("<nonProxyHosts>a&amp;b|localhost"), "{text}");
         assert_eq!(set.here.links[0], (over.join("logging"), conf.join("logging")));
         assert!(set.elsewhere.lines.contains("maven-default-http-blocker"));
-        assert!(set.elsewhere.env.contains(&("LARDER_TOKEN".to_owned(), "t/k".to_owned())), "nobody else sets it there");
+        assert!(
+            set.elsewhere.env.contains(&("LARDER_TOKEN".to_owned(), "t/k".to_owned())),
+            "nobody else sets it there"
+        );
         assert_eq!(with_client(&[], &[], dir.path(), settings), Settings::default());
     }
 }
