@@ -205,13 +205,19 @@ fn a_run_tells_what_was_tunnelled_and_of_what_no_request_came() {
     let bed = Bed::below(dir.path(), Vec::new());
     let url = server.url();
     let authority = world.authority.display().to_string();
-    let words = ["curl", "-sS", "-o", "/dev/null", "--cacert", &authority, "https://files.example/large"];
-    let ended = bed.run(&["--server", &url], "", &words);
-    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
-    let line = ended.stderr.lines().find(|line| line.contains("tunnelled, not cached"));
-    let line = line.unwrap_or_else(|| panic!("{}", ended.stderr));
-    assert!(line.contains("3.0 MiB tunnelled, not cached: files.example (3.0 MiB);"), "{line}");
-    assert!(line.contains("intercept.hosts"), "{line}");
+    let curl = format!("curl -sS -o out --cacert {authority} https://files.example/large");
+    // The second leaves its tunnel open, as a daemon does that outlives its build.
+    let slow = format!("{curl} --limit-rate 100k </dev/null >/dev/null 2>&1 & while ! [ -s out ]; do :; done");
+    for (script, said) in
+        [(&curl, "3.0 MiB tunnelled, not cached: files.example (3.0 MiB);"), (&slow, "files.example (")]
+    {
+        let ended = bed.run(&["--server", &url], "", &["sh", "-c", script]);
+        assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+        let line = ended.stderr.lines().find(|line| line.contains("tunnelled, not cached"));
+        let line = line.unwrap_or_else(|| panic!("{}", ended.stderr));
+        assert!(line.contains(said) && line.contains("intercept.hosts"), "{line}");
+        fs::remove_file(dir.path().join("out")).expect("was fetched");
+    }
 
     let given = bed.given(&["--server", &url], "", &["gradle", "build"]);
     let said = &given.ended.stderr;
