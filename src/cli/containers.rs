@@ -10,10 +10,14 @@
 //! RUN --mount=type=secret,id=cache [ ! -f /run/secrets/cache ] || . /run/secrets/cache; go mod download
 //! ```
 //!
+//! Where the server intercepts hosts, or speaks TLS by an authority of its own, the secret has the authority too. Other
+//! `RUN`s do not trust it, so that they are led around larder to those hosts.
+//!
 //! Tried with buildah 1.28 and the client of Docker 28.
 
 mod docker;
 pub(crate) mod print;
+mod trust;
 mod words;
 
 use std::ffi::OsString;
@@ -22,8 +26,6 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::{HeaderMap, Method};
 use url::Url;
 
 use super::client::Client;
@@ -32,6 +34,8 @@ use super::env::tools_url;
 use super::failure::Failure;
 use super::point::{self, Target};
 use super::tools::{Settings, render};
+use super::trust::Offer;
+use super::where_at::admits;
 use crate::model::hex;
 use crate::runtime::clock::random_bytes;
 use docker::Proxies;
@@ -39,6 +43,8 @@ use words::{Engine, Use, What};
 
 /// The secret's id, and its name below `/run/secrets/`. Dockerfiles name it, so that it can never change.
 const SECRET: &str = "cache";
+/// Where it is, for a Compose file: `secrets: { cache: { file: "${LARDER_SECRET:-/dev/null}" } }`.
+const SECRET_FILE: &str = "LARDER_SECRET";
 /// How soon an address must answer that containers may reach us at.
 const SOON: Duration = Duration::from_millis(300);
 /// Files that the settings make on machines that are not this one begin so. In a container they go to memory: what is in
@@ -53,47 +59,85 @@ pub(crate) struct Contained {
     dir: PathBuf,
 }
 
+/// A larder, and what it is shown.
+pub(crate) struct Larder<'a> {
+    pub client: &'a Client,
+    pub label: Option<(String, String)>,
+}
+
+/// What containers may go through.
+pub(crate) struct Larders<'a> {
+    /// What the build itself uses: in this machine's own network alone.
+    pub near: Larder<'a>,
+    /// What other networks reach too.
+    pub far: Larder<'a>,
+    /// Whom they have to trust.
+    pub offer: Option<&'a Offer>,
+}
+
 /// Changes a command that starts containers, if their network reaches the server; says so if it does not.
 ///
 /// *Shape*: None: run it as it is. *Errors*: what could not be written.
 pub(crate) async fn prepare(
     command: &[OsString],
-    server: &Url,
-    label: Option<(String, String)>,
+    larders: Larders<'_>,
     found: &[Found],
     overlays: &Path,
 ) -> Result<Option<Contained>, Failure> {
-    if words::use_of(command).is_none() {
-        return Ok(None);
-    }
-    let Some(server) = address(command, server).await else {
-        super::out::note(&out_of_reach(server));
-        return Ok(None);
+    let Some(Use { engine, .. }) = words::use_of(command) else { return Ok(None) };
+    // A daemon may be on another machine, whose loopback is none of ours.
+    let is_near = engine == Engine::Buildah && shares_network(command, engine);
+    let Larder { client, label } = if is_near { larders.near } else { larders.far };
+    let server = match address(command, client).await {
+        Ok(server) => server,
+        Err(why) => {
+            super::out::note(&why);
+            return Ok(None);
+        }
     };
     let name = label.as_ref().map(|(name, _)| name.as_str());
     let target =
         Target { labelled: tools_url(&server, name), label: label.clone(), overlays: overlays.to_owned(), server };
     let dir = overlays.join(format!("containers-{}", hex::encode(&random_bytes::<8>())));
-    contain(command, &point::settings(target, found), &dir).map(Some)
+    let told = Told::of(point::settings(target, found), larders.offer);
+    contain(command, &told, &dir).map(Some)
 }
 
-/// The address of `server` from within the containers that a command starts.
-///
-/// *Shape*: None when they do not reach it.
-async fn address(command: &[OsString], server: &Url) -> Option<Url> {
-    let found = words::use_of(command)?;
+fn shares_network(command: &[OsString], engine: Engine) -> bool {
     let isolation = std::env::var("BUILDAH_ISOLATION").ok();
-    let isolation = isolation.as_deref().filter(|_| found.engine == Engine::Buildah);
-    if !is_loopback(server) || words::shares_network(command, isolation) {
-        return Some(server.clone());
+    words::shares_network(command, isolation.as_deref().filter(|_| engine == Engine::Buildah))
+}
+
+/// The address of a server from within the containers that a command starts.
+///
+/// *Errors*: why they do not get to it, and what to do.
+async fn address(command: &[OsString], server: &Client) -> Result<Url, String> {
+    let engine = words::use_of(command).map_or(Engine::Docker, |found| found.engine);
+    if !is_loopback(&server.base) || shares_network(command, engine) {
+        return Ok(server.base.clone());
     }
-    for host in gateways(found.engine) {
-        let mut there = server.clone();
-        if there.set_host(Some(&host)).is_ok() && (host == DESKTOP || answers(&there).await) {
-            return Some(there);
+    for host in gateways(engine) {
+        let mut there = server.base.clone();
+        if there.set_host(Some(&host)).is_err() {
+            continue;
+        }
+        if host == DESKTOP {
+            return Ok(there);
+        }
+        let Ok(client) = Client::new(there.as_str(), server.token.as_deref()) else { continue };
+        match tokio::time::timeout(SOON, admits(&client)).await {
+            Ok(Ok(Some(_))) => return Ok(there),
+            Ok(Err(why)) => {
+                return Err(format!(
+                    "{OUTSIDE}: larder at {} does not admit them ({why}): put their network into gate.anonymous_read, as \
+                     172.16.0.0/12, or a token into LARDER_TOKEN",
+                    there.as_str().trim_end_matches('/')
+                ));
+            }
+            Ok(Ok(None)) | Err(_) => {}
         }
     }
-    None
+    Err(out_of_reach(&server.base))
 }
 
 /// How containers of Docker Desktop call the machine, loopback included.
@@ -120,12 +164,6 @@ fn address_of(interface: &str) -> Option<String> {
     Some(words.nth(1)?.split('/').next()?.to_owned())
 }
 
-async fn answers(there: &Url) -> bool {
-    let Ok(client) = Client::new(there.as_str(), None) else { return false };
-    let asked = client.send(Method::GET, "/readyz", HeaderMap::new(), Bytes::new());
-    matches!(tokio::time::timeout(SOON, asked).await, Ok(Ok(response)) if response.status().is_success())
-}
-
 fn is_loopback(server: &Url) -> bool {
     match server.host() {
         Some(url::Host::Ipv4(ip)) => ip.is_loopback(),
@@ -135,23 +173,73 @@ fn is_loopback(server: &Url) -> bool {
     }
 }
 
-/// What to say when containers do not reach the server.
+const OUTSIDE: &str = "the containers of this build go without larder";
+
+/// What to say when containers do not reach the server: one that listens on loopback, as those that builds share do.
 fn out_of_reach(server: &Url) -> String {
-    let port = server.port_or_known_default().unwrap_or_default();
     format!(
-        "the containers of this build do not reach {}: start `larder serve --listen 0.0.0.0:{port}` with their network in \
-         gate.anonymous_read, or name a larder that they reach with --server",
-        server.as_str().trim_end_matches('/')
+        "{OUTSIDE}: it listens on {} alone, where they do not come. One that they reach: \
+         `LARDER_GATE_ANONYMOUS_READ=172.16.0.0/12 larder serve --listen 0.0.0.0:7070`, which `larder run` on this machine \
+         finds, or any other with --server URL",
+        super::out::plain(server.authority())
     )
 }
 
-/// Changes a command. `settings` are made for the address that its containers use; `dir` is ours, and new.
+/// What containers are told.
+pub(crate) struct Told {
+    /// Those that read the secret, or are started with variables of their own.
+    settings: Settings,
+    /// Shell by which they trust larder.
+    trust: String,
+    /// Proxies for all others.
+    proxies: Vec<(String, String)>,
+}
+
+impl Told {
+    pub fn of(settings: Settings, offer: Option<&Offer>) -> Told {
+        let proxies = settings.env.iter().filter(|(name, _)| is_proxy(name)).cloned().collect();
+        let Some(offer) = offer else { return Told { settings, trust: String::new(), proxies } };
+        let own = ["https_proxy", "HTTPS_PROXY"].iter().find_map(|name| std::env::var(name).ok());
+        let proxies = around(proxies, &offer.hosts, own.filter(|own| !own.is_empty()));
+        Told { settings, trust: trust::script(&offer.certificates()), proxies }
+    }
+
+    /// What a `RUN` reads: shell that sets everything, and leaves no file in the layer.
+    fn secret(&self) -> String {
+        render::elsewhere(&self.settings).replace(ELSEWHERE.0, ELSEWHERE.1) + &self.trust
+    }
+}
+
+/// Proxies for who does not trust larder, so that hosts which it intercepts are reached as without it: by the user's own
+/// proxy, else directly.
+fn around(mut proxies: Vec<(String, String)>, hosts: &[String], own: Option<String>) -> Vec<(String, String)> {
+    if hosts.is_empty() {
+        return proxies;
+    }
+    let names = hosts.iter().map(|host| {
+        let host =
+            host.rsplit_once(':').filter(|(_, port)| port.parse::<u16>().is_ok()).map_or(&**host, |(host, _)| host);
+        host.trim_start_matches('*').trim_matches(['[', ']']).to_owned()
+    });
+    let names: Vec<String> = names.collect();
+    for (name, value) in &mut proxies {
+        match (name.to_ascii_lowercase().as_str(), &own) {
+            ("https_proxy", Some(own)) => value.clone_from(own),
+            ("no_proxy", None) => *value = format!("{value},{}", names.join(",")),
+            ("http_no_proxy", None) => *value = format!("{value}|{}", names.join("|")),
+            _ => {}
+        }
+    }
+    proxies
+}
+
+/// Changes a command. What is told is made for the address that its containers use; `dir` is ours, and new.
 ///
 /// *Errors*: what could not be written.
-fn contain(command: &[OsString], settings: &Settings, dir: &Path) -> Result<Contained, Failure> {
+fn contain(command: &[OsString], told: &Told, dir: &Path) -> Result<Contained, Failure> {
     let mut contained = Contained { command: command.to_vec(), env: Vec::new(), dir: dir.to_owned() };
     let Some(found) = words::use_of(command) else { return Ok(contained) };
-    let laid = contained.lay(found, settings);
+    let laid = contained.lay(found, told);
     laid.map_err(|error| {
         Failure::failed(
             format!("settings for containers cannot be written to {}: {error}", dir.display()),
@@ -169,43 +257,48 @@ impl Contained {
         env
     }
 
-    fn lay(&mut self, found: Use, settings: &Settings) -> std::io::Result<()> {
+    fn lay(&mut self, found: Use, told: &Told) -> std::io::Result<()> {
         use std::os::unix::fs::DirBuilderExt;
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.dir)?;
-        let proxies = settings.env.iter().filter(|(name, _)| is_proxy(name));
+        let proxies = told.proxies.iter();
         match found.engine {
             Engine::Docker => {
                 // The client's own way to its daemon is none of ours.
                 self.env.extend(proxies.map(|(name, _)| (name.clone(), None)));
-                self.lay_docker(found, &self.dir.join("docker"), settings)?;
+                self.lay_docker(found, &self.dir.join("docker"), told)?;
             }
             // Hands them on to every container.
             Engine::Buildah => self.env.extend(proxies.map(|(name, value)| (name.clone(), Some(value.clone())))),
         }
         match found.what {
             What::Build if takes_secret(&self.command) => {
-                let at = write(&self.dir.join("secret"), &secret(settings))?;
+                let at = write(&self.dir.join("secret"), &told.secret())?;
                 self.insert(found.at, ["--secret".into(), format!("id={SECRET},src={}", at.display())]);
             }
+            // Its services name their secrets in the file, which may name the variable.
+            What::Compose => {
+                let at = write(&self.dir.join("secret"), &told.secret())?;
+                self.env.push((SECRET_FILE.to_owned(), Some(at.display().to_string())));
+            }
             What::Run => {
-                let own = settings.env.iter().filter(|(name, _)| !is_proxy(name));
+                let own = told.settings.env.iter().filter(|(name, _)| !is_proxy(name));
                 let text: String = own.map(|(name, value)| format!("{name}={value}\n")).collect();
                 let at = write(&self.dir.join("env"), &text)?;
                 self.insert(found.at, ["--env-file".into(), at.display().to_string()]);
             }
-            What::Build | What::Compose => {}
+            What::Build => {}
         }
         Ok(())
     }
 
-    fn lay_docker(&mut self, found: Use, over: &Path, settings: &Settings) -> std::io::Result<()> {
+    fn lay_docker(&mut self, found: Use, over: &Path, told: &Told) -> std::io::Result<()> {
         let own = std::env::var_os("DOCKER_CONFIG").filter(|dir| !dir.is_empty()).map(PathBuf::from);
         let named = words::option(&self.command[..found.at], &["--config"]).map(PathBuf::from);
         let real = named.clone().or(own);
         let home = || Some(PathBuf::from(std::env::var_os("HOME")?).join(".docker"));
         let Some(real) = real.or_else(home) else { return Ok(()) };
         let text = std::fs::read_to_string(real.join("config.json")).ok();
-        match docker::with_proxies(text.as_deref(), &proxies(settings)) {
+        match docker::with_proxies(text.as_deref(), &proxies(told)) {
             Some(config) => {
                 docker::lay(over, &real, &config)?;
                 self.env.push(("DOCKER_CONFIG".to_owned(), Some(over.display().to_string())));
@@ -249,17 +342,12 @@ fn is_proxy(name: &str) -> bool {
     render::is_proxy(name)
 }
 
-fn proxies(settings: &Settings) -> Proxies {
+fn proxies(told: &Told) -> Proxies {
     let of = |name: &str| {
-        let found = settings.env.iter().find(|(known, _)| known == name);
+        let found = told.proxies.iter().find(|(known, _)| known == name);
         found.map_or_else(String::new, |(_, value)| value.clone())
     };
     Proxies { http: of("http_proxy"), https: of("https_proxy"), none: of("no_proxy") }
-}
-
-/// What a `RUN` reads: shell that sets everything, and leaves no file in the layer.
-fn secret(settings: &Settings) -> String {
-    render::elsewhere(settings).replace(ELSEWHERE.0, ELSEWHERE.1)
 }
 
 /// What stands at the front of a `RUN` that wants more than the proxies.
@@ -268,8 +356,8 @@ pub(crate) fn secret_line() -> String {
 }
 
 /// A `config.json` of Docker's client that has the proxies and nothing else.
-pub(crate) fn proxies_file(settings: &Settings) -> String {
-    let config = docker::with_proxies(None, &proxies(settings)).unwrap_or_default();
+pub(crate) fn proxies_file(settings: Settings) -> String {
+    let config = docker::with_proxies(None, &proxies(&Told::of(settings, None))).unwrap_or_default();
     serde_json::from_str(&config).map_or(config, |config: serde_json::Value| format!("{config:#}"))
 }
 
@@ -283,12 +371,16 @@ fn write(at: &Path, text: &str) -> std::io::Result<PathBuf> {
 mod tests {
     use super::*;
 
-    fn settings() -> Settings {
+    fn told() -> Told {
         let pairs = [("GOPROXY", "http://10.0.0.1:7070/go,direct"), ("http_proxy", "http://b:t@10.0.0.1:7070")];
         let env = pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
         let lines = "mkdir -p /tmp/larder-x\n".to_owned();
         let elsewhere = super::super::tools::Script { lines, ..Default::default() };
-        Settings { env, elsewhere, ..Settings::default() }
+        Told::of(Settings { env, elsewhere, ..Settings::default() }, None)
+    }
+
+    fn client(url: &str) -> Client {
+        Client::new(url, None).expect("an address")
     }
 
     fn command(line: &str) -> Vec<OsString> {
@@ -299,7 +391,7 @@ mod tests {
     fn a_build_gets_the_secret_and_buildah_the_variables() {
         let dir = tempfile::tempdir().expect("a directory");
         let ours = dir.path().join("ours");
-        let contained = contain(&command("buildah --root /r bud -t a ."), &settings(), &ours).expect("writes");
+        let contained = contain(&command("buildah --root /r bud -t a ."), &told(), &ours).expect("writes");
         let at = ours.join("secret");
         let expected = format!("buildah --root /r bud --secret id=cache,src={} -t a .", at.display());
         assert_eq!(contained.command, command(&expected));
@@ -314,7 +406,7 @@ mod tests {
     fn docker_is_left_its_own_way_to_the_daemon() {
         let dir = tempfile::tempdir().expect("a directory");
         let line = format!("docker --config {} run a b", dir.path().join("none").display());
-        let contained = contain(&command(&line), &settings(), &dir.path().join("ours")).expect("writes");
+        let contained = contain(&command(&line), &told(), &dir.path().join("ours")).expect("writes");
         assert_eq!(contained.env[0], ("http_proxy".to_owned(), None));
         let over = contained.env.iter().find(|(name, _)| name == "DOCKER_CONFIG").expect("is set").1.clone();
         assert!(std::fs::read_to_string(Path::new(over.as_deref().expect("is set")).join("config.json")).is_ok());
@@ -328,17 +420,31 @@ mod tests {
     fn a_secret_of_that_name_stays_the_users() {
         let dir = tempfile::tempdir().expect("a directory");
         let line = command("docker build --secret id=cache,src=/x .");
-        let contained = contain(&line, &settings(), &dir.path().join("ours")).expect("writes");
+        let contained = contain(&line, &told(), &dir.path().join("ours")).expect("writes");
         assert_eq!(contained.command, line);
     }
 
     #[tokio::test]
     async fn only_loopback_is_out_of_reach() {
-        let there = Url::parse("http://cache.example:7070/").expect("an address");
-        assert_eq!(address(&command("docker build ."), &there).await, Some(there));
-        let here = Url::parse("http://127.0.0.1:1/").expect("an address");
-        assert_eq!(address(&command("docker build --network host ."), &here).await, Some(here.clone()));
-        assert_eq!(address(&command("docker build ."), &here).await, None);
-        assert!(out_of_reach(&here).contains("0.0.0.0:1"));
+        let there = client("http://cache.example:7070/");
+        assert_eq!(address(&command("docker build ."), &there).await, Ok(there.base));
+        let here = client("http://127.0.0.1:1/");
+        assert_eq!(address(&command("docker build --network host ."), &here).await, Ok(here.base.clone()));
+        let why = address(&command("docker build ."), &here).await.expect_err("it is not there");
+        assert!(why.contains("127.0.0.1:1 alone") && why.contains("--listen 0.0.0.0:7070"), "{why}");
+    }
+
+    #[test]
+    fn who_does_not_trust_larder_is_led_around_it() {
+        let proxies =
+            || ["https_proxy", "no_proxy", "http_no_proxy"].map(|name| (name.to_owned(), "here".to_owned())).to_vec();
+        let hosts = ["a.example:8443", "*.b.example", "[::1]:443"].map(str::to_owned);
+        let values = |own: Option<&str>, hosts: &[String]| {
+            let handed = around(proxies(), hosts, own.map(str::to_owned));
+            handed.into_iter().map(|(_, value)| value).collect::<Vec<_>>()
+        };
+        assert_eq!(values(None, &hosts), ["here", "here,a.example,.b.example,::1", "here|a.example|.b.example|::1"]);
+        assert_eq!(values(Some("http://corp.example"), &hosts), ["http://corp.example", "here", "here"]);
+        assert_eq!(values(None, &[]), ["here"; 3]);
     }
 }

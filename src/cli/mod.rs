@@ -30,6 +30,7 @@ mod summary;
 mod token;
 pub mod tools;
 mod trust;
+mod unseen;
 mod upkeep;
 mod upstream;
 mod where_at;

@@ -10,10 +10,11 @@ use serde_json::Value;
 
 use super::beacon::Beacon;
 use super::client::Client;
-use super::containers;
+use super::containers::{self, Larder, Larders};
 use super::discover::{Found, Surroundings};
 use super::env::{credential, tools_url, wrong_label};
 use super::failure::{Failure, USAGE};
+use super::keystore::Der;
 use super::out;
 use super::point::{self, Target};
 use super::progress::waiting;
@@ -21,7 +22,8 @@ use super::run_child::run_child;
 use super::shared::{self, Entered, Shared};
 use super::stats::{encoded, of_build};
 use super::summary::Stats;
-use super::trust::{self, Consent};
+use super::trust::{self, Consent, Offer};
+use super::unseen;
 use super::where_at::{ConfigArgs, Here, answers, block_on, is_alive};
 use crate::model::hex;
 use crate::protocol::gate::label_of;
@@ -166,7 +168,10 @@ async fn build(args: &Args, here: &Here, found: &[Found], label: &str, place: &P
     settings.notes.iter().for_each(|note| out::note(note));
     point::lay(&settings)?;
     let mut env: Vec<(String, String)> = settings.env_here().cloned().collect();
-    env.extend(trusted(args, here, place).await?);
+    let (offer, certificates) = offered(args, place).await;
+    if !certificates.is_empty() {
+        env.extend(trusted(here, &certificates)?);
+    }
     // So that a larder started by the command uses the same server.
     env.push(("LARDER_SERVER".to_owned(), client.address().to_owned()));
     env.push(("LARDER_LABEL".to_owned(), label.to_owned()));
@@ -174,8 +179,10 @@ async fn build(args: &Args, here: &Here, found: &[Found], label: &str, place: &P
         // It would be none of that one's.
         env.push(("LARDER_TOKEN".to_owned(), String::new()));
     }
-    let (shown, overlays) = (credential(Some(label), here.token()), here.data_dir()?.join("overlays"));
-    let contained = containers::prepare(&args.command, &place.server().base, shown, found, &overlays).await?;
+    let larder = |client, token| Larder { client, label: credential(Some(label), token) };
+    let (near, far) = (larder(client, token), larder(place.server(), here.token()));
+    let larders = Larders { near, far, offer: offer.as_ref() };
+    let contained = containers::prepare(&args.command, larders, found, &here.data_dir()?.join("overlays")).await?;
     let (command, env) = match &contained {
         Some(contained) => (&contained.command, contained.over(env)),
         None => (&args.command, env),
@@ -190,7 +197,10 @@ async fn build(args: &Args, here: &Here, found: &[Found], label: &str, place: &P
             if after.bytes_from_upstream > 0 {
                 place.flush().await;
             }
-            after.lines(label).iter().for_each(|line| out::note(line));
+            after
+                .lines(label, &unseen::line(&args.command, contained.is_some()))
+                .iter()
+                .for_each(|line| out::note(line));
         }
         Err(failure) => out::error(&format!("larder: what was saved is not known\n{}", failure.text())),
     }
@@ -202,33 +212,36 @@ async fn build(args: &Args, here: &Here, found: &[Found], label: &str, place: &P
     Ok(code)
 }
 
-/// What leads the tools to certificates, where the server intercepts. A server that cannot be believed is no reason to
-/// stop: it finds that its certificates are not taken, and tunnels. One that is lost may be back before the build's end:
-/// its authority is then the one that it had.
-async fn trusted(args: &Args, here: &Here, place: &Place) -> Result<Vec<(String, String)>, Failure> {
+/// Whom the build has to trust, where the server intercepts. A server that cannot be believed is no reason to stop: it
+/// finds that its certificates are not taken, and tunnels. One that is lost may be back before the build's end: its
+/// authority is then the one that it had.
+async fn offered(args: &Args, place: &Place) -> (Option<Offer>, Vec<Der>) {
     let consent = if args.trust_plain_http { Consent::Given } else { Consent::Missing };
     let agent = place.agent();
-    let certificates = match agent {
-        Some((dir, false)) => trust::known(dir),
-        _ => match tokio::time::timeout(SOON, trust::offered(place.server(), consent)).await {
-            Ok(Ok(offer)) => offer.map(|offer| offer.certificates()).unwrap_or_default(),
-            Ok(Err(failure)) => {
-                out::error(&format!("larder: this build does not trust the server's authority\n{}", failure.text()));
-                return Ok(Vec::new());
-            }
-            // It has fallen silent just now.
-            Err(_) => agent.map(|(dir, _)| trust::known(dir)).unwrap_or_default(),
-        },
+    if let Some((dir, false)) = agent {
+        return (None, trust::known(dir));
+    }
+    let offer = match tokio::time::timeout(SOON, trust::offered(place.server(), consent)).await {
+        Ok(Ok(offer)) => offer,
+        Ok(Err(failure)) => {
+            out::error(&format!("larder: this build does not trust the server's authority\n{}", failure.text()));
+            return (None, Vec::new());
+        }
+        // It has fallen silent just now.
+        Err(_) => return (None, agent.map(|(dir, _)| trust::known(dir)).unwrap_or_default()),
     };
-    if let Some((dir, true)) = agent {
+    let certificates = offer.as_ref().map(Offer::certificates).unwrap_or_default();
+    if let Some((dir, _)) = agent {
         trust::remember(dir, &certificates);
     }
-    if certificates.is_empty() {
-        return Ok(Vec::new());
-    }
+    (offer, certificates)
+}
+
+/// What leads the tools to certificates.
+fn trusted(here: &Here, certificates: &[Der]) -> Result<Vec<(String, String)>, Failure> {
     let dir = here.data_dir()?.join("overlays/trust");
     let around = Surroundings::here(std::env::current_dir().unwrap_or_default());
-    trust::lay(&dir, &trust::Before::here(&around), &certificates).map_err(|error| {
+    trust::lay(&dir, &trust::Before::here(&around), certificates).map_err(|error| {
         let help = "name another with --data DIR";
         Failure::failed(format!("{}: certificates for the build cannot be written: {error}", dir.display()), help)
     })

@@ -96,10 +96,10 @@ impl Stats {
         }
     }
 
-    /// The lines at a build's end.
-    pub fn lines(&self, label: &str) -> Vec<String> {
+    /// The lines at a build's end; `unseen` is what to say where no request came.
+    pub fn lines(&self, label: &str, unseen: &str) -> Vec<String> {
         if self.requests == 0 && self.tunnelled.is_empty() && self.distrusted.is_empty() {
-            return vec![format!("build {label}: nothing came through the cache; see what tools it knows: larder env")];
+            return vec![format!("build {label}: {unseen}")];
         }
         let mut lines = vec![format!(
             "build {label}: {} of {}, {} and {} saved, {} fetched",
@@ -119,8 +119,11 @@ impl Stats {
                 .collect();
             let rest = hosts.len().saturating_sub(8);
             let more = if rest > 0 { format!(" and {rest} more") } else { String::new() };
-            let hosts = out::count(hosts.len() as u64, "host", "hosts");
-            lines.push(format!("{hosts} went around the cache, tunnelled: {}{more}", named.join(", ")));
+            let bytes = rounded_bytes(hosts.iter().map(|host| host.bytes).sum());
+            lines.push(format!(
+                "{bytes} tunnelled, not cached: {}{more}; a server keeps what comes from hosts that its intercept.hosts lists",
+                named.join(", ")
+            ));
         }
         for one in self.distrusted.iter().take(8) {
             let (host, why) = (out::plain(&one.host), out::plain(&one.why));
@@ -151,12 +154,13 @@ mod tests {
             ..Stats::default()
         };
         assert_eq!(
-            after.since(&before).lines("b1"),
+            after.since(&before).lines("b1", "no request seen"),
             [
                 "build b1: 231 hits of 240 requests, 182 MiB and 41 s saved, 2.0 KiB fetched",
-                "1 host went around the cache, tunnelled: files.example (14 MiB)"
+                "14 MiB tunnelled, not cached: files.example (14 MiB); a server keeps what comes from hosts that its \
+                 intercept.hosts lists"
             ]
         );
-        assert!(after.since(&after).lines("b1")[0].contains("nothing came through"));
+        assert_eq!(after.since(&after).lines("b1", "no request seen"), ["build b1: no request seen"]);
     }
 }

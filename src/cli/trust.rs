@@ -40,11 +40,12 @@ const JAVA_OWN: &str = "lib/security/cacerts";
 pub(crate) struct Variable {
     pub name: &'static str,
     pub read_by: &'static str,
-    kind: Kind,
+    pub kind: Kind,
 }
 
+/// What becomes of what the tool trusts of itself.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
+pub(crate) enum Kind {
     /// Trusted in the place of all else.
     Instead,
     /// Trusted beside what the tool trusts of itself.

@@ -54,13 +54,13 @@ impl Front {
         // What the server put there counts the tunnel as under way.
         let kept = visit.extensions;
         self.tasks.spawn("tunnel", async move {
-            let meter = Meter::default();
+            let meter = observers.metered(label.as_ref(), &host);
             let carried = async {
                 let Ok(client) = upgrade.await else { return };
                 carry_unless_silent(TokioIo::new(client), upstream, &meter, idle).await;
             };
             tokio::select! { () = carried => {}, () = tasks.stopping() => {} }
-            observers.tunnelled(label.as_ref(), &host, meter.bytes());
+            observers.tunnelled(label.as_ref(), &host, &meter);
             drop(kept);
         });
         let response: Response<ReplyBody> = Response::new(ReplyBody::empty());
@@ -112,6 +112,11 @@ pub(super) struct Meter(AtomicU64);
 impl Meter {
     pub(super) fn bytes(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
+    }
+
+    /// What has passed, which counts no more as under way.
+    pub(super) fn taken(&self) -> u64 {
+        self.0.swap(0, Ordering::Relaxed)
     }
 
     fn add(&self, bytes: usize) {

@@ -18,7 +18,7 @@ use quick_cache::sync::Cache as Kept;
 use serde::{Deserialize, Serialize};
 
 use super::Peer;
-use super::connect::{Meter, carry_unless_silent};
+use super::connect::carry_unless_silent;
 use super::credential::credential;
 use super::front::{Answered, Front, Visit};
 use super::gate::{Caller, Denied, Door, Right, Strip};
@@ -206,7 +206,7 @@ impl Front {
         // What the server put there counts the tunnel as under way.
         let kept = visit.extensions;
         self.tasks.spawn("looked into tunnel", async move {
-            let meter = Meter::default();
+            let meter = observers.metered(label.as_ref(), &host);
             let work = async {
                 let Ok(client) = upgrade.await else { return };
                 let (opening, client) = within.look(client).await;
@@ -232,7 +232,7 @@ impl Front {
             };
             tokio::select! { () = work => {}, () = tasks.stopping() => {} }
             if meter.bytes() > 0 {
-                observers.tunnelled(label.as_ref(), &host, meter.bytes());
+                observers.tunnelled(label.as_ref(), &host, &meter);
             }
             drop(kept);
         });

@@ -3,13 +3,14 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use http::{Method, Uri};
 use parking_lot::Mutex;
 use serde::Serialize;
 
+use super::connect::Meter;
 use super::within::Served;
 use crate::cache::Cache;
 use crate::cache::error::CacheError;
@@ -38,6 +39,14 @@ pub struct Observers {
     /// The words behind the numbers of ecosystems.
     labels: Vec<&'static str>,
     builds: Mutex<HashMap<Arc<str>, Totals>>,
+    /// Tunnels of builds that are under way: as many as there are connections.
+    open: Mutex<Vec<OpenTunnel>>,
+}
+
+struct OpenTunnel {
+    label: Arc<str>,
+    host: String,
+    meter: Weak<Meter>,
 }
 
 /// What a build got.
@@ -82,7 +91,7 @@ impl Observers {
         clock: Arc<dyn Clock>,
         cache: Cache,
     ) -> Arc<Observers> {
-        Arc::new(Observers { metrics, log, clock, cache, labels, builds: Mutex::new(HashMap::new()) })
+        Arc::new(Observers { metrics, log, clock, cache, labels, builds: Mutex::default(), open: Mutex::default() })
     }
 
     /// Whether a request was for larder itself: such ones belong to no build.
@@ -94,8 +103,19 @@ impl Observers {
         self.labels.get(at).copied().unwrap_or("other")
     }
 
+    /// What a build got, and what goes through its tunnels at this moment.
     pub(super) fn totals(&self, label: &str) -> Option<Totals> {
-        self.builds.lock().get(label).cloned()
+        // Held, so that no tunnel that ends is counted twice or not at all.
+        let builds = self.builds.lock();
+        let known = builds.get(label).cloned();
+        let mut totals = known.clone().unwrap_or_default();
+        for one in self.open.lock().iter().filter(|one| &*one.label == label) {
+            let bytes = one.meter.upgrade().map_or(0, |meter| meter.bytes());
+            if bytes > 0 {
+                totals.tunnelled(&one.host, bytes);
+            }
+        }
+        Some(totals).filter(|totals| known.is_some() || !totals.tunnelled.is_empty())
     }
 
     fn add(&self, label: &Arc<str>, change: impl FnOnce(&mut Totals)) {
@@ -109,22 +129,38 @@ impl Observers {
         change(builds.entry(label.clone()).or_default());
     }
 
-    /// Notes bytes that went through a tunnel.
-    pub(super) fn tunnelled(&self, label: Option<&Arc<str>>, host: &str, bytes: u64) {
-        self.metrics.add(Name::TunnelledBytes, bytes);
+    /// For a tunnel that a build opens: who asks before its end is told of it too.
+    pub(super) fn metered(&self, label: Option<&Arc<str>>, host: &str) -> Arc<Meter> {
+        let meter = Arc::new(Meter::default());
         if let Some(label) = label {
-            self.add(label, |totals| {
-                let known = totals.tunnelled.iter().position(|around| around.host == host);
-                let at = known.unwrap_or_else(|| {
-                    if totals.tunnelled.len() < HOSTS_MAX {
-                        totals.tunnelled.push(Around { host: host.to_owned(), ..Around::default() });
-                    }
-                    totals.tunnelled.len() - 1
-                });
-                totals.tunnelled[at].connections += 1;
-                totals.tunnelled[at].bytes += bytes;
-            });
+            let one = OpenTunnel { label: label.clone(), host: host.to_owned(), meter: Arc::downgrade(&meter) };
+            let mut open = self.open.lock();
+            open.retain(|one| one.meter.strong_count() > 0);
+            open.push(one);
         }
+        meter
+    }
+
+    /// Notes what went through a tunnel that has ended.
+    pub(super) fn tunnelled(&self, label: Option<&Arc<str>>, host: &str, meter: &Meter) {
+        self.metrics.add(Name::TunnelledBytes, meter.bytes());
+        if let Some(label) = label {
+            self.add(label, |totals| totals.tunnelled(host, meter.taken()));
+        }
+    }
+}
+
+impl Totals {
+    fn tunnelled(&mut self, host: &str, bytes: u64) {
+        let known = self.tunnelled.iter().position(|around| around.host == host);
+        let at = known.unwrap_or_else(|| {
+            if self.tunnelled.len() < HOSTS_MAX {
+                self.tunnelled.push(Around { host: host.to_owned(), ..Around::default() });
+            }
+            self.tunnelled.len() - 1
+        });
+        self.tunnelled[at].connections += 1;
+        self.tunnelled[at].bytes += bytes;
     }
 }
 

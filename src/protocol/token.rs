@@ -6,7 +6,7 @@
 
 use std::fmt;
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -293,6 +293,11 @@ fn replace(path: &Path, text: &str) -> io::Result<()> {
     let written = (|| {
         let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&fresh)?;
         file.write_all(text.as_bytes())?;
+        // Who runs a command as root is not who serves.
+        let (ours, owner) = (file.metadata()?, std::fs::metadata(dir)?);
+        if ours.uid() == 0 && owner.uid() != 0 {
+            std::os::unix::fs::fchown(&file, Some(owner.uid()), Some(owner.gid()))?;
+        }
         file.sync_all()?;
         std::fs::rename(&fresh, path)?;
         std::fs::File::open(dir)?.sync_all()
@@ -387,7 +392,7 @@ mod tests {
                 scope: None,
             });
             file.write().expect("writes");
-            let mode = std::os::unix::fs::MetadataExt::mode(&std::fs::metadata(&path).expect("there"));
+            let mode = std::fs::metadata(&path).expect("there").mode();
             assert_eq!(mode & 0o777, 0o600);
             let copy = there.path().join(path.file_name().expect("a name"));
             std::fs::copy(&path, &copy).expect("copies");

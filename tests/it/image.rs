@@ -65,13 +65,24 @@ impl Running {
         Running { child, addr: format!("127.0.0.1:{port}").parse().expect("an address") }
     }
 
-    /// Ends it as `docker stop` does: a signal to the first process in it.
-    fn stop(mut self) {
+    /// The first process in it.
+    fn first(&self) -> u32 {
         let mut innermost = self.child.id();
         while let Some(child) = child_of(innermost) {
             innermost = child;
         }
-        let pid = rustix::process::Pid::from_raw(innermost as i32).expect("a pid is not 0");
+        innermost
+    }
+
+    /// Whom it runs as.
+    fn user(&self) -> u32 {
+        let process = std::fs::metadata(format!("/proc/{}", self.first())).expect("it runs");
+        std::os::unix::fs::MetadataExt::uid(&process)
+    }
+
+    /// Ends it as `docker stop` does: a signal to the first process in it.
+    fn stop(mut self) {
+        let pid = rustix::process::Pid::from_raw(self.first() as i32).expect("a pid is not 0");
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("our own");
         let mut status = None;
         wait_until(Duration::from_secs(20), "the container stops", || {
@@ -97,8 +108,11 @@ fn child_of(pid: u32) -> Option<u32> {
     children.find_map(|text| text.split_whitespace().next()?.parse().ok())
 }
 
-/// go, emptied, with no setting but the address.
-fn go(island: &[String], dir: &Path, addr: SocketAddr) {
+/// What go's checksum database has for it.
+const SUM: &str = "h1:FEBLx1zS214owpjy7qsBeixbURkuhQAwrK5UwLGTwt4=";
+
+/// go, emptied, with no setting but the address. It fetches the module as its checksum has it.
+fn go(island: &[String], dir: &Path, addr: SocketAddr) -> blake3::Hash {
     let home = dir.join("go");
     let _ = std::fs::remove_dir_all(&home);
     let mut words = island.to_vec();
@@ -108,7 +122,9 @@ fn go(island: &[String], dir: &Path, addr: SocketAddr) {
     command.env("GOPATH", &home).env("GOMODCACHE", home.join("mod")).env("GOFLAGS", "-modcacherw -mod=mod");
     let ended = end_of(command, Duration::from_secs(60));
     assert_eq!(ended.code, Some(0), "{}", ended.stderr);
-    assert!(home.join("mod/cache/download/github.com/pkg/errors/@v/v0.9.1.zip").is_file());
+    let fetched = home.join("mod/cache/download/github.com/pkg/errors/@v");
+    assert_eq!(std::fs::read_to_string(fetched.join("v0.9.1.ziphash")).expect("go wrote it"), SUM);
+    blake3::hash(&std::fs::read(fetched.join("v0.9.1.zip")).expect("go wrote it"))
 }
 
 /// Regular files of the image, and all of their bytes.
@@ -119,6 +135,7 @@ fn files(buildah: &Buildah, container: &str) -> (Vec<String>, u64) {
     let bytes = files.iter().map(|(size, _)| size.parse::<u64>().expect("a size")).sum();
     let mut names: Vec<String> = files.iter().map(|(_, name)| (*name).to_owned()).collect();
     names.sort();
+    buildah.run(&["umount", container]);
     (names, bytes)
 }
 
@@ -129,7 +146,7 @@ fn the_image_serves_a_build_with_a_volume_and_a_port_alone() {
     }
     let _alone = alone();
     let dir = scratch();
-    let mut buildah = Buildah::below(dir.path());
+    let mut buildah = Buildah::copying(dir.path());
     let image = build(dir.path(), &buildah);
     let config = &image["config"];
     assert_eq!(config["User"], "10001:10001");
@@ -150,7 +167,8 @@ fn the_image_serves_a_build_with_a_volume_and_a_port_alone() {
     assert_eq!(end_of(check(&buildah), Duration::from_secs(10)).code, Some(1), "nothing runs yet");
 
     let server = Running::start(within(&buildah, &container, &volume, &start));
-    go(&[], dir.path(), server.addr);
+    assert_eq!(server.user(), 10001);
+    let cold = go(&[], dir.path(), server.addr);
     let healthy = end_of(check(&buildah), Duration::from_secs(10));
     assert_eq!(healthy.code, Some(0), "{}", healthy.stderr);
     server.stop();
@@ -158,7 +176,7 @@ fn the_image_serves_a_build_with_a_volume_and_a_port_alone() {
     let island = Island::new();
     buildah.within = island.words();
     let server = Running::start(within(&buildah, &container, &volume, &start));
-    go(&island.words(), dir.path(), server.addr);
+    assert_eq!(go(&island.words(), dir.path(), server.addr), cold);
     assert_eq!(end_of(check(&buildah), Duration::from_secs(10)).code, Some(0), "a dead upstream is no sickness");
     server.stop();
 }

@@ -19,6 +19,7 @@ mod cargo_token;
 mod certificates;
 mod containers;
 mod disk;
+mod docker;
 mod fills;
 mod generations;
 mod go_client;

@@ -41,6 +41,7 @@ fn mirror() -> String {
 /// buildah with a store of its own, without daemon, registry, or namespaces that a container may not make.
 pub struct Buildah {
     dir: PathBuf,
+    driver: &'static str,
     /// Words before it, such as `ip netns exec NAME`.
     pub within: Vec<String>,
 }
@@ -48,14 +49,25 @@ pub struct Buildah {
 impl Buildah {
     /// What it keeps goes with `dir`.
     pub fn below(dir: &Path) -> Buildah {
-        Buildah { dir: dir.join("buildah"), within: Vec::new() }
+        let overlay = Buildah { dir: dir.join("buildah"), driver: "overlay", within: Vec::new() };
+        // It copies no layers; on some file systems it is not to be had.
+        let has_overlay = overlay.command().arg("info").output().is_ok_and(|output| output.status.success());
+        if has_overlay {
+            return overlay;
+        }
+        Buildah::copying(dir)
+    }
+
+    /// With a copy of each layer: two commands can be run in one container, which buildah 1.28 does not survive on overlay.
+    pub fn copying(dir: &Path) -> Buildah {
+        Buildah { dir: dir.join("buildah-vfs"), driver: "vfs", within: Vec::new() }
     }
 
     /// Ready to be given words.
     pub fn command(&self) -> Command {
         let words: Vec<&str> = self.within.iter().map(String::as_str).chain(["buildah"]).collect();
         let mut command = Command::new(words[0]);
-        command.args(&words[1..]).args(["--storage-driver", "vfs", "--root"]).arg(self.dir.join("root"));
+        command.args(&words[1..]).args(["--storage-driver", self.driver, "--root"]).arg(self.dir.join("root"));
         command.arg("--runroot").arg(self.dir.join("run")).env("BUILDAH_ISOLATION", "chroot");
         command
     }
@@ -76,5 +88,12 @@ impl Buildah {
         std::fs::create_dir_all(&self.dir).expect("scratch can be written");
         std::fs::write(&file, "FROM scratch\nCOPY . /\n").expect("scratch can be written");
         self.run(&["bud", "-f", &file.display().to_string(), "-t", name, &dir.display().to_string()]);
+    }
+}
+
+impl Drop for Buildah {
+    fn drop(&mut self) {
+        // What a test that failed left mounted would keep the directory.
+        let _ = self.command().args(["umount", "--all"]).output();
     }
 }

@@ -5,10 +5,10 @@ use std::path::Path;
 use super::super::env::{credential, tools_url};
 use super::super::failure::Failure;
 use super::super::point::{self, Target};
-use super::super::tools::Settings;
+use super::super::trust::{self, Consent};
 use super::super::where_at::{Here, block_on};
 use super::super::{client::Client, out};
-use super::{SECRET, address, is_proxy, out_of_reach, secret, secret_line, write};
+use super::{SECRET, Told, address, secret_line, write};
 
 /// Where the secret is kept for builds that are started by hand.
 const FILE: &str = "build.env";
@@ -49,9 +49,14 @@ impl Builder {
 /// *Errors*: containers do not reach the server.
 pub(crate) fn print(builder: Builder, here: &Here, client: &Client, label: Option<&str>) -> Result<(), Failure> {
     let command = builder.command().map(std::ffi::OsString::from);
-    let reached = block_on(async { Ok(address(&command, &client.base).await) })?;
     // A job of GitLab has a Docker daemon of its own, whose containers are on no network of this machine.
-    let server = reached.ok_or_else(|| Failure::failed("no address for containers", out_of_reach(&client.base)))?;
+    let reached = async { Ok((address(&command, client).await, trust::offered(client, Consent::Missing).await)) };
+    let (server, offer) = block_on(reached)?;
+    let server = server.map_err(|why| Failure::failed("no address for containers", why))?;
+    let offer = offer.unwrap_or_else(|failure| {
+        out::note(&format!("containers do not trust this server's authority: {}", failure.message));
+        None
+    });
     let found = point::known_here(&here.data_dir()?);
     point::note_secrets(&found);
     let overlays = here.data_dir()?.join("overlays");
@@ -62,17 +67,17 @@ pub(crate) fn print(builder: Builder, here: &Here, client: &Client, label: Optio
         overlays: overlays.clone(),
         server,
     };
-    let settings = point::settings(target, &found);
+    let told = Told::of(point::settings(target, &found), offer.as_ref());
     let words = builder.command().join(" ");
     if builder == Builder::Gitlab {
-        out::text_out(&gitlab(&settings));
+        out::text_out(&gitlab(&told));
     } else {
         let file = overlays.join(FILE);
-        let written = std::fs::create_dir_all(&overlays).and_then(|()| write(&file, &secret(&settings)));
+        let written = std::fs::create_dir_all(&overlays).and_then(|()| write(&file, &told.secret()));
         written.map_err(|error| {
             Failure::failed(format!("{}: {error}", file.display()), "name another directory with --data DIR")
         })?;
-        out::text_out(&format!("{}\n", options(&settings, &file)));
+        out::text_out(&format!("{}\n", options(&told, &file)));
         out::note(&format!(
             "{words} $(larder env {}) .",
             if builder == Builder::Buildah { "buildah" } else { "docker" }
@@ -83,24 +88,22 @@ pub(crate) fn print(builder: Builder, here: &Here, client: &Client, label: Optio
 }
 
 /// Options of a build: words without spaces in them.
-pub(crate) fn options(settings: &Settings, file: &Path) -> String {
-    let mut words: Vec<String> = settings
-        .env
-        .iter()
-        .filter(|(name, _)| is_proxy(name))
-        .map(|(name, value)| format!("--build-arg {name}={}", value.replace(' ', "")))
-        .collect();
+pub(crate) fn options(told: &Told, file: &Path) -> String {
+    // Builders know the others beforehand, and would ask what this one is for.
+    let known = told.proxies.iter().filter(|(name, _)| name != "http_no_proxy");
+    let mut words: Vec<String> =
+        known.map(|(name, value)| format!("--build-arg {name}={}", value.replace(' ', ""))).collect();
     words.push(format!("--secret id={SECRET},src={}", file.display()));
     words.join(" ")
 }
 
 /// Keys of a job that builds with `docker build $LARDER_BUILD .`.
-fn gitlab(settings: &Settings) -> String {
+fn gitlab(told: &Told) -> String {
     let file = format!("/tmp/{FILE}");
-    let body = secret(settings);
+    let body = told.secret();
     let lines = format!(
         "umask 077\ncat > {file} <<'LARDER'\n{body}LARDER\nexport LARDER_BUILD=\"{}\"\n",
-        options(settings, Path::new(&file))
+        options(told, Path::new(&file))
     );
     let lines: String = lines.lines().map(|line| format!("    {line}\n")).collect();
     format!("# script: docker build $LARDER_BUILD .\nbefore_script:\n  - |\n{lines}")
@@ -108,32 +111,29 @@ fn gitlab(settings: &Settings) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::super::tools::Settings;
     use super::*;
 
-    fn settings() -> Settings {
-        let pairs = [("http_proxy", "http://b:t%2F@10.0.0.1:7070"), ("GOPROXY", "http://10.0.0.1:7070/go,direct")];
-        Settings { env: pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec(), ..Settings::default() }
-    }
-
-    /// Docker warns of an argument that nobody declared, and a shell would read `|` in a line that is pasted.
-    #[test]
-    fn an_argument_that_no_builder_knows_is_not_given() {
-        let mut settings = settings();
-        settings.env.push(("http_no_proxy".to_owned(), "localhost|127.0.0.1".to_owned()));
-        let line = options(&settings, Path::new("/d/build.env"));
-        assert_eq!(line, "--build-arg http_proxy=http://b:t%2F@10.0.0.1:7070 --secret id=cache,src=/d/build.env");
+    fn told() -> Told {
+        let pairs = [
+            ("http_proxy", "http://b:t%2F@10.0.0.1:7070"),
+            ("http_no_proxy", "a|b"),
+            ("GOPROXY", "http://10.0.0.1:7070/go,direct"),
+        ];
+        let env = pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
+        Told::of(Settings { env, ..Settings::default() }, None)
     }
 
     #[test]
     fn options_are_words_for_a_shell_to_split() {
-        let line = options(&settings(), Path::new("/d/build.env"));
+        let line = options(&told(), Path::new("/d/build.env"));
         assert_eq!(line, "--build-arg http_proxy=http://b:t%2F@10.0.0.1:7070 --secret id=cache,src=/d/build.env");
     }
 
     #[test]
     fn a_job_makes_the_secret_itself() {
         let dir = tempfile::tempdir().expect("a directory");
-        let job = gitlab(&settings());
+        let job = gitlab(&told());
         let script = job.split_once("  - |\n").expect("has a script").1;
         let script = script.replace("/tmp/build.env", &dir.path().join("build.env").display().to_string());
         let script = script.lines().map(|line| line.trim_start().to_owned() + "\n").collect::<String>();

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::pages::{MADE, SERVER, sample, see};
-use crate::cli::containers::{print, proxies_file, secret_line};
+use crate::cli::containers::{Told, print, proxies_file, secret_line};
 
 /// Titles and files.
 pub(super) const TITLES: [(&str, &str); 2] =
@@ -22,7 +22,7 @@ pub(super) fn pages() -> [(String, String); 2] {
 
 fn page(title: &str, command: &str, word: &str, more: &str) -> String {
     let settings = sample(&["go", "cargo", "proxy"]);
-    let options = print::options(&settings, Path::new(FILE));
+    let options = print::options(&Told::of(settings, None), Path::new(FILE));
     let line = secret_line();
     format!(
         "# {title}\n\n{MADE}\n\nWhere larder is installed, nothing is edited:\n\n\
@@ -45,7 +45,7 @@ fn page(title: &str, command: &str, word: &str, more: &str) -> String {
 }
 
 fn docker() -> String {
-    let proxies = proxies_file(&sample(&["proxy"]));
+    let proxies = proxies_file(sample(&["proxy"]));
     format!(
         "Compose, and every build and container of a user, by `~/.docker/config.json`:\n\n```json\n{proxies}\n```\n\n\
          In a GitLab job `larder env gitlab` prints a `before_script` that writes the secret, for `docker build \

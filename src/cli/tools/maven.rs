@@ -54,7 +54,9 @@ pub(super) fn settings(client: &Client<'_>) -> Settings {
          for name in {links}; do ln -sfn \"${{larder_mvn%/bin/mvn}}/conf/$name\" {ELSEWHERE}/$name; done\n",
         text.replace('\'', r"'\''"),
     );
-    let env = vec![("MAVEN_OPTS".to_owned(), format!("${{MAVEN_OPTS:-}} -Dmaven.conf={ELSEWHERE}"))];
+    let mut env = vec![("MAVEN_OPTS".to_owned(), format!("${{MAVEN_OPTS:-}} -Dmaven.conf={ELSEWHERE}"))];
+    // Named in the settings; on this machine it is where larder has it from.
+    env.extend(client.token().map(|token| ("LARDER_TOKEN".to_owned(), token.to_owned())));
     let elsewhere = Script { lines, env, directories: vec![ELSEWHERE] };
     Settings { here: here.unwrap_or_default(), elsewhere, ..Settings::default() }
 }
@@ -153,6 +155,10 @@ mod tests {
         assert!(text.contains("<id>x</id>") && text.contains("<nonProxyHosts>a&amp;b|localhost"), "{text}");
         assert_eq!(set.here.links[0], (over.join("logging"), conf.join("logging")));
         assert!(set.elsewhere.lines.contains("maven-default-http-blocker"));
+        assert!(
+            set.elsewhere.env.contains(&("LARDER_TOKEN".to_owned(), "t/k".to_owned())),
+            "nobody else sets it there"
+        );
         assert_eq!(with_client(&[], &[], dir.path(), settings), Settings::default());
     }
 }
