@@ -33,7 +33,7 @@ pub fn size_name(len: u64) -> String {
     if len >= MIB { format!("{} MiB", len / MIB) } else { format!("{} KiB", len / KIB) }
 }
 
-fn once(peer: &Peer, len: u64, span: Duration) -> Measured {
+pub fn once(peer: &Peer, len: u64, span: Duration) -> Measured {
     let path = (peer.path)(len);
     let before = peer.cpu();
     let mut measured = if len <= KIB {

@@ -36,16 +36,24 @@ impl Measured {
 
 /// Asks for `path` over and over on so many connections.
 pub fn bodies(to: SocketAddr, path: &str, connections: usize, span: Duration) -> Measured {
+    let each = || {
+        let (mut connection, path) = (Connection::open(to).expect("the server accepts"), path.to_owned());
+        Box::new(move || connection.get(&path).expect("a whole answer").body) as Box<dyn FnMut() -> u64 + Send>
+    };
+    over_and_over((0..connections).map(|_| each()).collect(), span)
+}
+
+/// Runs each over and over, beside the others; they return the bytes of one body.
+pub fn over_and_over(all: Vec<Box<dyn FnMut() -> u64 + Send>>, span: Duration) -> Measured {
     let begin = Instant::now();
-    let workers: Vec<_> = (0..connections)
-        .map(|_| {
-            let path = path.to_owned();
+    let workers: Vec<_> = all
+        .into_iter()
+        .map(|mut once| {
             std::thread::spawn(move || {
-                let mut connection = Connection::open(to).expect("the server accepts");
                 let (mut took, mut bytes) = (Vec::new(), 0);
                 while begin.elapsed() < span {
                     let start = Instant::now();
-                    bytes += connection.get(&path).expect("a whole answer").body;
+                    bytes += once();
                     took.push(start.elapsed());
                 }
                 (took, bytes)

@@ -4,16 +4,20 @@
 #![allow(clippy::disallowed_methods, reason = "a bench looks at the real clock")]
 #![allow(clippy::unwrap_used, reason = "a bench may panic")]
 
+mod agent;
 mod bare;
 mod cold;
 mod crowd;
 mod hits;
 mod idle;
+mod intercept;
 mod load;
 mod origin;
 mod peers;
 mod process;
 mod report;
+mod run;
+mod secret;
 
 use report::Report;
 
@@ -70,8 +74,15 @@ fn main() {
     }
     let options = Options::parse(words);
     let mut report = Report::default();
-    let sections: [(&str, Section); 4] =
-        [("hits", hits::run), ("cold", cold::run), ("crowd", crowd::run), ("idle", idle::run)];
+    let sections: [(&str, Section); 7] = [
+        ("run", run::run),
+        ("hits", hits::run),
+        ("agent", agent::run),
+        ("intercept", intercept::run),
+        ("cold", cold::run),
+        ("crowd", crowd::run),
+        ("idle", idle::run),
+    ];
     for (name, run) in sections {
         if options.wants(name) {
             run(&options, &mut report);

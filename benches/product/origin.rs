@@ -1,10 +1,12 @@
 //! The upstream of the benches: made-up bodies, kept in memory and written by hand, as fast as asked or held to a rate.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
+
+use tokio_rustls::rustls::{ServerConfig, ServerConnection, StreamOwned};
 
 /// `/LEN/NAME` is LEN bytes that repeat after 4 MiB, whatever the name.
 pub struct Origin {
@@ -17,6 +19,7 @@ struct Shared {
     requests: AtomicUsize,
     /// Bytes a second for each connection; 0: as fast as it goes.
     rate: AtomicU64,
+    tls: Mutex<Option<Arc<ServerConfig>>>,
 }
 
 const PATTERN: usize = 4 << 20;
@@ -31,18 +34,29 @@ impl Origin {
     pub fn start() -> Origin {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a loopback port is free");
         let addr = listener.local_addr().expect("a listener has an address");
-        let shared = Arc::new(Shared { pattern: pattern(), requests: AtomicUsize::new(0), rate: AtomicU64::new(0) });
+        let shared = Arc::new(Shared {
+            pattern: pattern(),
+            requests: AtomicUsize::new(0),
+            rate: AtomicU64::new(0),
+            tls: Mutex::default(),
+        });
         std::thread::spawn({
             let shared = shared.clone();
             move || {
                 for stream in listener.incoming().map_while(Result::ok) {
                     let shared = shared.clone();
                     // A client that goes away ends its conversation.
-                    std::thread::spawn(move || drop(shared.converse(stream)));
+                    std::thread::spawn(move || drop(shared.accept(stream)));
                 }
             }
         });
         Origin { addr, shared }
+    }
+
+    /// From here on TLS is spoken too, and told by the first byte.
+    pub fn with_tls(self, config: Arc<ServerConfig>) -> Origin {
+        *self.shared.tls.lock().expect("nobody panics with it") = Some(config);
+        self
     }
 
     pub fn path(&self, len: u64, name: &str) -> String {
@@ -77,9 +91,22 @@ pub fn digest(len: u64) -> blake3::Hash {
 }
 
 impl Shared {
-    fn converse(&self, mut stream: TcpStream) -> std::io::Result<()> {
+    fn accept(&self, stream: TcpStream) -> std::io::Result<()> {
         stream.set_nodelay(true)?;
-        let mut reader = BufReader::new(stream.try_clone()?);
+        let mut first = [0];
+        stream.peek(&mut first)?;
+        let tls = self.tls.lock().expect("nobody panics with it").clone();
+        match tls.filter(|_| first == [0x16]) {
+            Some(config) => {
+                let session = ServerConnection::new(config).map_err(std::io::Error::other)?;
+                self.converse(StreamOwned::new(session, stream))
+            }
+            None => self.converse(stream),
+        }
+    }
+
+    fn converse(&self, stream: impl Read + Write) -> std::io::Result<()> {
+        let mut reader = BufReader::new(stream);
         loop {
             let mut line = String::new();
             if reader.read_line(&mut line)? == 0 {
@@ -99,12 +126,13 @@ impl Shared {
                 httpdate::fmt_http_date(std::time::SystemTime::now()),
                 &etag[..16]
             );
-            stream.write_all(head.as_bytes())?;
-            self.body(&mut stream, len)?;
+            reader.get_mut().write_all(head.as_bytes())?;
+            self.body(reader.get_mut(), len)?;
+            reader.get_mut().flush()?;
         }
     }
 
-    fn body(&self, stream: &mut TcpStream, len: u64) -> std::io::Result<()> {
+    fn body(&self, stream: &mut impl Write, len: u64) -> std::io::Result<()> {
         let rate = self.rate.load(Ordering::SeqCst);
         let (begin, mut sent) = (Instant::now(), 0);
         while sent < len {

@@ -42,11 +42,16 @@ connections_per_address = 20000
 
 /// larder with its access log on and all else as it comes, but for `more`.
 pub fn larder(dir: &Path, name: &'static str, more: &str, path: impl Fn(u64) -> String + 'static) -> Peer {
+    larder_with(dir, name, &format!("{LARDER}{more}"), path)
+}
+
+/// The same with nothing but what is said.
+pub fn larder_with(dir: &Path, name: &'static str, text: &str, path: impl Fn(u64) -> String + 'static) -> Peer {
     let home = dir.join(name.replace([' ', ','], "-"));
     fs::create_dir_all(&home).expect("scratch can be written");
     let config = home.join("larder.toml");
     let log = format!("\n[log]\naccess = \"{}\"\n", home.join("access.log").display());
-    fs::write(&config, format!("{LARDER}{log}{more}")).expect("scratch can be written");
+    fs::write(&config, format!("{text}{log}")).expect("scratch can be written");
     let mut command = Command::new(env!("CARGO_BIN_EXE_larder"));
     command.arg("serve").arg("--config").arg(&config).args(["--listen", "127.0.0.1:0"]);
     command.arg("--data").arg(home.join("data")).env_clear();

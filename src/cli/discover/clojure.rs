@@ -35,7 +35,7 @@ pub(super) fn built_in(around: &Surroundings<'_>) -> Vec<Found> {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         name.starts_with("leiningen") && name.ends_with(".jar")
     });
-    let read = |path: PathBuf| Some((jar::member(&around.read_bytes(&path)?, DEFAULTS)?, around.shown(&path)));
+    let read = |path: PathBuf| Some((jar::member(around.open(&path)?, DEFAULTS)?, around.shown(&path)));
     let Some((text, from)) = archives.filter_map(read).next() else { return Vec::new() };
     let forms = edn::read(&text);
     let told = edn::behind(&forms, "default-repositories").into_iter();

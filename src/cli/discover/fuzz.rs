@@ -4,7 +4,7 @@ use super::{address, apt, edn, go, gradle, ini, jar, maven, npm_lock, pip, yaml}
 
 /// What is found is an address without a credential in it.
 pub fn discover(bytes: &[u8]) {
-    let _ = jar::member(bytes, "a");
+    let _ = jar::member(std::io::Cursor::new(bytes), "a");
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     let mut found: Vec<String> = ini(text).map(|(_, _, value)| value.to_owned()).collect();
     found.extend(apt::one_line(text));

@@ -140,7 +140,7 @@ fn built_in(around: &Surroundings<'_>) -> Option<Found> {
     let archives = homes
         .flat_map(|home| around.list(&around.at(home).join("lib")))
         .filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("maven-model-builder")));
-    let read = |path: PathBuf| Some((jar::member(&around.read_bytes(&path)?, SUPER_POM)?, around.shown(&path)));
+    let read = |path: PathBuf| Some((jar::member(around.open(&path)?, SUPER_POM)?, around.shown(&path)));
     let (text, from) = archives.filter_map(read).next()?;
     let text = without_comments(&text);
     let url = blocks(&text, "repository").find_map(|block| blocks(block, "url").next())?;

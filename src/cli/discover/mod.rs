@@ -141,17 +141,16 @@ impl<'a> Surroundings<'a> {
 
     /// A text file; None when it is missing, too large or not UTF-8.
     pub fn read(&self, path: &Path) -> Option<String> {
-        String::from_utf8(self.read_bytes(path)?).ok()
+        let mut text = String::new();
+        let read = self.open(path)?.take(FILE_BYTES + 1).read_to_string(&mut text).ok()?;
+        (read as u64 <= FILE_BYTES).then_some(text)
     }
 
-    /// A file; None when it is missing or too large.
-    pub fn read_bytes(&self, path: &Path) -> Option<Vec<u8>> {
+    /// A file; None when it is missing.
+    pub fn open(&self, path: &Path) -> Option<File> {
         let path = self.inside(path)?;
-        let mut bytes = Vec::new();
         // Looked at before it is opened: a pipe would hold us up.
-        let file = path.metadata().ok().filter(|about| about.is_file()).and_then(|_| File::open(&path).ok())?;
-        let read = file.take(FILE_BYTES + 1).read_to_end(&mut bytes).ok()?;
-        (read as u64 <= FILE_BYTES).then_some(bytes)
+        path.metadata().ok().filter(|about| about.is_file()).and_then(|_| File::open(&path).ok())
     }
 
     /// The nearest file of a name, in the project's directory or above it, and its text.
