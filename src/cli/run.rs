@@ -20,7 +20,7 @@ use super::progress::waiting;
 use super::run_child::run_child;
 use super::shared::{self, Entered, Shared};
 use super::stats::{encoded, of_build};
-use super::summary::Stats;
+use super::summary::{Behind, Told};
 use super::trust::{self, Consent};
 use super::where_at::{ConfigArgs, Here, answers, block_on, is_alive};
 use crate::model::hex;
@@ -99,12 +99,14 @@ impl Place {
     }
 
     /// What came of a build so far, here and behind.
-    async fn of_build(&self, label: &str) -> Result<Stats, Failure> {
+    async fn of_build(&self, label: &str) -> Result<Told, Failure> {
         let here = of_build(&self.client, label).await?;
-        let Some(behind) = &self.behind else { return Ok(here) };
-        // A server that is lost by now has nothing to tell.
+        let Some(behind) = &self.behind else { return Ok(Told { here, behind: Behind::Nobody }) };
         let told = tokio::time::timeout(SOON, of_build(behind, label)).await;
-        Ok(here.before(&told.ok().and_then(Result::ok).unwrap_or_default()))
+        Ok(Told {
+            here,
+            behind: told.ok().and_then(Result::ok).map_or(Behind::Lost, |stats| Behind::Said(Box::new(stats))),
+        })
     }
 
     /// Makes what was fetched durable: nothing waits for the larder itself to end.
@@ -187,7 +189,7 @@ async fn build(args: &Args, here: &Here, found: &[Found], label: &str, place: &P
     match place.of_build(label).await {
         Ok(after) => {
             let after = after.since(&before);
-            if after.bytes_from_upstream > 0 {
+            if after.here.bytes_from_upstream > 0 {
                 place.flush().await;
             }
             after.lines(label).iter().for_each(|line| out::note(line));

@@ -16,6 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use super::front::{Answered, Front, Visit};
 use super::label::build_label;
 use super::reply::{self, ReplyBody};
+use crate::cache::relay::{Carrier, Opened, TunnelAsk};
 use crate::model::outcome::{Outcome, Reason};
 
 const TUNNEL: Outcome = Outcome::Bypass(Reason::Tunnel);
@@ -45,8 +46,9 @@ impl Front {
         if let Some(within) = self.looks_within(&visit, &host, port) {
             return self.enter(visit, upgrade, within, (host, port), &listed);
         }
-        let upstream = match self.cache.tunnel(&host, port, self.hosts.trust(&listed)).await {
-            Ok(upstream) => upstream,
+        let ask = TunnelAsk { host: &host, port, trust: self.hosts.trust(&listed), party: &visit.party };
+        let Opened { io: upstream, carrier } = match self.cache.tunnel(ask).await {
+            Ok(opened) => opened,
             Err(error) => return self.failed(&error, at),
         };
         let (observers, tasks, idle) = (self.observers.clone(), self.tasks.clone(), self.tunnel_idle);
@@ -60,11 +62,15 @@ impl Front {
                 carry_unless_silent(TokioIo::new(client), upstream, &meter, idle).await;
             };
             tokio::select! { () = carried => {}, () = tasks.stopping() => {} }
-            observers.tunnelled(label.as_ref(), &host, meter.bytes());
+            observers.tunnelled(label.as_ref(), &host, meter.bytes(), carrier);
             drop(kept);
         });
         let response: Response<ReplyBody> = Response::new(ReplyBody::empty());
-        Answered::made(response, TUNNEL, at)
+        match carrier {
+            Carrier::Ourselves => Answered::made(response, TUNNEL, at),
+            // It counts the tunnel, or the requests that come through it.
+            Carrier::Parent => Answered::made(response, Outcome::Generated, self.api_label()),
+        }
     }
 }
 

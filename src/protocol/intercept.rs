@@ -25,6 +25,7 @@ use super::gate::{Caller, Denied, Door, Right, Strip};
 use super::label::build_label;
 use super::reply::ReplyBody;
 use super::within::{Inner, Opening, Served, Within};
+use crate::cache::relay::{Carrier, TunnelAsk};
 use crate::model::outcome::Outcome;
 use crate::model::party::Party;
 use crate::telemetry::table::Name;
@@ -206,7 +207,7 @@ impl Front {
         // What the server put there counts the tunnel as under way.
         let kept = visit.extensions;
         self.tasks.spawn("looked into tunnel", async move {
-            let meter = Meter::default();
+            let (meter, mut carrier) = (Meter::default(), Carrier::Ourselves);
             let work = async {
                 let Ok(client) = upgrade.await else { return };
                 let (opening, client) = within.look(client).await;
@@ -220,10 +221,11 @@ impl Front {
                             observers.distrusted(label.as_ref(), &host, &served);
                         }
                     }
-                    Way::Around => match cache.tunnel(&host, port, trust).await {
+                    Way::Around => match cache.tunnel(TunnelAsk { host: &host, port, trust, party: &party }).await {
                         Ok(upstream) => {
                             tracing::debug!(%host, ?opening, "a tunnel to a listed host is carried unread");
-                            carry_unless_silent(client, upstream, &meter, idle).await;
+                            carrier = upstream.carrier;
+                            carry_unless_silent(client, upstream.io, &meter, idle).await;
                         }
                         Err(error) => tracing::warn!(%host, %error, "a tunnel that was opened leads nowhere"),
                     },
@@ -232,7 +234,7 @@ impl Front {
             };
             tokio::select! { () = work => {}, () = tasks.stopping() => {} }
             if meter.bytes() > 0 {
-                observers.tunnelled(label.as_ref(), &host, meter.bytes());
+                observers.tunnelled(label.as_ref(), &host, meter.bytes(), carrier);
             }
             drop(kept);
         });

@@ -10,10 +10,12 @@ use http::{Method, Uri};
 use parking_lot::Mutex;
 use serde::Serialize;
 
+use super::parent::Asker;
 use super::within::Served;
 use crate::cache::Cache;
 use crate::cache::error::CacheError;
 use crate::cache::ledger::Line;
+use crate::cache::relay::Carrier;
 use crate::model::digest::Digest;
 use crate::model::hex;
 use crate::model::key::KeyHash;
@@ -53,10 +55,22 @@ pub struct Totals {
     pub bytes_saved: u64,
     /// What fetching the hits took when they were fetched, less what serving them took.
     pub seconds_saved: f64,
+    /// What of all that other larders asked for, which count it too.
+    pub for_larders: Passed,
+    /// Bytes that an agent fetched without its server.
+    pub bytes_around_server: u64,
     /// Hosts whose bytes went through tunnels, which cannot be cached.
     pub tunnelled: Vec<Around>,
     /// Hosts whose tunnels were not entered, since the client does not take our certificate.
     pub distrusted: Vec<Distrusted>,
+}
+
+/// What went on to another larder.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Passed {
+    pub requests: u64,
+    pub bytes_from_upstream: u64,
+    pub bytes_saved: u64,
 }
 
 /// Traffic around the cache.
@@ -95,7 +109,8 @@ impl Observers {
     }
 
     pub(super) fn totals(&self, label: &str) -> Option<Totals> {
-        self.builds.lock().get(label).cloned()
+        let totals = self.builds.lock().get(label).cloned()?;
+        Some(Totals { bytes_around_server: self.cache.bytes_around_parent(label), ..totals })
     }
 
     fn add(&self, label: &Arc<str>, change: impl FnOnce(&mut Totals)) {
@@ -109,10 +124,10 @@ impl Observers {
         change(builds.entry(label.clone()).or_default());
     }
 
-    /// Notes bytes that went through a tunnel.
-    pub(super) fn tunnelled(&self, label: Option<&Arc<str>>, host: &str, bytes: u64) {
+    /// Notes bytes that went through a tunnel. Of one that another larder carries, that one says what became of it.
+    pub(super) fn tunnelled(&self, label: Option<&Arc<str>>, host: &str, bytes: u64, carrier: Carrier) {
         self.metrics.add(Name::TunnelledBytes, bytes);
-        if let Some(label) = label {
+        if let Some(label) = label.filter(|_| carrier == Carrier::Ourselves) {
             self.add(label, |totals| {
                 let known = totals.tunnelled.iter().position(|around| around.host == host);
                 let at = known.unwrap_or_else(|| {
@@ -165,6 +180,7 @@ pub(super) struct Observation {
     pub label: Option<Arc<str>>,
     pub method: Method,
     pub uri: Uri,
+    pub asker: Asker,
     pub status: u16,
     pub outcome: Outcome,
     pub ecosystem: usize,
@@ -180,6 +196,7 @@ pub(super) struct Ended<'a> {
     pub label: Option<&'a Arc<str>>,
     pub method: &'a Method,
     pub uri: &'a Uri,
+    pub asker: Asker,
     pub status: u16,
     pub outcome: Outcome,
     pub ecosystem: usize,
@@ -196,6 +213,7 @@ impl Observation {
             label: self.label.as_ref(),
             method: &self.method,
             uri: &self.uri,
+            asker: self.asker,
             status: self.status,
             outcome: self.outcome,
             ecosystem: self.ecosystem,
@@ -251,16 +269,22 @@ impl Observers {
     }
 
     fn record(&self, ended: &Ended<'_>, label: &Arc<str>, sent: &Sent) {
+        // A tunnel is counted by who carries it.
+        let is_for_a_larder = ended.asker == Asker::Larder && ended.method != Method::CONNECT;
         self.add(label, |totals| {
             totals.requests += 1;
+            totals.for_larders.requests += u64::from(is_for_a_larder);
             totals.bytes_served += sent.bytes;
             totals.seconds_saved += sent.saved_ms as f64 / 1000.0;
+            let passed = if is_for_a_larder { sent.bytes } else { 0 };
             if sent.saved {
                 totals.hits += 1;
                 totals.bytes_saved += sent.bytes;
+                totals.for_larders.bytes_saved += passed;
             } else if matches!(ended.outcome, Outcome::Miss | Outcome::Bypass(_)) {
                 totals.misses += 1;
                 totals.bytes_from_upstream += sent.bytes;
+                totals.for_larders.bytes_from_upstream += passed;
             }
             if ended.status >= 500 || !sent.whole {
                 totals.errors += 1;

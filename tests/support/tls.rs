@@ -137,6 +137,11 @@ impl World {
         )
     }
 
+    /// The proxy behind which they are.
+    pub fn proxy(&self) -> String {
+        format!("http://{}", self.addr)
+    }
+
     /// Cuts everything and listens no more.
     pub fn die(&mut self) {
         self.upstream.die();
