@@ -230,7 +230,7 @@ fn ways(
     let parent = parent::Parent::new(parent, &settings, clock.clone(), tasks.clone()).map_err(|error| {
         StartError::new(StartErrorKind::Config, format!("the server: {error}"), "see --server and LARDER_TOKEN")
     })?;
-    Ok(Arc::new(WithParent { direct: client.clone(), parent }))
+    Ok(Arc::new(WithParent::new(client.clone(), parent)))
 }
 
 /// A word that no other process has.

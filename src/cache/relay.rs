@@ -14,10 +14,11 @@ use super::origins::Question;
 use super::served::{Ask, Part, Served, ServedBody};
 use super::source::{Addresses, Reader};
 use super::{Cache, Inner, redirects};
-use crate::model::lookup::{Freshness, Origin, Trust};
+use crate::model::lookup::{Freshness, Origin};
 use crate::model::outcome::{Forwarded, Outcome, Reason};
 use crate::model::party::Party;
-use crate::upstream::fetch::{FetchAsk, FetchBody, Fetched, FetchedBody, Resume, Tunnel, UpstreamError};
+pub use crate::upstream::fetch::{Carrier, Inside, Opened, TunnelAsk};
+use crate::upstream::fetch::{FetchAsk, FetchBody, Fetched, FetchedBody, Resume, UpstreamError};
 
 /// A request that is passed on with its body.
 pub struct Exchange {
@@ -75,8 +76,13 @@ impl Cache {
     /// Opens a way to a host for CONNECT, through the egress gate.
     ///
     /// *Errors*: upstream's.
-    pub async fn tunnel(&self, host: &str, port: u16, trust: Trust) -> Result<Tunnel, CacheError> {
-        Ok(self.inner.fetch.tunnel(host, port, trust).await?)
+    pub async fn tunnel(&self, ask: TunnelAsk<'_>) -> Result<Opened, CacheError> {
+        Ok(self.inner.fetch.tunnel(ask).await?)
+    }
+
+    /// Bytes that were fetched for a build around the larder before the origins.
+    pub fn bytes_around_parent(&self, build: &str) -> u64 {
+        self.inner.fetch.bytes_around_parent(build)
     }
 }
 

@@ -21,7 +21,7 @@ use super::progress::waiting;
 use super::run_child::run_child;
 use super::shared::{self, Entered, Shared};
 use super::stats::{encoded, of_build};
-use super::summary::Stats;
+use super::summary::{Behind, Told};
 use super::trust::{self, Consent, Offer};
 use super::unseen;
 use super::where_at::{ConfigArgs, Here, answers, block_on, is_alive};
@@ -101,12 +101,14 @@ impl Place {
     }
 
     /// What came of a build so far, here and behind.
-    async fn of_build(&self, label: &str) -> Result<Stats, Failure> {
+    async fn of_build(&self, label: &str) -> Result<Told, Failure> {
         let here = of_build(&self.client, label).await?;
-        let Some(behind) = &self.behind else { return Ok(here) };
-        // A server that is lost by now has nothing to tell.
+        let Some(behind) = &self.behind else { return Ok(Told { here, behind: Behind::Nobody }) };
         let told = tokio::time::timeout(SOON, of_build(behind, label)).await;
-        Ok(here.before(&told.ok().and_then(Result::ok).unwrap_or_default()))
+        Ok(Told {
+            here,
+            behind: told.ok().and_then(Result::ok).map_or(Behind::Lost, |stats| Behind::Said(Box::new(stats))),
+        })
     }
 
     /// Makes what was fetched durable: nothing waits for the larder itself to end.
@@ -169,9 +171,13 @@ async fn build(args: &Args, here: &Here, found: &[Found], label: &str, place: &P
     point::lay(&settings)?;
     let mut env: Vec<(String, String)> = settings.env_here().cloned().collect();
     let (offer, certificates) = offered(args, place).await;
-    if !certificates.is_empty() {
-        env.extend(trusted(here, &certificates)?);
+    let trust = if certificates.is_empty() { Vec::new() } else { trusted(here, &certificates)? };
+    if place.behind.is_some() {
+        // Where it is not told, the server looks into no tunnel of this build.
+        let told = serde_json::json!({ "build": label, "trusts": !trust.is_empty() });
+        let _ = client.post::<Value>("/api/v1/trusting", &told).await;
     }
+    env.extend(trust);
     // So that a larder started by the command uses the same server.
     env.push(("LARDER_SERVER".to_owned(), client.address().to_owned()));
     env.push(("LARDER_LABEL".to_owned(), label.to_owned()));
@@ -194,7 +200,7 @@ async fn build(args: &Args, here: &Here, found: &[Found], label: &str, place: &P
     match place.of_build(label).await {
         Ok(after) => {
             let after = after.since(&before);
-            if after.bytes_from_upstream > 0 {
+            if after.here.bytes_from_upstream > 0 {
                 place.flush().await;
             }
             after

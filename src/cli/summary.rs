@@ -17,6 +17,10 @@ pub(crate) struct Stats {
     pub bytes_from_upstream: u64,
     pub bytes_saved: u64,
     pub seconds_saved: f64,
+    /// What of that other larders asked for.
+    pub for_larders: Passed,
+    /// What an agent fetched without its server.
+    pub bytes_around_server: u64,
     /// By ecosystem, outcome and tier.
     pub rows: Vec<Row>,
     /// Hosts whose bytes went through unseen.
@@ -25,6 +29,31 @@ pub(crate) struct Stats {
     pub distrusted: Vec<Distrusted>,
     pub store: Option<Store>,
     pub offline: bool,
+}
+
+#[derive(Deserialize, Debug, Default, Clone, Copy)]
+#[serde(default)]
+pub(crate) struct Passed {
+    pub requests: u64,
+    pub bytes_from_upstream: u64,
+    pub bytes_saved: u64,
+}
+
+/// What came of a build, as the larder that it used tells it and the one behind that.
+#[derive(Debug, Default, Clone)]
+pub(crate) struct Told {
+    pub here: Stats,
+    pub behind: Behind,
+}
+
+#[derive(Debug, Default, Clone)]
+pub(crate) enum Behind {
+    /// It is no agent.
+    #[default]
+    Nobody,
+    /// A server that does not answer.
+    Lost,
+    Said(Box<Stats>),
 }
 
 #[derive(Deserialize, Debug, Default, Clone)]
@@ -63,6 +92,48 @@ pub(crate) struct Store {
     pub memory_bytes: u64,
 }
 
+impl Told {
+    pub fn since(&self, before: &Told) -> Told {
+        let behind = match (&self.behind, &before.behind) {
+            (Behind::Said(now), Behind::Said(then)) => Behind::Said(Box::new(now.since(then))),
+            (now, _) => now.clone(),
+        };
+        Told { here: self.here.since(&before.here), behind }
+    }
+
+    /// The lines at a build's end; `unseen` is what to say where no request came.
+    pub fn lines(&self, label: &str, unseen: &str) -> Vec<String> {
+        let (all, rest) = match &self.behind {
+            Behind::Nobody => (self.here.clone(), None),
+            Behind::Lost => {
+                let more = "the server is lost, and what it did is not counted";
+                (self.here.clone(), Some(self.shares(None, more)))
+            }
+            Behind::Said(server) => {
+                let any = self.here.bytes_saved + server.bytes_saved + self.here.bytes_around_server > 0;
+                (self.here.before(server), any.then(|| self.shares(Some(server), "")))
+            }
+        };
+        let mut lines = all.lines(label, unseen);
+        if let Some(rest) = rest {
+            lines.insert(1, rest);
+        }
+        lines
+    }
+
+    /// What the agent did beside its server.
+    fn shares(&self, server: Option<&Stats>, more: &str) -> String {
+        let own = rounded_bytes(self.here.bytes_saved);
+        let mut parts = vec![format!("{own} came from this machine's own store")];
+        parts.extend(server.map(|server| format!("{} from the server's", rounded_bytes(server.bytes_saved))));
+        if self.here.bytes_around_server > 0 {
+            parts.push(format!("{} fetched around the server", rounded_bytes(self.here.bytes_around_server)));
+        }
+        let parts = parts.join(", ");
+        if more.is_empty() { parts } else { format!("{parts}; {more}") }
+    }
+}
+
 impl Stats {
     /// What was added since `before`, for a label that was used before.
     pub fn since(&self, before: &Stats) -> Stats {
@@ -79,25 +150,51 @@ impl Stats {
             bytes_from_upstream: self.bytes_from_upstream.saturating_sub(before.bytes_from_upstream),
             bytes_saved: self.bytes_saved.saturating_sub(before.bytes_saved),
             seconds_saved: (self.seconds_saved - before.seconds_saved).max(0.0),
+            for_larders: Passed {
+                requests: self.for_larders.requests.saturating_sub(before.for_larders.requests),
+                bytes_from_upstream: self
+                    .for_larders
+                    .bytes_from_upstream
+                    .saturating_sub(before.for_larders.bytes_from_upstream),
+                bytes_saved: self.for_larders.bytes_saved.saturating_sub(before.for_larders.bytes_saved),
+            },
+            bytes_around_server: self.bytes_around_server.saturating_sub(before.bytes_around_server),
             tunnelled: tunnelled.collect(),
             distrusted: self.distrusted.iter().filter(|now| !before.distrusted.contains(now)).cloned().collect(),
             ..self.clone()
         }
     }
 
-    /// What a build got that had an agent, which this is of, before a server: a hit of either saved a fetch.
-    pub fn before(self, server: &Stats) -> Stats {
+    /// What a build got that had an agent, which this is of, before a server: a hit of either saved a fetch. What the
+    /// server was not asked for by the agent came through a tunnel, or from a container: the agent did not see it.
+    fn before(&self, server: &Stats) -> Stats {
+        let passed = &server.for_larders;
+        let requests = self.requests + server.requests.saturating_sub(passed.requests);
+        let from_upstream = self.bytes_from_upstream.saturating_sub(passed.bytes_saved);
+        let mut tunnelled = server.tunnelled.clone();
+        for own in &self.tunnelled {
+            match tunnelled.iter_mut().find(|one| one.host == own.host) {
+                Some(one) => {
+                    one.connections += own.connections;
+                    one.bytes += own.bytes;
+                }
+                None => tunnelled.push(own.clone()),
+            }
+        }
         Stats {
-            hits: self.requests.min(self.hits + server.hits),
+            requests,
+            hits: requests.min(self.hits + server.hits),
             bytes_saved: self.bytes_saved + server.bytes_saved,
             seconds_saved: self.seconds_saved + server.seconds_saved,
-            bytes_from_upstream: self.bytes_from_upstream.saturating_sub(server.bytes_saved),
-            ..self
+            bytes_from_upstream: from_upstream + server.bytes_from_upstream.saturating_sub(passed.bytes_from_upstream),
+            tunnelled,
+            distrusted: self.distrusted.iter().chain(&server.distrusted).cloned().collect(),
+            ..self.clone()
         }
     }
 
-    /// The lines at a build's end; `unseen` is what to say where no request came.
-    pub fn lines(&self, label: &str, unseen: &str) -> Vec<String> {
+    /// `unseen`: what to say where no request came.
+    fn lines(&self, label: &str, unseen: &str) -> Vec<String> {
         if self.requests == 0 && self.tunnelled.is_empty() && self.distrusted.is_empty() {
             return vec![format!("build {label}: {unseen}")];
         }
@@ -162,5 +259,46 @@ mod tests {
             ]
         );
         assert_eq!(after.since(&after).lines("b1", "no request seen"), ["build b1: no request seen"]);
+    }
+
+    #[test]
+    fn what_agent_and_server_did_is_told_apart_and_counted_once() {
+        let around = |bytes| vec![Tunnelled { host: "files.example".into(), connections: 1, bytes }];
+        let passed = Passed { requests: 4, bytes_from_upstream: 1 << 20, bytes_saved: 2 << 20 };
+        let here = Stats {
+            requests: 10,
+            hits: 5,
+            bytes_saved: 5 << 20,
+            bytes_from_upstream: 4 << 20,
+            bytes_around_server: 1 << 20,
+            tunnelled: around(1 << 20),
+            ..Stats::default()
+        };
+        // Of its requests six came through a tunnel that it looked into.
+        let server = Stats {
+            requests: 10,
+            hits: 3,
+            bytes_saved: 3 << 20,
+            bytes_from_upstream: 2 << 20,
+            for_larders: passed,
+            tunnelled: around(2 << 20),
+            ..Stats::default()
+        };
+        let told = |behind| Told { here: here.clone(), behind }.since(&Told::default()).lines("b1", "no request seen");
+        assert_eq!(
+            told(Behind::Said(Box::new(server))),
+            [
+                "build b1: 8 hits of 16 requests, 8.0 MiB and 0 s saved, 3.0 MiB fetched",
+                "5.0 MiB came from this machine's own store, 3.0 MiB from the server's, 1.0 MiB fetched around the server",
+                "3.0 MiB tunnelled, not cached: files.example (3.0 MiB); a server keeps what comes from hosts that its \
+                 intercept.hosts lists"
+            ]
+        );
+        assert_eq!(
+            told(Behind::Lost)[1],
+            "5.0 MiB came from this machine's own store, 1.0 MiB fetched around the server; the server is lost, and \
+             what it did is not counted"
+        );
+        assert_eq!(told(Behind::Nobody).len(), 2);
     }
 }

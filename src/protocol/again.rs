@@ -21,6 +21,7 @@ use super::label;
 use super::observe::Ended;
 use super::package::Upstreams;
 use super::page;
+use super::parent::Asker;
 use crate::cache::error::CacheError;
 use crate::cache::policy::date;
 use crate::cache::served::ServedBody;
@@ -268,6 +269,7 @@ impl Front {
             label: answer.label.as_ref(),
             method: &Method::GET,
             uri: answer.uri.as_ref().unwrap_or(&ready.uri),
+            asker: Asker::Client,
             status: ready.status.as_u16(),
             outcome: ready.outcome,
             ecosystem: ready.ecosystem,

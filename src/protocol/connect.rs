@@ -16,6 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use super::front::{Answered, Front, Visit};
 use super::label::build_label;
 use super::reply::{self, ReplyBody};
+use crate::cache::relay::{Carrier, Opened, TunnelAsk};
 use crate::model::outcome::{Outcome, Reason};
 
 const TUNNEL: Outcome = Outcome::Bypass(Reason::Tunnel);
@@ -45,8 +46,10 @@ impl Front {
         if let Some(within) = self.looks_within(&visit, &host, port) {
             return self.enter(visit, upgrade, within, (host, port), &listed);
         }
-        let upstream = match self.cache.tunnel(&host, port, self.hosts.trust(&listed)).await {
-            Ok(upstream) => upstream,
+        let (trust, inside) = (self.hosts.trust(&listed), self.inside(&visit.party));
+        let ask = TunnelAsk { host: &host, port, trust, party: &visit.party, inside };
+        let Opened { io: upstream, carrier } = match self.cache.tunnel(ask).await {
+            Ok(opened) => opened,
             Err(error) => return self.failed(&error, at),
         };
         let (observers, tasks, idle) = (self.observers.clone(), self.tasks.clone(), self.tunnel_idle);
@@ -54,17 +57,21 @@ impl Front {
         // What the server put there counts the tunnel as under way.
         let kept = visit.extensions;
         self.tasks.spawn("tunnel", async move {
-            let meter = observers.metered(label.as_ref(), &host);
+            let meter = observers.metered(label.as_ref(), &host, carrier);
             let carried = async {
                 let Ok(client) = upgrade.await else { return };
                 carry_unless_silent(TokioIo::new(client), upstream, &meter, idle).await;
             };
             tokio::select! { () = carried => {}, () = tasks.stopping() => {} }
-            observers.tunnelled(label.as_ref(), &host, &meter);
+            observers.tunnelled(label.as_ref(), &host, &meter, carrier);
             drop(kept);
         });
         let response: Response<ReplyBody> = Response::new(ReplyBody::empty());
-        Answered::made(response, TUNNEL, at)
+        match carrier {
+            Carrier::Ourselves => Answered::made(response, TUNNEL, at),
+            // It counts the tunnel, or the requests that come through it.
+            Carrier::Parent => Answered::made(response, Outcome::Generated, self.api_label()),
+        }
     }
 }
 

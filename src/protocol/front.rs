@@ -176,6 +176,7 @@ struct Noted {
     label: Option<Arc<str>>,
     method: Method,
     uri: Uri,
+    asker: Asker,
 }
 
 impl Mount for Front {
@@ -184,14 +185,15 @@ impl Mount for Front {
         if let (Form::Inside, Some(inner)) = (&form, &peer.inner) {
             inner.complete(request.uri_mut());
         }
+        let asker = if request.headers().contains_key(hop::ASKS) { Asker::Larder } else { Asker::Client };
         let mut noted = Noted {
             started: self.observers.clock.elapsed(),
             peer: peer.addr,
             label: None,
             method: request.method().clone(),
             uri: request.uri().clone(),
+            asker,
         };
-        let asker = if request.headers().contains_key(hop::ASKS) { Asker::Larder } else { Asker::Client };
         let (mut visit, body) = match self.admit(request, peer, &form, &mut noted.label) {
             Ok((visit, body)) => (Visit { asker, ..visit }, body),
             Err(refused) => return Answering::Left(ready(self.observed(noted, self.signed(*refused, asker)))),
@@ -232,7 +234,7 @@ impl Mount for Front {
 
 impl Front {
     fn observed(&self, noted: Noted, answered: Answered) -> Response<ReplyBody> {
-        let Noted { started, peer, label, method, uri } = noted;
+        let Noted { started, peer, label, method, uri, asker } = noted;
         let observation = Observation {
             observers: self.observers.clone(),
             started,
@@ -240,6 +242,7 @@ impl Front {
             label,
             method,
             uri,
+            asker,
             status: answered.response.status().as_u16(),
             outcome: answered.outcome,
             ecosystem: answered.ecosystem,

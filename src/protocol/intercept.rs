@@ -25,6 +25,8 @@ use super::gate::{Caller, Denied, Door, Right, Strip};
 use super::label::build_label;
 use super::reply::ReplyBody;
 use super::within::{Inner, Opening, Served, Within};
+use crate::cache::relay::TunnelAsk;
+use crate::model::hop;
 use crate::model::outcome::Outcome;
 use crate::model::party::Party;
 use crate::telemetry::table::Name;
@@ -186,7 +188,7 @@ impl Front {
     /// The server, where the inside of this tunnel is worth a look.
     pub(super) fn looks_within(&self, visit: &Visit<'_>, host: &str, port: u16) -> Option<Arc<dyn Within>> {
         let now = self.observers.clock.elapsed();
-        let is_worth = self.intercept.looks(host, port, &visit.party, now);
+        let is_worth = !visit.headers.contains_key(hop::UNREAD) && self.intercept.looks(host, port, &visit.party, now);
         if is_worth { visit.extensions.get::<Arc<dyn Within>>().cloned() } else { None }
     }
 
@@ -201,12 +203,12 @@ impl Front {
     ) -> Answered {
         let (intercept, observers, tasks) = (self.intercept.clone(), self.observers.clone(), self.tasks.clone());
         let (cache, trust, idle) = (self.cache.clone(), self.hosts.trust(listed), self.tunnel_idle);
-        let (label, party) = (build_label(&visit.caller), visit.party);
+        let (label, inside, party) = (build_label(&visit.caller), self.inside(&visit.party), visit.party);
         let heeded = visit.extensions.get::<Heeded>().map(|heeded| heeded.0.clone()).unwrap_or_default();
         // What the server put there counts the tunnel as under way.
         let kept = visit.extensions;
         self.tasks.spawn("looked into tunnel", async move {
-            let meter = observers.metered(label.as_ref(), &host);
+            let mut around = None;
             let work = async {
                 let Ok(client) = upgrade.await else { return };
                 let (opening, client) = within.look(client).await;
@@ -220,19 +222,23 @@ impl Front {
                             observers.distrusted(label.as_ref(), &host, &served);
                         }
                     }
-                    Way::Around => match cache.tunnel(&host, port, trust).await {
-                        Ok(upstream) => {
-                            tracing::debug!(%host, ?opening, "a tunnel to a listed host is carried unread");
-                            carry_unless_silent(client, upstream, &meter, idle).await;
+                    Way::Around => {
+                        match cache.tunnel(TunnelAsk { host: &host, port, trust, party: &party, inside }).await {
+                            Ok(upstream) => {
+                                tracing::debug!(%host, ?opening, "a tunnel to a listed host is carried unread");
+                                let meter = observers.metered(label.as_ref(), &host, upstream.carrier);
+                                around = Some((meter.clone(), upstream.carrier));
+                                carry_unless_silent(client, upstream.io, &meter, idle).await;
+                            }
+                            Err(error) => tracing::warn!(%host, %error, "a tunnel that was opened leads nowhere"),
                         }
-                        Err(error) => tracing::warn!(%host, %error, "a tunnel that was opened leads nowhere"),
-                    },
+                    }
                     Way::End => {}
                 }
             };
             tokio::select! { () = work => {}, () = tasks.stopping() => {} }
-            if meter.bytes() > 0 {
-                observers.tunnelled(label.as_ref(), &host, &meter);
+            if let Some((meter, carrier)) = around {
+                observers.tunnelled(label.as_ref(), &host, &meter, carrier);
             }
             drop(kept);
         });

@@ -11,10 +11,12 @@ use parking_lot::Mutex;
 use serde::Serialize;
 
 use super::connect::Meter;
+use super::parent::Asker;
 use super::within::Served;
 use crate::cache::Cache;
 use crate::cache::error::CacheError;
 use crate::cache::ledger::Line;
+use crate::cache::relay::Carrier;
 use crate::model::digest::Digest;
 use crate::model::hex;
 use crate::model::key::KeyHash;
@@ -62,10 +64,22 @@ pub struct Totals {
     pub bytes_saved: u64,
     /// What fetching the hits took when they were fetched, less what serving them took.
     pub seconds_saved: f64,
+    /// What of all that other larders asked for, which count it too.
+    pub for_larders: Passed,
+    /// Bytes that an agent fetched without its server.
+    pub bytes_around_server: u64,
     /// Hosts whose bytes went through tunnels, which cannot be cached.
     pub tunnelled: Vec<Around>,
     /// Hosts whose tunnels were not entered, since the client does not take our certificate.
     pub distrusted: Vec<Distrusted>,
+}
+
+/// What went on to another larder.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Passed {
+    pub requests: u64,
+    pub bytes_from_upstream: u64,
+    pub bytes_saved: u64,
 }
 
 /// Traffic around the cache.
@@ -115,6 +129,7 @@ impl Observers {
                 totals.tunnelled(&one.host, bytes);
             }
         }
+        totals.bytes_around_server = self.cache.bytes_around_parent(label);
         Some(totals).filter(|totals| known.is_some() || !totals.tunnelled.is_empty())
     }
 
@@ -129,10 +144,11 @@ impl Observers {
         change(builds.entry(label.clone()).or_default());
     }
 
-    /// For a tunnel that a build opens: who asks before its end is told of it too.
-    pub(super) fn metered(&self, label: Option<&Arc<str>>, host: &str) -> Arc<Meter> {
+    /// For a tunnel that a build opens: who asks before its end is told of it too. Of one that another larder carries, that
+    /// one says what became of it.
+    pub(super) fn metered(&self, label: Option<&Arc<str>>, host: &str, carrier: Carrier) -> Arc<Meter> {
         let meter = Arc::new(Meter::default());
-        if let Some(label) = label {
+        if let Some(label) = label.filter(|_| carrier == Carrier::Ourselves) {
             let one = OpenTunnel { label: label.clone(), host: host.to_owned(), meter: Arc::downgrade(&meter) };
             let mut open = self.open.lock();
             open.retain(|one| one.meter.strong_count() > 0);
@@ -142,9 +158,9 @@ impl Observers {
     }
 
     /// Notes what went through a tunnel that has ended.
-    pub(super) fn tunnelled(&self, label: Option<&Arc<str>>, host: &str, meter: &Meter) {
+    pub(super) fn tunnelled(&self, label: Option<&Arc<str>>, host: &str, meter: &Meter, carrier: Carrier) {
         self.metrics.add(Name::TunnelledBytes, meter.bytes());
-        if let Some(label) = label {
+        if let Some(label) = label.filter(|_| carrier == Carrier::Ourselves) {
             self.add(label, |totals| totals.tunnelled(host, meter.taken()));
         }
     }
@@ -201,6 +217,7 @@ pub(super) struct Observation {
     pub label: Option<Arc<str>>,
     pub method: Method,
     pub uri: Uri,
+    pub asker: Asker,
     pub status: u16,
     pub outcome: Outcome,
     pub ecosystem: usize,
@@ -216,6 +233,7 @@ pub(super) struct Ended<'a> {
     pub label: Option<&'a Arc<str>>,
     pub method: &'a Method,
     pub uri: &'a Uri,
+    pub asker: Asker,
     pub status: u16,
     pub outcome: Outcome,
     pub ecosystem: usize,
@@ -232,6 +250,7 @@ impl Observation {
             label: self.label.as_ref(),
             method: &self.method,
             uri: &self.uri,
+            asker: self.asker,
             status: self.status,
             outcome: self.outcome,
             ecosystem: self.ecosystem,
@@ -287,16 +306,22 @@ impl Observers {
     }
 
     fn record(&self, ended: &Ended<'_>, label: &Arc<str>, sent: &Sent) {
+        // A tunnel is counted by who carries it.
+        let is_for_a_larder = ended.asker == Asker::Larder && ended.method != Method::CONNECT;
         self.add(label, |totals| {
             totals.requests += 1;
+            totals.for_larders.requests += u64::from(is_for_a_larder);
             totals.bytes_served += sent.bytes;
             totals.seconds_saved += sent.saved_ms as f64 / 1000.0;
+            let passed = if is_for_a_larder { sent.bytes } else { 0 };
             if sent.saved {
                 totals.hits += 1;
                 totals.bytes_saved += sent.bytes;
+                totals.for_larders.bytes_saved += passed;
             } else if matches!(ended.outcome, Outcome::Miss | Outcome::Bypass(_)) {
                 totals.misses += 1;
                 totals.bytes_from_upstream += sent.bytes;
+                totals.for_larders.bytes_from_upstream += passed;
             }
             if ended.status >= 500 || !sent.whole {
                 totals.errors += 1;

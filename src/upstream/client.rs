@@ -7,15 +7,19 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use futures_util::future::BoxFuture;
 use http::header::{AUTHORIZATION, HeaderValue};
-use http::{HeaderMap, Method, StatusCode};
+use http::{HeaderMap, Method};
 use http_body::Body;
 use percent_encoding::percent_decode_str;
 use url::Url;
 
 use super::body::{Download, Source};
 use super::breaker::Verdict;
+use super::connect::Said;
 use super::exchange::{Failed, Head, Question, Stale, exchange};
-use super::fetch::{Ends, Fetch, FetchAsk, FetchBody, Fetched, FetchedBody, Redirects, Resume, UpstreamError};
+use super::fetch::{
+    Carrier, Ends, Fetch, FetchAsk, FetchBody, Fetched, FetchedBody, Opened, Redirects, Resume, TunnelAsk,
+    UpstreamError,
+};
 use super::headers::{Node, outgoing};
 use super::hosts::{Host, HostUse, Slot};
 use super::network::{Ground, Network, Shown};
@@ -165,23 +169,23 @@ impl Client {
         Ok(Box::new(Counted::new(opened.map_err(|failed| failed.error)?, place)))
     }
 
-    /// Opens a way to a host by CONNECT through a proxy that judges both. Ok(Err): the proxy's refusal.
+    /// Opens a way to a host by CONNECT through a proxy that judges both, showing it `fields` too.
     ///
     /// *Errors*: the proxy could not be asked.
     pub(super) async fn tunnel_by(
         &self,
         proxy: &Proxy,
-        host: &str,
-        port: u16,
-    ) -> Result<Result<Tunnel, StatusCode>, UpstreamError> {
+        fields: HeaderMap,
+        (host, port): (&str, u16),
+    ) -> Result<Said, UpstreamError> {
         let network = self.network()?;
         let wrong =
             || UpstreamError::Refused { host: "the host".to_owned(), why: "its name cannot be right".to_owned() };
         let target = Target::parse(host, port).ok_or_else(wrong)?;
         let place = network.tunnels.clone().try_acquire_owned();
         let place = place.map_err(|_| UpstreamError::Crowded { host: host.to_owned() })?;
-        let opened = network.dial.tunnel_by(proxy, &target).await?;
-        Ok(opened.map(|tunnel| Box::new(Counted::new(tunnel, place)) as Tunnel))
+        let said = network.dial.tunnel_by(proxy, fields, &target).await?;
+        Ok(Said { tunnel: said.tunnel.map(|tunnel| Box::new(Counted::new(tunnel, place)) as Tunnel), ..said })
     }
 
     /// Whether a fetch of `url` would be let out, without making one: names are resolved, nothing is connected to.
@@ -220,8 +224,11 @@ impl Fetch for Client {
         Box::pin(self.answer(ask))
     }
 
-    fn tunnel<'a>(&'a self, host: &'a str, port: u16, trust: Trust) -> BoxFuture<'a, Result<Tunnel, UpstreamError>> {
-        Box::pin(Client::tunnel(self, host, port, trust))
+    fn tunnel<'a>(&'a self, ask: TunnelAsk<'a>) -> BoxFuture<'a, Result<Opened, UpstreamError>> {
+        Box::pin(async move {
+            let io = Client::tunnel(self, ask.host, ask.port, ask.trust).await?;
+            Ok(Opened { io, carrier: Carrier::Ourselves })
+        })
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http::header::{HOST, PROXY_AUTHORIZATION, VIA};
-use http::{Method, Request, StatusCode, Uri};
+use http::{HeaderMap, Method, Request, StatusCode, Uri};
 use http_body_util::Empty;
 use hyper_util::rt::TokioIo;
 
@@ -31,6 +31,14 @@ pub(crate) struct Dial {
     pub(crate) handshake_deadline: Duration,
     /// For a proxy's answer to CONNECT: it connects in its turn.
     pub(crate) tunnel_deadline: Duration,
+}
+
+/// What a proxy says to CONNECT.
+pub(crate) struct Said {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    /// None: it refuses.
+    pub(crate) tunnel: Option<Tunnel>,
 }
 
 /// A `Dial` for hosts that `trust` named. Each trust has its own pool: a connection to a private address that a
@@ -113,14 +121,15 @@ impl Dial {
         }
     }
 
-    /// The same through a proxy that is not the settings'. Ok(Err): its refusal.
+    /// The same through a proxy that is not the settings', which is shown `fields` too.
     pub(crate) async fn tunnel_by(
         &self,
         proxy: &Proxy,
+        fields: HeaderMap,
         target: &Target,
-    ) -> Result<Result<Tunnel, StatusCode>, UpstreamError> {
+    ) -> Result<Said, UpstreamError> {
         let io = self.proxy_io(proxy).await?;
-        self.asked_tunnel(io, proxy, target).await
+        self.asked_tunnel(io, proxy, fields, target).await
     }
 
     async fn proxy_io(&self, proxy: &Proxy) -> Result<Tunnel, UpstreamError> {
@@ -146,7 +155,8 @@ impl Dial {
     /// CONNECT (RFC 9110 §9.3.6). Challenges are never answered: the credential goes along or the proxy says no.
     async fn ask_tunnel(&self, io: Tunnel, proxy: &Proxy, target: &Target) -> Result<Tunnel, UpstreamError> {
         let unreachable = |why: String| UpstreamError::Unreachable { host: proxy.target.host.to_string(), why };
-        self.asked_tunnel(io, proxy, target).await?.map_err(|status| match status {
+        let said = self.asked_tunnel(io, proxy, HeaderMap::new(), target).await?;
+        said.tunnel.ok_or_else(|| match said.status {
             StatusCode::PROXY_AUTHENTICATION_REQUIRED => unreachable("the proxy does not take our credential".into()),
             status => unreachable(format!("the proxy answered {status} for {}", target.host)),
         })
@@ -156,8 +166,9 @@ impl Dial {
         &self,
         io: Tunnel,
         proxy: &Proxy,
+        fields: HeaderMap,
         target: &Target,
-    ) -> Result<Result<Tunnel, StatusCode>, UpstreamError> {
+    ) -> Result<Said, UpstreamError> {
         let unreachable = |why: String| UpstreamError::Unreachable { host: proxy.target.host.to_string(), why };
         let mut request = Request::builder()
             .method(Method::CONNECT)
@@ -167,7 +178,8 @@ impl Dial {
         if let Some(authorization) = &proxy.authorization {
             request = request.header(PROXY_AUTHORIZATION, authorization);
         }
-        let request = request.body(Empty::<Bytes>::new()).map_err(|error| unreachable(error.to_string()))?;
+        let mut request = request.body(Empty::<Bytes>::new()).map_err(|error| unreachable(error.to_string()))?;
+        request.headers_mut().extend(fields);
         let ask = async {
             let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(io)).await?;
             self.tasks.spawn("proxy tunnel", async move {
@@ -177,14 +189,15 @@ impl Dial {
             sender.send_request(request).await
         };
         let limit = self.tunnel_deadline;
-        let answer = tokio::time::timeout(limit, ask)
+        let mut answer = tokio::time::timeout(limit, ask)
             .await
             .map_err(|_| UpstreamError::Silent { host: proxy.target.host.to_string(), limit })?
             .map_err(|error| unreachable(error.to_string()))?;
-        if !answer.status().is_success() {
-            return Ok(Err(answer.status()));
+        let (status, headers) = (answer.status(), std::mem::take(answer.headers_mut()));
+        if !status.is_success() {
+            return Ok(Said { status, headers, tunnel: None });
         }
         let upgraded = hyper::upgrade::on(answer).await.map_err(|error| unreachable(error.to_string()))?;
-        Ok(Ok(Box::new(TokioIo::new(upgraded))))
+        Ok(Said { status, headers, tunnel: Some(Box::new(TokioIo::new(upgraded))) })
     }
 }

@@ -2,6 +2,8 @@
 
 use std::fmt;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -31,7 +33,43 @@ pub trait Fetch: Send + Sync + 'static {
     /// Opens a way to a host for CONNECT, through the egress gate.
     ///
     /// *Errors*: `Denied` for a port or address that may not be reached, `Busy`, `Unavailable`.
-    fn tunnel<'a>(&'a self, host: &'a str, port: u16, trust: Trust) -> BoxFuture<'a, Result<Tunnel, UpstreamError>>;
+    fn tunnel<'a>(&'a self, ask: TunnelAsk<'a>) -> BoxFuture<'a, Result<Opened, UpstreamError>>;
+
+    /// Bytes that were fetched for a build around another larder that stands before the origins.
+    fn bytes_around_parent(&self, _build: &str) -> u64 {
+        0
+    }
+}
+
+/// Where a tunnel is to lead, and for whom.
+#[derive(Clone, Copy)]
+pub struct TunnelAsk<'a> {
+    pub host: &'a str,
+    pub port: u16,
+    pub trust: Trust,
+    pub party: &'a Party,
+    pub inside: Inside,
+}
+
+/// Whether another larder that carries a tunnel may look into it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Inside {
+    Shown,
+    Unread,
+}
+
+/// A tunnel that is open.
+pub struct Opened {
+    pub io: Tunnel,
+    pub carrier: Carrier,
+}
+
+/// Who carries a tunnel, and counts what goes through it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Carrier {
+    Ourselves,
+    /// Another larder, which may look into it.
+    Parent,
 }
 
 /// A question to an upstream.
@@ -99,6 +137,7 @@ pub struct FetchedBody {
     /// The lock is never taken: it makes the body `Sync`, so that who holds one may be shared across an await.
     stream: Mutex<BodyStream>,
     ends: Ends,
+    meter: Option<Arc<AtomicU64>>,
 }
 
 /// How the end of a body is known.
@@ -112,14 +151,14 @@ pub enum Ends {
 
 impl FetchedBody {
     pub fn new(stream: impl futures_util::Stream<Item = Result<Bytes, UpstreamError>> + Send + 'static) -> FetchedBody {
-        FetchedBody { stream: Mutex::new(Box::pin(stream)), ends: Ends::Marked }
+        FetchedBody { stream: Mutex::new(Box::pin(stream)), ends: Ends::Marked, meter: None }
     }
 
     /// A body whose end only the closing of the connection marks.
     pub fn until_close(
         stream: impl futures_util::Stream<Item = Result<Bytes, UpstreamError>> + Send + 'static,
     ) -> FetchedBody {
-        FetchedBody { stream: Mutex::new(Box::pin(stream)), ends: Ends::OnClose }
+        FetchedBody { stream: Mutex::new(Box::pin(stream)), ends: Ends::OnClose, meter: None }
     }
 
     pub fn ends(&self) -> Ends {
@@ -138,7 +177,16 @@ impl FetchedBody {
     }
 
     pub fn poll_chunk(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, UpstreamError>>> {
-        self.stream.get_mut().as_mut().poll_next(context)
+        let chunk = self.stream.get_mut().as_mut().poll_next(context);
+        if let (Poll::Ready(Some(Ok(bytes))), Some(meter)) = (&chunk, &self.meter) {
+            meter.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        }
+        chunk
+    }
+
+    /// Adds what comes to a meter.
+    pub fn metered(self, meter: Arc<AtomicU64>) -> FetchedBody {
+        FetchedBody { meter: Some(meter), ..self }
     }
 }
 

@@ -5,8 +5,11 @@
 //! asked when it keeps still, over a connection of its own, so that a slow origin behind it is not taken for a dead
 //! larder; once it is lost nobody waits for it, and one question every while finds out when it is back.
 
+use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,15 +17,21 @@ use futures_util::future::BoxFuture;
 use http::header::{HeaderMap, HeaderName, HeaderValue, PROXY_AUTHORIZATION};
 use http::{Method, StatusCode};
 use parking_lot::Mutex;
+use quick_cache::sync::Cache as Kept;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use url::Url;
 
 use super::client::Client;
-use super::fetch::{Ends, Fetch, FetchAsk, FetchBody, Fetched, FetchedBody, Redirects, Resume, Tunnel, UpstreamError};
+use super::fetch::{
+    Carrier, Ends, Fetch, FetchAsk, FetchBody, Fetched, FetchedBody, Inside, Opened, Redirects, Resume, TunnelAsk,
+    UpstreamError,
+};
 use super::origin::Origin;
 use super::proxy::Proxy;
 use super::secret::Secret;
 use super::settings::{BreakerSettings, ProxySettings, RetrySettings, Settings, SettingsError};
-use crate::model::hop::{ANSWERS, ASKS, CORRUPT};
+use super::wire::Tunnel;
+use crate::model::hop::{ANSWERS, ASKS, CORRUPT, UNREAD};
 use crate::model::lookup::Trust;
 use crate::model::party::Party;
 use crate::runtime::clock::Clock;
@@ -39,6 +48,8 @@ const REST: Duration = Duration::from_millis(250);
 const LONGEST_REST: Duration = Duration::from_secs(5);
 /// How long one that is alive may take over an answer: it asks others in its turn.
 const PATIENCE: Duration = Duration::from_secs(120);
+/// Builds of which it is remembered what they had without it.
+const BUILDS_KEPT: usize = 1000;
 
 /// Which larder it is, and what it is shown.
 #[derive(Clone)]
@@ -54,7 +65,9 @@ pub struct ParentSettings {
 pub struct Parent {
     base: Url,
     client: Client,
+    /// Its forward proxy. What it is shown depends on the build.
     proxy: Proxy,
+    token: Option<Secret>,
     clock: Arc<dyn Clock>,
     tasks: Tasks,
     lost: AtomicBool,
@@ -73,8 +86,16 @@ struct Heard {
 
 /// Asks a parent what is its to answer, and everybody else directly.
 pub struct WithParent {
-    pub direct: Client,
-    pub parent: Arc<Parent>,
+    direct: Client,
+    parent: Arc<Parent>,
+    /// Bytes that each build had directly.
+    around: Kept<String, Arc<AtomicU64>>,
+}
+
+impl WithParent {
+    pub fn new(direct: Client, parent: Arc<Parent>) -> WithParent {
+        WithParent { direct, parent, around: Kept::new(BUILDS_KEPT) }
+    }
 }
 
 impl Parent {
@@ -89,16 +110,16 @@ impl Parent {
     ) -> Result<Arc<Parent>, SettingsError> {
         let wrong = |why: &str| SettingsError::Proxy { why: why.to_owned() };
         let origin = Origin::of(&parent.base).ok_or_else(|| wrong("the server's address names no host"))?;
-        let token =
-            parent.token.map(|token| Secret::new(token).bearer().ok_or_else(|| wrong("the token cannot be sent")));
-        let token = token.transpose()?;
-        let shown = token.clone().map(|value| (origin.clone(), PROXY_AUTHORIZATION, value));
-        let proxy = Proxy { scheme: origin.scheme, target: origin.target.clone(), authorization: token };
+        let token = parent.token.map(Secret::new);
+        let shown = token.as_ref().map(|token| token.bearer().ok_or_else(|| wrong("the token cannot be sent")));
+        let shown = shown.transpose()?.map(|value| (origin.clone(), PROXY_AUTHORIZATION, value));
+        let proxy = Proxy { scheme: origin.scheme, target: origin.target, authorization: None };
         let client = Client::showing(Parent::settings(settings), clock.clone(), tasks.clone(), shown)?;
         let made = Arc::new(Parent {
             base: parent.base,
             client,
             proxy,
+            token,
             clock,
             tasks,
             lost: AtomicBool::new(false),
@@ -290,26 +311,87 @@ impl Parent {
     }
 
     /// A tunnel through it. Ok(Err): its refusal.
-    async fn tunnel(self: &Arc<Parent>, host: &str, port: u16) -> Result<Result<Tunnel, UpstreamError>, UpstreamError> {
+    async fn tunnel(self: &Arc<Parent>, ask: TunnelAsk<'_>) -> Result<Result<Opened, UpstreamError>, UpstreamError> {
         if self.is_lost() {
             return Err(self.resting());
         }
         let opened = tokio::select! {
-            opened = self.client.tunnel_by(&self.proxy, host, port) => opened,
+            opened = self.client.tunnel_by(&self.proxy, self.shown_for(ask), (ask.host, ask.port)) => opened,
             error = self.silence(None) => Err(error),
         };
-        match opened {
-            Ok(Ok(tunnel)) => Ok(Ok(tunnel)),
-            Ok(Err(status)) if status.is_server_error() => Err(self.away(&format!("it answered {status}"))),
-            Ok(Err(status)) => {
-                let why = format!("the server {} answered {status}", self.proxy.target);
-                Ok(Err(UpstreamError::Refused { host: host.to_owned(), why }))
-            }
+        let mut said = match opened {
+            Ok(said) => said,
             Err(error) => {
                 self.doubt().await;
-                Err(error)
+                return Err(error);
             }
+        };
+        self.judge(said.status, &mut said.headers)?;
+        Ok(match said.tunnel {
+            Some(io) => {
+                let io = Box::new(Carried { parent: self.clone(), io, silence: None });
+                Ok(Opened { io, carrier: Carrier::Parent })
+            }
+            None => {
+                let why = format!("the server {} answered {}", self.proxy.target, said.status);
+                Err(UpstreamError::Refused { host: ask.host.to_owned(), why })
+            }
+        })
+    }
+
+    /// What tells it of a CONNECT who asks, and that what it says of itself is understood.
+    fn shown_for(&self, ask: TunnelAsk<'_>) -> HeaderMap {
+        let mut fields = HeaderMap::from_iter([(ASKS, HeaderValue::from_static("1"))]);
+        if ask.inside == Inside::Unread {
+            fields.insert(UNREAD, HeaderValue::from_static("1"));
         }
+        let credential = match (ask.party.build(), &self.token) {
+            (Some(build), Some(token)) => token.basic(build),
+            // A user name has no colon (RFC 7617): only beside a token is it told where a label ends.
+            (Some(build), None) if !build.contains(':') => Secret::new(String::new()).basic(build),
+            (None, Some(token)) => token.bearer(),
+            (Some(_) | None, None) => None,
+        };
+        fields.extend(credential.map(|credential| (PROXY_AUTHORIZATION, credential)));
+        fields
+    }
+}
+
+/// A tunnel that it carries. One through which nothing comes is cut when the larder at its other end is not there.
+struct Carried {
+    parent: Arc<Parent>,
+    io: Tunnel,
+    /// Since nothing came.
+    silence: Option<BoxFuture<'static, UpstreamError>>,
+}
+
+impl AsyncRead for Carried {
+    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if let Poll::Ready(read) = Pin::new(&mut this.io).poll_read(context, buffer) {
+            this.silence = None;
+            return Poll::Ready(read);
+        }
+        let parent = &this.parent;
+        let silence = this.silence.get_or_insert_with(|| {
+            let parent = parent.clone();
+            Box::pin(async move { parent.silence(None).await })
+        });
+        silence.as_mut().poll(context).map(|error| Err(io::Error::new(io::ErrorKind::ConnectionReset, error)))
+    }
+}
+
+impl AsyncWrite for Carried {
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().io).poll_write(context, bytes)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().io).poll_flush(context)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().io).poll_shutdown(context)
     }
 }
 
@@ -345,18 +427,30 @@ impl Fetch for WithParent {
         if self.parent.is_at(&ask.url) {
             return Box::pin(self.parent.ask(ask));
         }
-        self.direct.fetch(ask)
+        let meter = ask.party.build().map(|build| {
+            let meter = self.around.get_or_insert_with(build, || Ok::<_, std::convert::Infallible>(Arc::default()));
+            meter.unwrap_or_else(|never| match never {})
+        });
+        Box::pin(async move {
+            let fetched = self.direct.fetch(ask).await?;
+            let Some(meter) = meter else { return Ok(fetched) };
+            Ok(Fetched { body: fetched.body.metered(meter), ..fetched })
+        })
     }
 
-    fn tunnel<'a>(&'a self, host: &'a str, port: u16, trust: Trust) -> BoxFuture<'a, Result<Tunnel, UpstreamError>> {
+    fn tunnel<'a>(&'a self, ask: TunnelAsk<'a>) -> BoxFuture<'a, Result<Opened, UpstreamError>> {
         Box::pin(async move {
-            match self.parent.tunnel(host, port).await {
+            match self.parent.tunnel(ask).await {
                 Ok(word) => word,
                 Err(error) => {
-                    tracing::debug!(%host, %error, "a tunnel goes around the server");
-                    self.direct.tunnel(host, port, trust).await
+                    tracing::debug!(host = ask.host, %error, "a tunnel goes around the server");
+                    Fetch::tunnel(&self.direct, ask).await
                 }
             }
         })
+    }
+
+    fn bytes_around_parent(&self, build: &str) -> u64 {
+        self.around.get(build).map_or(0, |meter| meter.load(Ordering::Relaxed))
     }
 }

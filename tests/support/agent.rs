@@ -1,6 +1,6 @@
 //! `larder run` with its agent before a server, held open as long as a test wants to ask it.
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -48,7 +48,7 @@ impl Agent {
     /// Of a whole `larder run`, but for its command.
     #[track_caller]
     pub fn of(mut command: Command) -> Agent {
-        command.args(["--", "sh", "-c", "echo $LARDER_SERVER; cat >/dev/null"]);
+        command.args(["--", "sh", "-c", "echo $LARDER_SERVER; exec sh"]);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("larder starts");
         let stdin = child.stdin.take();
@@ -70,6 +70,25 @@ impl Agent {
     #[track_caller]
     pub fn get(&self, target: impl Into<String>) -> Reply {
         get(self.addr, target)
+    }
+
+    /// A step of the build, in a shell: its code and what it printed.
+    #[track_caller]
+    pub fn step(&mut self, script: &str) -> (i32, String) {
+        const END: &str = "the step has ended with ";
+        let stdin = self.stdin.as_mut().expect("the build has not ended");
+        writeln!(stdin, "{{ {script}\n}} 2>&1 </dev/null; code=$?; echo; echo {END}$code").expect("the shell reads");
+        let mut said = String::new();
+        loop {
+            let mut line = String::new();
+            let read = self.said.read_line(&mut line).expect("stdout is read");
+            assert!(read > 0, "the shell is gone: {said}");
+            if let Some(code) = line.trim_end().strip_prefix(END) {
+                said.pop();
+                return (code.parse().expect("a code"), said);
+            }
+            said.push_str(&line);
+        }
     }
 
     /// Lets the build end.

@@ -11,9 +11,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version, header};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use crate::model::lookup::Trust;
 use crate::runtime::clock::{Clock, ManualClock};
-use crate::upstream::fetch::{Fetch, FetchAsk, Fetched, FetchedBody, Tunnel, UpstreamError};
+use crate::upstream::fetch::{Fetch, FetchAsk, Fetched, FetchedBody, Opened, TunnelAsk, UpstreamError};
 
 /// Holds back what comes after it.
 #[derive(Clone)]
@@ -248,7 +247,7 @@ impl Fetch for Upstream {
         })
     }
 
-    fn tunnel<'a>(&'a self, _: &'a str, _: u16, _: Trust) -> BoxFuture<'a, Result<Tunnel, UpstreamError>> {
+    fn tunnel<'a>(&'a self, _: TunnelAsk<'a>) -> BoxFuture<'a, Result<Opened, UpstreamError>> {
         Box::pin(async { Err(UpstreamError::Offline) })
     }
 }
