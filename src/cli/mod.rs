@@ -20,6 +20,7 @@ mod out;
 mod point;
 mod probe;
 mod progress;
+mod public_dir;
 mod run;
 mod run_child;
 mod serve;

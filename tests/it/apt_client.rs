@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use super::apt_intercepted::for_all;
 use crate::support::alone;
 use crate::support::apt::{AptRoot, assert_no_mismatch};
 use crate::support::archive::{
@@ -88,6 +89,38 @@ fn apt_installs_cold_and_again_with_the_archive_dead() {
     assert_installed(&again, "1");
     assert_eq!(again.archives(), root.archives());
     assert_eq!(again.lists().into_values().collect::<Vec<_>>(), root.lists().into_values().collect::<Vec<_>>());
+}
+
+/// What root starts of apt fetches as `_apt`, which asks the program for its proxy itself, and gets to nothing in root's
+/// home.
+#[test]
+fn apts_own_user_gets_to_what_env_prints() {
+    if !root_or_say("apt's own user") {
+        return;
+    }
+    let bed = Bed::new();
+    publish(&bed.upstream, &bed.state("1", ByHash::Yes), ByHash::Yes);
+    let server = bed.setup.start();
+    let (dir, home) = (bed.dir.path(), bed.dir.path().join("home"));
+    fs::create_dir(&home).expect("scratch can be written");
+    run(&["chmod", "0755", &dir.display().to_string()]);
+    run(&["chmod", "0700", &home.display().to_string()]);
+    let root = bed.root("sandboxed", &server);
+    run(&["chown", "_apt", &root.at.join("var/lib/apt/lists/partial").display().to_string()]);
+    // What is empty is not set: the program is asked.
+    let more = "Acquire::http::Proxy \"\";\nAPT::Sandbox::User \"_apt\";\n";
+    let conf = root.at.join("apt.conf");
+    fs::write(&conf, fs::read_to_string(&conf).expect("is there") + more).expect("scratch can be written");
+    let mut command = Command::new("sh");
+    command.args(["-e", "-c", &format!("eval \"$({LARDER} env apt --server {})\"; apt-get update", server.url())]);
+    command.env("HOME", &home).env("APT_CONFIG", &conf).env("LC_ALL", "C").env("TMPDIR", for_all(dir));
+    for name in ["http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "XDG_DATA_HOME"] {
+        command.env_remove(name);
+    }
+    let ended = end_of(command, LIMIT);
+    let said = format!("{}{}", ended.stdout, ended.stderr);
+    assert!(ended.code == Some(0) && !said.contains("W:") && !said.contains("E:"), "{said}");
+    assert!(server.stats()["requests"].as_u64() >= Some(2), "{}", server.stats());
 }
 
 /// The archive moves on while apt has its `InRelease` and not yet the index that it names.

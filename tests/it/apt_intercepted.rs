@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::intercept::{LIMIT, authority, setup};
@@ -71,7 +71,7 @@ impl Bed {
                 None => command.env_remove(name),
             };
         }
-        command.env_remove("XDG_DATA_HOME");
+        command.env_remove("XDG_DATA_HOME").env("TMPDIR", for_all(self.dir.path()));
         end_of(command, LIMIT)
     }
 
@@ -82,6 +82,14 @@ impl Bed {
         assert_eq!(ended.code, Some(0), "{when}: apt-get {words:?}: {said}");
         assert!(!said.contains("W:") && !said.contains("E:"), "{when}: apt-get {words:?}: {said}");
     }
+}
+
+/// A directory for temporary files, as every user has it.
+pub(crate) fn for_all(dir: &Path) -> PathBuf {
+    let at = dir.join("tmp");
+    fs::create_dir_all(&at).expect("scratch can be written");
+    fs::set_permissions(&at, fs::Permissions::from_mode(0o1777)).expect("is ours");
+    at
 }
 
 fn payload(version: &str) -> Vec<u8> {

@@ -5,6 +5,7 @@
 //! apt reads before all others.
 
 use super::{Client, Overlay, Purpose, Script, Settings};
+use crate::cli::public_dir;
 
 /// On machines that are not this one. Always the same, so that what was built there stays built.
 const ELSEWHERE: &str = "/tmp/larder-apt";
@@ -15,7 +16,11 @@ pub(super) fn settings(client: &Client<'_>) -> Settings {
         return Settings::default();
     }
     let script = script(client);
-    let over = client.overlays.join(format!("apt-{}", &blake3::hash(script.as_bytes()).to_hex()[..12]));
+    let Ok(Some(overlays)) = public_dir::for_all(&client.overlays) else {
+        let why = "its user `_apt` could not run what finds its proxy: nothing here is open to others".to_owned();
+        return Settings { notes: vec![format!("apt is left the proxy variables: {why}")], ..Settings::default() };
+    };
+    let over = overlays.join(format!("apt-{}", &blake3::hash(script.as_bytes()).to_hex()[..12]));
     let shown = over.display().to_string();
     let theirs = client.around.var("APT_CONFIG").filter(|theirs| !theirs.starts_with(&shown));
     let files =

@@ -1,22 +1,19 @@
 //! apt's trust. It reads no variable but `APT_CONFIG`, the name of a file that it reads before all others (apt.conf(5)):
 //! what the machine's own files say of `CaInfo` stays in force, as does what the user's file says.
 //!
-//! What root starts fetches as a user of its own, `_apt`, who has to be able to read the certificates: where it cannot,
-//! every https source fails, intercepted or not. Tried with apt 2.6.
+//! apt's user has to be able to read the certificates: where it cannot, every https source fails, intercepted or not.
+//! Tried with apt 2.6.
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::super::keystore::Der;
-use super::super::out;
+use super::super::{out, public_dir};
 use super::{Before, bundle, kept};
 
 /// Where this machine's apt is configured.
 const APT: &str = "/etc/apt";
-/// What others may read, below the directory for what is temporary.
-const PUBLIC: &str = "larder-trust";
 
 /// The variable that leads apt to what it has to trust. None: there is no apt, or no file that it could read.
 ///
@@ -25,9 +22,7 @@ pub(super) fn variable(dir: &Path, before: &Before<'_>, larder: &[Der]) -> io::R
     if !before.around.at(APT).is_dir() {
         return Ok(None);
     }
-    let is_root = rustix::process::getuid().is_root();
-    let dir = if is_root { public(&std::env::temp_dir().join(PUBLIC))? } else { Some(dir.to_owned()) };
-    match dir {
+    match public_dir::for_all(dir)? {
         Some(dir) => conf(&dir, before, larder).map(Some),
         None => {
             out::note("apt is not told of larder's authority: no directory for temporary files is open to its user");
@@ -49,21 +44,6 @@ fn conf(dir: &Path, before: &Before<'_>, larder: &[Der]) -> io::Result<(String, 
     // The last one counts.
     let text = format!("Acquire::https::CaInfo \"{}\";\n{theirs}", bundle.display());
     Ok(("APT_CONFIG".to_owned(), kept(dir, "conf", text.as_bytes())?.display().to_string()))
-}
-
-/// A directory of root's that all can read and nobody else can write; made when missing.
-fn public(dir: &Path) -> io::Result<Option<PathBuf>> {
-    match fs::DirBuilder::new().mode(0o755).create(dir) {
-        // Whatever the umask is.
-        Ok(()) => fs::set_permissions(dir, fs::Permissions::from_mode(0o755))?,
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-        Err(error) => return Err(error),
-    }
-    // Another user may have been there first.
-    let about = fs::symlink_metadata(dir)?;
-    let is_ours = about.is_dir() && about.uid() == rustix::process::getuid().as_raw() && about.mode() & 0o022 == 0;
-    let is_open = dir.ancestors().all(|at| at.metadata().is_ok_and(|about| about.mode() & 0o001 != 0));
-    Ok((is_ours && is_open).then(|| dir.to_owned()))
 }
 
 #[cfg(test)]
@@ -89,21 +69,5 @@ mod tests {
         assert_eq!(theirs, "#include \"/users/apt.conf\";\n");
         assert_eq!(told(&first), first, "a run within a run");
         assert_eq!(text(&told("")).lines().count(), 1);
-    }
-
-    #[test]
-    fn a_directory_that_is_not_ours_alone_or_not_open_is_none() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let mode = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("is ours");
-        let at = dir.path().join("public");
-        mode(dir.path(), 0o700);
-        assert_eq!(public(&at).expect("looks"), None, "nobody gets there");
-        mode(dir.path(), 0o755);
-        assert_eq!(public(&at).expect("looks"), Some(at.clone()));
-        mode(&at, 0o777);
-        assert_eq!(public(&at).expect("looks"), None, "others may write");
-        let link = dir.path().join("link");
-        std::os::unix::fs::symlink(dir.path(), &link).expect("links");
-        assert_eq!(public(&link).expect("looks"), None, "it leads elsewhere");
     }
 }
