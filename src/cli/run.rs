@@ -23,7 +23,7 @@ use super::shared::{self, Entered, Shared};
 use super::stats::{encoded, of_build};
 use super::summary::{Behind, Told};
 use super::trust::{self, Consent, Offer};
-use super::unseen;
+use super::unseen::{self, Containers};
 use super::where_at::{ConfigArgs, Here, answers, block_on, is_alive};
 use crate::model::hex;
 use crate::protocol::gate::label_of;
@@ -193,6 +193,7 @@ async fn build(args: &Args, here: &Here, found: &[Found], label: &str, place: &P
         Some(contained) => (&contained.command, contained.over(env)),
         None => (&args.command, env),
     };
+    let containers = if contained.is_some() { Containers::Told } else { Containers::NotTold };
     let code = tokio::select! {
         code = run_child(command, &env) => code?,
         () = place.keep_alive() => return Err(Failure::failed("the watch over larder ended", "run it again")),
@@ -203,10 +204,7 @@ async fn build(args: &Args, here: &Here, found: &[Found], label: &str, place: &P
             if after.here.bytes_from_upstream > 0 {
                 place.flush().await;
             }
-            after
-                .lines(label, &unseen::line(&args.command, contained.is_some()))
-                .iter()
-                .for_each(|line| out::note(line));
+            after.lines(label, &unseen::line(&args.command, containers)).iter().for_each(|line| out::note(line));
         }
         Err(failure) => out::error(&format!("larder: what was saved is not known\n{}", failure.text())),
     }

@@ -19,9 +19,16 @@ fn remedy(program: &str) -> Option<&'static str> {
     })
 }
 
-/// What to say of a command of whose requests none came; of one whose containers were told of larder, if `is_contained`.
-pub(crate) fn line(command: &[OsString], is_contained: bool) -> String {
-    if is_contained {
+/// Whether the containers that a command starts were told of larder.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Containers {
+    Told,
+    NotTold,
+}
+
+/// What to say of a command of whose requests none came.
+pub(crate) fn line(command: &[OsString], containers: Containers) -> String {
+    if containers == Containers::Told {
         return "no request seen: its layers were there, or it fetches with a tool that reads no proxy variables; for those a RUN \
                 reads a secret: larder env docker"
             .to_owned();
@@ -42,7 +49,7 @@ mod tests {
 
     #[test]
     fn a_known_daemon_is_named_and_others_are_guessed_at() {
-        let line = |words: &[&str]| line(&words.iter().map(OsString::from).collect::<Vec<_>>(), false);
+        let line = |words: &[&str]| line(&words.iter().map(OsString::from).collect::<Vec<_>>(), Containers::NotTold);
         assert!(
             line(&["./gradlew", "build"]).contains("your build runs in a daemon: stop the one that runs with `gradle")
         );
