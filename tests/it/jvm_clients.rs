@@ -10,6 +10,7 @@ use std::time::Duration;
 use crate::support::archive::file;
 use crate::support::machine::{run, scratch};
 use crate::support::maven::{Artifact, BASE, coordinates, jar, place, pom, publish, put};
+use crate::support::pages::Page;
 use crate::support::resource::Fault;
 use crate::support::server::{Ended, LARDER, Server, Setup, end_of};
 use crate::support::upstream::Upstream;
@@ -65,17 +66,22 @@ impl Bed {
 
     /// `lein deps` into an empty local repository, by way of mirrors alone.
     fn lein(&self, server: &Server, local: &Path) -> Command {
-        let project = self.dir.path().join("lein");
-        fs::create_dir_all(&project).expect("scratch can be written");
         let mirror = format!("https://localhost:{}{}", server.addr().port(), self.mount());
         let text = format!(
             "(defproject demo \"1.0\"\n  :dependencies [[test.example/lib \"1.0\"]]\n  :plugins []\n  :checksum :fail\n  \
              :local-repo \"{}\"\n  :mirrors {{#\".+\" {{:name \"larder\" :url \"{mirror}\"}}}})\n",
             local.display()
         );
+        self.lein_deps(&text, "-base,-system,-user,-dev,-provided")
+    }
+
+    /// `lein deps` of a project, with some profiles.
+    fn lein_deps(&self, text: &str, profiles: &str) -> Command {
+        let project = self.dir.path().join("lein");
+        fs::create_dir_all(&project).expect("scratch can be written");
         fs::write(project.join("project.clj"), text).expect("scratch can be written");
         let mut command = Command::new("lein");
-        command.args(["with-profile", "-base,-system,-user,-dev,-provided", "deps"]).current_dir(&project);
+        command.args(["with-profile", profiles, "deps"]).current_dir(&project);
         command.env("LEIN_JVM_OPTS", self.trust()).env("LEIN_HOME", self.dir.path().join("lein-home"));
         as_client(&mut command, self.dir.path());
         command
@@ -209,6 +215,31 @@ fn a_broken_jar_is_never_had() {
     bed.upstream.put(&Bed::jar(DEEP), file(&jar(DEEP)));
     assert_ended("mended", &end_of(bed.lein(&server, &at), LIMIT));
     assert_right("mended", &at);
+}
+
+/// The page on Leiningen, as it is pasted; the repository is larder's own upstream, which the line does not name.
+#[test]
+fn leiningens_page() {
+    let mut bed = Bed::new();
+    bed.setup = bed.setup.clone().config(&format!("[ecosystem.maven]\nupstreams = [\"{}\"]\n", bed.upstream.url(BASE)));
+    let server = bed.setup.start();
+    let home = bed.dir.path().join("lein-home");
+    fs::create_dir_all(&home).expect("scratch can be written");
+    let block = Page::read("lein", &server, bed.dir.path()).block("clojure");
+    fs::write(home.join("profiles.clj"), block.replace("127.0.0.1", "localhost")).expect("scratch can be written");
+    let deps = |name: &str| {
+        let at = local(&bed, name);
+        let text = format!(
+            "(defproject demo \"1.0\" :dependencies [[test.example/lib \"1.0\"]] :checksum :fail :local-repo \"{}\")\n",
+            at.display()
+        );
+        let lein = bed.lein_deps(&text, "-base,-system,-dev,-provided");
+        assert_ended(name, &end_of(lein, LIMIT));
+        assert_right(name, &at);
+    };
+    deps("pasted");
+    bed.upstream.die();
+    deps("pasted, repository dead");
 }
 
 /// Publishes the snapshot as of `number`, with the metadata that says so.

@@ -32,7 +32,8 @@ fn page(title: &str, command: &str, word: &str, more: &str) -> String {
          Either takes along whatever reads the proxy variables, such as apt and apk. A `RUN` that needs more, as for Go, \
          Cargo and Maven, reads the secret if there is one:\n\n\
          ```dockerfile\n{line}; your-command\n```\n\n\
-         Where larder is not installed, with what `larder env` wrote to `{FILE}`:\n\n\
+         Where larder is not installed, with the secret that this wrote elsewhere (`overlays/{FILE}` in larder's data \
+         directory):\n\n\
          ```sh\n{command} {options} .\n```\n\n{more}\
          No layer, key or history changes by any of this: a rebuild without larder finds every layer.\n\n\
          ## When larder is dead\n\n`--if-up` adds nothing, and the build goes without. Within containers there is no agent: \

@@ -158,11 +158,11 @@ fn shell() -> String {
 const SHARED_TITLE: &str = "git, curl, wget, Gradle and the rest";
 
 fn shared() -> String {
-    let settings = sample(&[SHARED]);
+    let settings = sample(&[SHARED, "gradle"]);
     let tools: Vec<&Tool> = TOOLS.iter().filter(|tool| SHARING.contains(&tool.word)).collect();
     format!(
-        "# {SHARED_TITLE}\n\n{MADE}\n\nThey read the proxy variables, Gradle its `GRADLE_OPTS`. If larder answers:\n\n\
-         ```sh\neval \"$(larder env --if-up --server {SERVER} {SHARED})\"\n```\n\n\
+        "# {SHARED_TITLE}\n\n{MADE}\n\nThey read the proxy variables. Gradle reads `GRADLE_OPTS`, which nobody has tried here yet. If larder answers:\n\n\
+         ```sh\neval \"$(larder env --if-up --server {SERVER} {SHARED} gradle)\"\n```\n\n\
          Where larder is not installed:\n\n```sh\n{}```\n\n\
          ## When larder is dead\n\nThe first line sets nothing. The others, and a build under way:\n\n{}\n\
          ## What is kept\n\n{}\n{}",
@@ -258,7 +258,7 @@ fn alone(tools: &[&Tool]) -> String {
     let mut out: String = others.iter().map(|tool| format!("- {} {}\n", tool.name, tool.alone)).collect();
     let names: Vec<&str> = lost.iter().map(|tool| tool.name).collect();
     if !names.is_empty() {
-        let _ = writeln!(out, "- {}: what is fetched fails (`no fallback`)", names.join("; "));
+        let _ = writeln!(out, "- {}: what is fetched fails (`no fallback`)", names.join(", "));
     }
     out
 }
@@ -274,7 +274,7 @@ fn kept(tools: &[&Tool]) -> String {
             None => by_text.push((tool.kept, vec![tool.name])),
         }
     }
-    by_text.iter().map(|(text, names)| format!("- {}: {text}\n", names.join("; "))).collect()
+    by_text.iter().map(|(text, names)| format!("- {}: {text}\n", names.join(", "))).collect()
 }
 
 pub(super) fn see() -> String {
