@@ -5,6 +5,8 @@ use std::io::Write;
 use std::path::Path;
 use std::time::Instant;
 
+use sha2::{Digest, Sha256};
+
 use crate::Options;
 use crate::load::Connection;
 use crate::origin::Origin;
@@ -52,15 +54,18 @@ fn held(origin: &Origin, larder: &Peer, rounds: usize) -> Table {
     table
 }
 
-/// As fast as it goes: what a byte costs. Beside it what any program pays that writes so much to a new file.
+/// As fast as it goes: what a byte costs. Beside it what any program pays that writes so much to a new file, and what the
+/// two sums cost that larder takes of each byte: this machine's cores are not as fast at one time as at another.
 fn unheld(dir: &Path, origin: &Origin, larder: &Peer, rounds: usize) -> Table {
     let (mut cost, mut system, mut plain, mut rate) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let mut hashes = Vec::new();
     let gb = 2.0 * LEN as f64 / 1e9;
     for round in 0..rounds {
         eprintln!("cold miss, unthrottled: round {} of {rounds}", round + 1);
         // A virtual machine's host gives memory at its first touch, at many times the price of the write itself, and on
         // whose account that falls is chance. What was just given back is what the kernel hands out next.
         plain.push(write_file(&dir.join("scratch"), 8 * LEN) / (4.0 * gb));
+        hashes.push(hash(LEN) / (gb / 2.0));
         let (before, begin) = (user_and_system(larder.pid()), Instant::now());
         let mut connection = Connection::open(larder.addr).expect("larder accepts");
         for part in 0..2 {
@@ -74,6 +79,7 @@ fn unheld(dir: &Path, origin: &Origin, larder: &Peer, rounds: usize) -> Table {
     let mut table = Table::new("Cold miss, 256 MiB, unthrottled".into(), &["what", "measured", "floor"]);
     table.row(vec!["CPU s/GB".into(), Spread::of(cost.into_iter()).text(), "at most 1.5".into()]);
     table.row(vec!["of it in the kernel".into(), Spread::of(system.into_iter()).text(), String::new()]);
+    table.row(vec!["SHA-256 and BLAKE3 alone, CPU s/GB".into(), Spread::of(hashes.into_iter()).text(), String::new()]);
     table.row(vec!["a plain write, CPU s/GB".into(), Spread::of(plain.into_iter()).text(), String::new()]);
     table.row(vec!["GB/s".into(), Spread::of(rate.into_iter()).text(), String::new()]);
     table
@@ -92,5 +98,19 @@ fn write_file(path: &Path, len: u64) -> f64 {
         took = cpu_seconds(std::process::id()) - before;
         fs::remove_file(path).expect("what was written can be removed");
     }
+    took
+}
+
+/// The CPU seconds that SHA-256 and BLAKE3 of so many bytes take, by the same code as larder's.
+fn hash(len: u64) -> f64 {
+    let piece = vec![7; 256 << 10];
+    let (mut sha256, mut blake3) = (Sha256::new(), blake3::Hasher::new());
+    let before = cpu_seconds(std::process::id());
+    for _ in 0..len / piece.len() as u64 {
+        sha256.update(&piece);
+        blake3.update(&piece);
+    }
+    let took = cpu_seconds(std::process::id()) - before;
+    assert_ne!(sha256.finalize()[..], blake3.finalize().as_bytes()[..]);
     took
 }

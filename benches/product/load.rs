@@ -168,6 +168,22 @@ impl Connection {
         Ok(head.length)
     }
 
+    /// Like `get`, by a client that takes its bytes.
+    pub fn get_read(&mut self, path: &str, buffer: &mut [u8]) -> io::Result<u64> {
+        self.ask(path)?;
+        let head = self.head_into(buffer)?;
+        let mut left = head.length - head.early;
+        while left > 0 {
+            let most = left.min(buffer.len() as u64) as usize;
+            let some = self.stream.read(&mut buffer[..most])?;
+            if some == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            left -= some as u64;
+        }
+        Ok(head.length)
+    }
+
     fn ask(&mut self, path: &str) -> io::Result<()> {
         self.stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: {}\r\n\r\n", self.to).as_bytes())
     }

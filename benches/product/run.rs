@@ -44,8 +44,8 @@ pub fn run(options: &Options, report: &mut Report) {
     for (name, row, floor) in [
         ("with --server, its agent there", &rows[0][1..], WARM),
         ("embedded, its process there", &rows[1][1..], EMBEDDED),
-        ("with --server, starting the agent", &rows[2][..], ""),
-        ("embedded, starting the process", &rows[3][..], EMBEDDED),
+        ("with --server, starting the agent, store and all", &rows[2][..], ""),
+        ("embedded, starting the process, store and all", &rows[3][..], EMBEDDED),
         ("the first of all, which asks the tools", &[asked][..], ""),
     ] {
         table.row(vec![name.into(), Spread::of(row.iter().copied()).text(), floor.into()]);
