@@ -169,6 +169,7 @@ pub async fn start(mut config: Config, options: StartOptions) -> Result<Running,
     let tasks = Tasks::new();
     let gate = Arc::new(Gate::open(&config.gate, &dir, options.label.as_deref(), clock.clone())?);
     gate.check_listen(&config.server.listen)?;
+    directory::check(&dir)?;
     let given = systemd::sockets().map_err(StartError::failed)?;
     let inherited = if options.embedded || !given.is_empty() { given } else { take_over(&dir).await? };
     let patience = (!inherited.is_empty()).then_some(HANDOVER_PATIENCE);

@@ -14,6 +14,11 @@ use crate::index::open::OnPlace;
 use crate::runtime::clock::Clock;
 use crate::store::{Store, SystemFiles};
 
+/// Whether this version can read what is there. Asked before a running larder is told to make room for this one.
+pub(super) fn check(dir: &Path) -> Result<(), StartError> {
+    Index::check(dir).map_err(refused)
+}
+
 /// Opens store and index. With `patience` it waits as long for who owns the directory to let go of it.
 pub(super) async fn open(
     dir: &Path,
@@ -41,7 +46,10 @@ fn refused(error: IndexError) -> StartError {
             error.to_string(),
             "stop the other larder, or give this one its own directory with --data DIR",
         ),
-        IndexError::Newer { .. } => StartError::new(StartErrorKind::Config, error.to_string(), "nothing was changed"),
+        IndexError::Newer { .. } => {
+            let help = "run that larder, or give this one its own directory with --data DIR; nothing was changed";
+            StartError::new(StartErrorKind::Failed, error.to_string(), help)
+        }
         other => StartError::failed(other),
     }
 }

@@ -52,7 +52,8 @@ impl Shared {
     ///
     /// *Errors*: it cannot be started; of the code USAGE where the configuration must change.
     pub async fn enter(&self) -> Result<Entered, Failure> {
-        make_dir(&self.dir)?;
+        // A full or foreign disk is no reason to keep a build from running.
+        make_dir(&self.dir).map_err(|failure| Failure { code: FAILED, ..failure })?;
         let entering = async {
             loop {
                 if let Some(entered) = self.entered().await? {

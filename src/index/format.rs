@@ -36,15 +36,23 @@ pub(super) const STEPS: &[Step] = &[Step {
 ///
 /// *Errors*: `Newer`, naming the version to run.
 pub(super) fn read(dir: &Path) -> Result<u32, IndexError> {
+    if let Some(found) = written(dir)? {
+        return Ok(found);
+    }
+    if dir.join("places.sqlite").exists() {
+        return Ok(0);
+    }
+    write(dir, FORMAT).map_err(|error| cannot("write its format", &error))?;
+    Ok(FORMAT)
+}
+
+/// The number, if there is one. Changes nothing.
+///
+/// *Errors*: as `read`.
+pub(super) fn written(dir: &Path) -> Result<Option<u32>, IndexError> {
     let text = match fs::read_to_string(dir.join("format")) {
         Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            if dir.join("places.sqlite").exists() {
-                return Ok(0);
-            }
-            write(dir, FORMAT).map_err(|error| cannot("write its format", &error))?;
-            return Ok(FORMAT);
-        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(cannot("read its format", &error)),
     };
     let mut words = text.split_whitespace();
@@ -56,7 +64,7 @@ pub(super) fn read(dir: &Path) -> Result<u32, IndexError> {
         let needed = words.next().unwrap_or("the one that wrote it").to_owned();
         return Err(IndexError::Newer { found, known: FORMAT, needed });
     }
-    Ok(found)
+    Ok(Some(found))
 }
 
 /// Runs the steps after `found`, writing the number after each. Stops between steps when `stopping` says so.

@@ -43,6 +43,17 @@ pub(super) struct Threads {
 }
 
 impl Index {
+    /// Whether this version can read what is in `dir`, who owns it or not. Changes nothing.
+    ///
+    /// *Errors*: `Newer` when a newer larder wrote it.
+    pub fn check(dir: &Path) -> Result<(), IndexError> {
+        format::written(dir)?;
+        for (name, migrations) in [("places.sqlite", schema::PLACES), ("catalog.sqlite", schema::CATALOG)] {
+            pool::check(&dir.join(name), migrations)?;
+        }
+        Ok(())
+    }
+
     /// Opens the index in `dir`, making it when it is not there. Reads no more than a page or two: the table loads in
     /// the background, and until it has, what it does not find is `Unknown`.
     ///

@@ -2,12 +2,14 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::intercept::file;
 use crate::support::agent::{Agent, as_user, larder_run};
+use crate::support::build::Build;
 use crate::support::client::get;
-use crate::support::machine::scratch;
+use crate::support::machine::{Mounted, root_or_say, scratch};
 use crate::support::server::{LARDER, Setup};
 use crate::support::tls::World;
 
@@ -149,4 +151,54 @@ fn a_proxy_that_is_the_lost_server_itself_is_left_out() {
     // Without a proxy a name that nobody knows is not found; by the lost server it would not be connected to.
     let gone = agent.get("/http/files.example/a");
     assert!(gone.status >= 500 && !gone.text().contains("refused"), "{} {}", gone.status, gone.text());
+}
+
+/// Fills a disk until no byte more fits.
+fn fill(disk: &Mounted) {
+    let mut ballast = std::fs::File::create(disk.at.join("ballast")).expect("a file can be made");
+    for piece in [1 << 16, 512, 1] {
+        while ballast.write_all(&vec![1; piece]).is_ok() {}
+    }
+}
+
+/// The disk of the agent is full from the start, in the middle, and that of the server is.
+#[test]
+fn a_full_disk_on_either_side_stops_no_build() {
+    if !root_or_say("filling a disk") {
+        return;
+    }
+    let dir = scratch();
+    let build = Build::cargo(dir.path());
+    let (ended, direct) = build.run("direct", &[]);
+    assert_eq!(ended.code, Some(0), "direct: {}{}", ended.stdout, ended.stderr);
+    let run = |home: &str, data: &Path, url: &str| {
+        let words = [LARDER, "run", "--server", url, "--data", &data.display().to_string(), "--"];
+        let (ended, got) = build.run(home, &words);
+        assert_eq!(ended.code, Some(0), "{home}: {}{}", ended.stdout, ended.stderr);
+        assert_eq!(got, direct, "{home}: {}", ended.stderr);
+        ended
+    };
+    let config = build.world.config(&[]);
+    let own = |name: &str| Setup::below(&dir.path().join(name)).default_policy().config(&config);
+    let server = own("server").start();
+    // Nothing can be made, little can be kept, nothing more can be kept.
+    let full = Mounted::tmpfs(dir.path(), 1 << 20);
+    fill(&full);
+    let ended = run("full", &full.at.join("data"), &server.url());
+    assert!(ended.stderr.contains("without a"), "{}", ended.stderr);
+    let small = Mounted::tmpfs(dir.path(), 3 << 20);
+    for home in ["small", "small again"] {
+        run(home, &small.at.join("data"), &server.url());
+    }
+    fill(&small);
+    run("filled", &small.at.join("data"), &server.url());
+    server.stop();
+
+    let disk = Mounted::tmpfs(dir.path(), 3 << 20);
+    let server = own("other").data(&disk.at.join("data")).start();
+    fill(&disk);
+    for home in ["server full", "server full again"] {
+        run(home, &dir.path().join(format!("data of {home}")), &server.url());
+    }
+    assert_eq!(server.get("/healthz").status, 200);
 }

@@ -34,12 +34,30 @@ pub(in crate::index) fn open_reader(path: &Path) -> Result<Connection, IndexErro
     Ok(connection)
 }
 
-fn migrate(connection: &mut Connection, migrations: &[&str]) -> Result<(), IndexError> {
+/// Whether a database has seen no migrations but those of the list. One that cannot be looked at is not judged.
+///
+/// *Errors*: `Newer`.
+pub(in crate::index) fn check(path: &Path, migrations: &[&str]) -> Result<(), IndexError> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let Ok(connection) = Connection::open_with_flags(path, flags) else { return Ok(()) };
+    match seen(&connection, migrations) {
+        Err(newer @ IndexError::Newer { .. }) => Err(newer),
+        Ok(_) | Err(_) => Ok(()),
+    }
+}
+
+/// How many migrations it has seen.
+fn seen(connection: &Connection, migrations: &[&str]) -> Result<u32, IndexError> {
     let seen: u32 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
     let known = u32::try_from(migrations.len()).unwrap_or(u32::MAX);
     if seen > known {
         return Err(IndexError::Newer { found: seen, known, needed: "the one that wrote it".into() });
     }
+    Ok(seen)
+}
+
+fn migrate(connection: &mut Connection, migrations: &[&str]) -> Result<(), IndexError> {
+    let seen = seen(connection, migrations)?;
     for (migration, version) in migrations.iter().zip(1..).skip(seen as usize) {
         let step = connection.transaction()?;
         step.execute_batch(migration)?;
