@@ -2,6 +2,7 @@
 //! the archive meanwhile. By mount and by proxy, from keys that both share.
 
 use std::io::{BufReader, Read, Write};
+use std::net::SocketAddr;
 
 use crate::support::archive::{
     ByHash, INDEX, Package, SigningKey, State, dists, publish, publish_index, publish_package, publish_release,
@@ -46,17 +47,17 @@ impl Bed {
 }
 
 /// A connection that stays, as apt's do.
-struct Connection {
+pub struct Connection {
     reader: BufReader<std::net::TcpStream>,
 }
 
 impl Connection {
-    fn to(server: &Server) -> Connection {
-        Connection { reader: BufReader::new(connect(server.addr()).expect("accepts")) }
+    pub fn to(addr: SocketAddr) -> Connection {
+        Connection { reader: BufReader::new(connect(addr).expect("accepts")) }
     }
 
     /// Status and body of an answer of known length.
-    fn get(&mut self, target: &str) -> (u16, String) {
+    pub fn get(&mut self, target: &str) -> (u16, String) {
         let host = self.reader.get_ref().peer_addr().expect("is connected");
         let head = format!("GET {target} HTTP/1.1\r\nhost: {host}\r\ncache-control: max-age=0\r\n\r\n");
         self.reader.get_mut().write_all(head.as_bytes()).expect("the server reads");
@@ -87,10 +88,10 @@ fn an_index_is_that_of_the_generation_that_the_client_holds() {
     for (at, way) in ["mount", "proxy"].into_iter().enumerate() {
         publish(&bed.upstream, &old, ByHash::Yes);
         let target = |path: &str| bed.targets(&dists(path))[at].clone();
-        let mut slow = Connection::to(&bed.server);
+        let mut slow = Connection::to(bed.server.addr());
         assert_eq!(slow.get(&target("InRelease")).1, old.release, "{way}");
         publish(&bed.upstream, &new, ByHash::Yes);
-        let mut quick = Connection::to(&bed.server);
+        let mut quick = Connection::to(bed.server.addr());
         assert_eq!(quick.get(&target("InRelease")).1, new.release, "{way}");
         assert_eq!(quick.get(&target(INDEX)).1, new.index, "{way}");
         assert_eq!(slow.get(&target(INDEX)).1, old.index, "{way}: not the index of its own generation");
@@ -109,12 +110,12 @@ fn an_index_that_was_here_outlives_its_generation() {
     let [index, _] = bed.targets(&dists(INDEX));
     publish(&bed.upstream, &old, ByHash::No);
     assert_eq!(bed.get(&index).text(), old.index, "no generation was asked for, and yet there is one");
-    let mut slow = Connection::to(&bed.server);
+    let mut slow = Connection::to(bed.server.addr());
     slow.get(&release);
     publish(&bed.upstream, &new, ByHash::No);
     assert_eq!(bed.get(&release).text(), new.release);
     assert_eq!(slow.get(&index).1, old.index);
-    let mut other = Connection::to(&bed.server);
+    let mut other = Connection::to(bed.server.addr());
     assert_eq!(other.get(&release).1, new.release);
     assert_eq!(other.get(&index).1, new.index);
     assert_eq!(slow.get(&index).1, old.index);

@@ -9,6 +9,7 @@ mod support;
 
 mod again;
 mod agent;
+mod agent_archives;
 mod agent_tunnels;
 mod apt_client;
 mod apt_intercepted;

@@ -72,7 +72,7 @@ pub fn jar(name: &str) -> Arc<[u8]> {
     bytes.into()
 }
 
-fn sha1_hex(bytes: &[u8]) -> String {
+pub fn sha1_hex(bytes: &[u8]) -> String {
     let dir = super::machine::scratch();
     let at = dir.path().join("file");
     std::fs::write(&at, bytes).expect("scratch can be written");
