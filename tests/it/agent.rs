@@ -5,10 +5,11 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::support::agent::{Agent, as_user, larder_run};
+use crate::support::archive::file;
 use crate::support::body::{Body, sha256_hex};
 use crate::support::client::{Ask, Reply};
-use crate::support::machine::scratch;
-use crate::support::registry::Crates;
+use crate::support::machine::{run, scratch};
+use crate::support::registry::{Crates, go_mount};
 use crate::support::resource::{Fault, Resource};
 use crate::support::server::{LARDER, Server, Setup, end_of};
 use crate::support::upstream::Upstream;
@@ -256,48 +257,102 @@ fn what_the_server_found_corrupt_is_not_finished_elsewhere() {
     assert!(!reply.clean || reply.status >= 500, "{} {} bytes", reply.status, reply.len);
 }
 
-/// `larder run` with a command that fetches, without waiting for its end.
-fn fetching(dir: &Path, server: &str, targets: &[String]) -> Child {
-    let fetch = targets.iter().map(|target| format!("curl -sSf $LARDER_SERVER{target} | sha256sum"));
-    let script = fetch.collect::<Vec<_>>().join("; ");
+/// A module with one version for go to download, and the sum of its archive.
+fn publish_module(upstream: &Upstream, dir: &Path) -> String {
+    let archive = dir.join("module.zip");
+    let pack = "import sys,zipfile\nz=zipfile.ZipFile(sys.argv[1],'w')\nm='example.com/demo@v1.0.0/'\n\
+                z.writestr(m+'go.mod','module example.com/demo\\n')\nz.writestr(m+'a.go','package a\\n//'+'x'*300000)";
+    run(&["python3", "-c", pack, &archive.display().to_string()]);
+    let bytes: std::sync::Arc<[u8]> = std::fs::read(archive).expect("was packed").into();
+    let at = "/example.com/demo/@v/v1.0.0";
+    upstream.put(&format!("{at}.info"), Resource::text(r#"{"Version":"v1.0.0","Time":"2026-01-01T00:00:00Z"}"#));
+    upstream.put(&format!("{at}.mod"), Resource::text("module example.com/demo\n"));
+    upstream.put(&format!("{at}.zip"), file(&bytes));
+    sha256_hex(&bytes)
+}
+
+/// `larder run` with a build that downloads by `fetch`, again and again until it is told to stop. It prints the name and
+/// the sum of what came.
+fn downloading(dir: &Path, server: &str, number: usize, fetch: &str) -> Child {
+    let own = dir.join(format!("build-{number}"));
+    std::fs::create_dir_all(&own).expect("scratch can be written");
+    let script = format!(
+        "cd {own} && n={number}; while [ ! -e ../stop ]; do n=$((n+7)); name=$((n%{FILES})); {fetch} || exit 9; \
+         echo $name $(sha256sum < out); sleep 0.1; done",
+        own = own.display()
+    );
     let mut command = larder_run(dir, server);
     command.args(["--", "sh", "-c", &script]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.env("GOFLAGS", "-modcacherw -mod=mod").env("GOTOOLCHAIN", "local").env("GOSUMDB", "off");
     command.spawn().expect("larder starts")
 }
 
-fn sums(child: Child) -> (Option<i32>, Vec<String>, String) {
+/// What a build said: its code, names and sums, and what it complained of.
+fn sums(child: Child) -> (Option<i32>, Vec<(String, String)>, String) {
     let output = child.wait_with_output().expect("it ends");
-    let lines = String::from_utf8_lossy(&output.stdout).lines().map(|line| line[..64].to_owned()).collect();
-    (output.status.code(), lines, String::from_utf8_lossy(&output.stderr).into_owned())
+    let said = String::from_utf8_lossy(&output.stdout);
+    let named = said.lines().filter_map(|line| line.strip_suffix(" -")?.split_once(' '));
+    let named = named.map(|(name, sum)| (name.to_owned(), sum.to_owned())).collect();
+    (output.status.code(), named, String::from_utf8_lossy(&output.stderr).into_owned())
 }
 
+/// How many files there are, and how often the server is started again.
+const FILES: usize = 60;
+const RESTARTS: usize = 5;
+
+/// Killed, and ended in good order, in turn; some files are kept, some are asked about and some fetched each time, some
+/// come slowly, so that each restart is in the middle of bodies.
 #[test]
-fn twenty_builds_share_one_larder_while_their_server_comes_and_goes() {
+fn twenty_builds_share_one_larder_while_their_server_restarts_every_five_seconds() {
     let _alone = alone();
     let (dir, upstream) = (scratch(), Upstream::start());
-    let bodies: Vec<Body> = (0..30).map(|at| Body::new(400 + at, 1000 << (at % 12))).collect();
-    for body in &bodies {
-        upstream.put(&format!("/{}", body.seed), Resource::seed(body.seed, body.len));
+    let bodies: Vec<Body> = (0..FILES).map(|at| Body::new(400 + at as u64, 1000 << (at % 12))).collect();
+    for (at, body) in bodies.iter().enumerate() {
+        let said = ["max-age=60", "no-cache", "no-store", "no-store"][at % 4];
+        let slow = if at % 12 > 8 { Fault::Drip(64 << 10, Duration::from_millis(50)) } else { Fault::None };
+        let resource = Resource::seed(body.seed, body.len).header("cache-control", said).always(slow);
+        upstream.put(&format!("/{at}"), resource);
     }
-    let targets: Vec<String> = bodies.iter().map(|body| upstream.mirror(&format!("/{}", body.seed))).collect();
+    let module = publish_module(&upstream, dir.path());
     let expected: Vec<String> = bodies.iter().map(|body| sha256_hex(&body.whole())).collect();
     let setup = Setup::below(dir.path());
     let mut server = setup.start();
     // Where it is the next time too.
     let setup = setup.listen(&server.addr().to_string());
+    let fetch = [
+        format!("curl -sSf -o out $LARDER_SERVER{}", upstream.mirror("/$name")),
+        format!("curl -sSf -o out --noproxy '' --proxy $http_proxy {}", upstream.url("/$name")),
+        format!(
+            "{{ name=go; rm -rf mod; GOPROXY=$LARDER_SERVER{} GOPATH=$PWD GOMODCACHE=$PWD/mod go mod download \
+             example.com/demo@v1.0.0 && cp mod/cache/download/example.com/demo/@v/v1.0.0.zip out; }}",
+            go_mount(&upstream)
+        ),
+    ];
+    // Two of them by go.
+    let way = |number: usize| if number >= 18 { 2 } else { number % 2 };
     let url = server.url();
-    let builds: Vec<Child> = (0..20).map(|_| fetching(dir.path(), &url, &targets)).collect();
+    let builds: Vec<Child> = (0..20).map(|at| downloading(dir.path(), &url, at, &fetch[way(at)])).collect();
     let waiting = std::thread::spawn(move || builds.into_iter().map(sums).collect::<Vec<_>>());
-    while !waiting.is_finished() {
+    for restart in 0..RESTARTS {
         let begin = Instant::now();
-        while begin.elapsed() < Duration::from_secs(1) && !waiting.is_finished() {
+        while begin.elapsed() < Duration::from_secs(5) {
             std::thread::sleep(Duration::from_millis(5));
         }
-        server.kill();
+        if restart % 2 == 0 {
+            server.kill()
+        } else {
+            server.stop()
+        }
         server = setup.start();
     }
-    for (code, got, said) in waiting.join().expect("they end") {
-        assert_eq!((code, &got), (Some(0), &expected), "{said}");
+    std::fs::write(dir.path().join("stop"), "").expect("scratch can be written");
+    for (at, (code, got, said)) in waiting.join().expect("they end").into_iter().enumerate() {
+        assert_eq!(code, Some(0), "{at} after {} files: {said}", got.len());
+        assert!(got.len() > RESTARTS, "{at} had {} files", got.len());
+        for (name, sum) in got {
+            let right = name.parse().map_or(&module, |name: usize| &expected[name]);
+            assert_eq!(&sum, right, "{at}: {name}");
+        }
     }
     drop(server);
     let agents = std::fs::read_dir(dir.path().join("agent/agents")).expect("agents").count();
