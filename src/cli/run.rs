@@ -168,7 +168,13 @@ async fn build(args: &Args, here: &Here, found: &[Found], label: &str, place: &P
     settings.notes.iter().for_each(|note| out::note(note));
     point::lay(&settings)?;
     let mut env: Vec<(String, String)> = settings.env_here().cloned().collect();
-    env.extend(trusted(args, here, place).await?);
+    let trust = trusted(args, here, place).await?;
+    if place.behind.is_some() {
+        // Where it is not told, the server looks into no tunnel of this build.
+        let told = serde_json::json!({ "build": label, "trusts": !trust.is_empty() });
+        let _ = client.post::<Value>("/api/v1/trusting", &told).await;
+    }
+    env.extend(trust);
     // So that a larder started by the command uses the same server.
     env.push(("LARDER_SERVER".to_owned(), client.address().to_owned()));
     env.push(("LARDER_LABEL".to_owned(), label.to_owned()));

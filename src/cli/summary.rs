@@ -110,7 +110,8 @@ impl Told {
                 (self.here.clone(), Some(self.shares(None, more)))
             }
             Behind::Said(server) => {
-                (self.here.before(server), (self.here.requests > 0).then(|| self.shares(Some(server), "")))
+                let any = self.here.bytes_saved + server.bytes_saved + self.here.bytes_around_server > 0;
+                (self.here.before(server), any.then(|| self.shares(Some(server), "")))
             }
         };
         let mut lines = all.lines(label);

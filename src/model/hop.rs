@@ -50,6 +50,8 @@ const CLAIMS: [&str; 14] = [
 
 /// Between two larders: says that a larder asks, whose answers are to come as they are kept.
 pub const ASKS: HeaderName = HeaderName::from_static("larder-agent");
+/// Beside a CONNECT: who asks trusts no authority of ours, so that its TLS is to be carried unread.
+pub const UNREAD: HeaderName = HeaderName::from_static("larder-unread");
 /// Names the process that answers another larder.
 pub const ANSWERS: HeaderName = HeaderName::from_static("larder-server");
 /// Tells another larder that what was fetched did not match its checksum.

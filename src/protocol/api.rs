@@ -67,6 +67,13 @@ struct HostAsk {
     host: String,
 }
 
+#[derive(Deserialize)]
+struct BuildAsk {
+    build: String,
+    /// The authority of the server behind an agent.
+    trusts: bool,
+}
+
 /// What clients have to trust, as PEM; empty where there is nothing.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Authorities {
@@ -158,6 +165,11 @@ impl Front {
                 let ask: GcAsk = if body.is_empty() { GcAsk::default() } else { parse(&body)? };
                 let done = self.cache.collect(ask.max_bytes, ask.dry_run).await.map_err(internal)?;
                 Ok(json(StatusCode::OK, &done))
+            }
+            "/api/v1/trusting" => {
+                let ask: BuildAsk = parse(&body)?;
+                self.trusts(&ask.build, ask.trusts);
+                Ok(json(StatusCode::OK, &json!({ "build": ask.build, "trusts": ask.trusts })))
             }
             "/api/v1/verify" => Ok(self.verify()),
             "/api/v1/flush" => {

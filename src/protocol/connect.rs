@@ -46,7 +46,8 @@ impl Front {
         if let Some(within) = self.looks_within(&visit, &host, port) {
             return self.enter(visit, upgrade, within, (host, port), &listed);
         }
-        let ask = TunnelAsk { host: &host, port, trust: self.hosts.trust(&listed), party: &visit.party };
+        let (trust, inside) = (self.hosts.trust(&listed), self.inside(&visit.party));
+        let ask = TunnelAsk { host: &host, port, trust, party: &visit.party, inside };
         let Opened { io: upstream, carrier } = match self.cache.tunnel(ask).await {
             Ok(opened) => opened,
             Err(error) => return self.failed(&error, at),

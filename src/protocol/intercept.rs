@@ -26,6 +26,7 @@ use super::label::build_label;
 use super::reply::ReplyBody;
 use super::within::{Inner, Opening, Served, Within};
 use crate::cache::relay::{Carrier, TunnelAsk};
+use crate::model::hop;
 use crate::model::outcome::Outcome;
 use crate::model::party::Party;
 use crate::telemetry::table::Name;
@@ -187,7 +188,7 @@ impl Front {
     /// The server, where the inside of this tunnel is worth a look.
     pub(super) fn looks_within(&self, visit: &Visit<'_>, host: &str, port: u16) -> Option<Arc<dyn Within>> {
         let now = self.observers.clock.elapsed();
-        let is_worth = self.intercept.looks(host, port, &visit.party, now);
+        let is_worth = !visit.headers.contains_key(hop::UNREAD) && self.intercept.looks(host, port, &visit.party, now);
         if is_worth { visit.extensions.get::<Arc<dyn Within>>().cloned() } else { None }
     }
 
@@ -202,7 +203,7 @@ impl Front {
     ) -> Answered {
         let (intercept, observers, tasks) = (self.intercept.clone(), self.observers.clone(), self.tasks.clone());
         let (cache, trust, idle) = (self.cache.clone(), self.hosts.trust(listed), self.tunnel_idle);
-        let (label, party) = (build_label(&visit.caller), visit.party);
+        let (label, inside, party) = (build_label(&visit.caller), self.inside(&visit.party), visit.party);
         let heeded = visit.extensions.get::<Heeded>().map(|heeded| heeded.0.clone()).unwrap_or_default();
         // What the server put there counts the tunnel as under way.
         let kept = visit.extensions;
@@ -221,14 +222,16 @@ impl Front {
                             observers.distrusted(label.as_ref(), &host, &served);
                         }
                     }
-                    Way::Around => match cache.tunnel(TunnelAsk { host: &host, port, trust, party: &party }).await {
-                        Ok(upstream) => {
-                            tracing::debug!(%host, ?opening, "a tunnel to a listed host is carried unread");
-                            carrier = upstream.carrier;
-                            carry_unless_silent(client, upstream.io, &meter, idle).await;
+                    Way::Around => {
+                        match cache.tunnel(TunnelAsk { host: &host, port, trust, party: &party, inside }).await {
+                            Ok(upstream) => {
+                                tracing::debug!(%host, ?opening, "a tunnel to a listed host is carried unread");
+                                carrier = upstream.carrier;
+                                carry_unless_silent(client, upstream.io, &meter, idle).await;
+                            }
+                            Err(error) => tracing::warn!(%host, %error, "a tunnel that was opened leads nowhere"),
                         }
-                        Err(error) => tracing::warn!(%host, %error, "a tunnel that was opened leads nowhere"),
-                    },
+                    }
                     Way::End => {}
                 }
             };

@@ -2,20 +2,27 @@
 //! `larder run` asks its server first, for the same thing below the server's own mounts, so that the two mean the same by it.
 
 use std::borrow::Cow;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use http::header::{self, HeaderValue};
 use http::{Response, StatusCode};
+use quick_cache::sync::Cache as Kept;
 use url::Url;
 
 use super::front::{Answered, Front, Visit};
 use super::label;
 use super::reply::ReplyBody;
 use super::status::Verdict;
+use crate::cache::relay::Inside;
 use crate::ecosystem::path::name_in_path;
 use crate::model::hop;
 use crate::model::kind::ErrorKind;
 use crate::model::lookup::{Expect, Fallback, Lookup, Origin, Origins, Trust};
+use crate::model::party::Party;
+
+/// Builds of which it is remembered whom they trust.
+const BUILDS_KEPT: usize = 1000;
 
 /// Who is to make use of an answer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -29,11 +36,15 @@ pub(super) enum Asker {
 pub struct Parent {
     /// Ends in a slash.
     base: Url,
+    /// Builds, and whether their tools trust its authority.
+    trusting: Kept<String, bool>,
+    /// There was a build whose tools do not.
+    is_doubted: AtomicBool,
 }
 
 impl Parent {
     pub fn new(base: Url) -> Parent {
-        Parent { base }
+        Parent { base, trusting: Kept::new(BUILDS_KEPT), is_doubted: AtomicBool::new(false) }
     }
 
     /// Where an address itself is at the parent: as its forward proxy sees it.
@@ -81,6 +92,24 @@ impl Parent {
 }
 
 impl Front {
+    /// Notes whether a build's tools trust the authority of the larder before this one.
+    pub(super) fn trusts(&self, build: &str, trusts: bool) {
+        if let Some(parent) = &self.parent {
+            parent.trusting.insert(build.to_owned(), trusts);
+            parent.is_doubted.fetch_or(!trusts, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether a larder that carries a tunnel may look into it: not where a tool would be shown what it does not trust.
+    pub(super) fn inside(&self, party: &Party) -> Inside {
+        let trusts = |parent: &Parent| match party.build() {
+            Some(build) => parent.trusting.get(build) == Some(true),
+            // Python sends no user name without a password: it may be any of them.
+            None => !parent.trusting.is_empty() && !parent.is_doubted.load(Ordering::Relaxed),
+        };
+        if self.parent.as_ref().is_some_and(trusts) { Inside::Shown } else { Inside::Unread }
+    }
+
     /// Tells another larder who answers.
     pub(super) fn signed(&self, mut answered: Answered, asker: Asker) -> Answered {
         if asker == Asker::Larder {

@@ -23,7 +23,7 @@ use url::Url;
 
 use super::client::Client;
 use super::fetch::{
-    Carrier, Ends, Fetch, FetchAsk, FetchBody, Fetched, FetchedBody, Opened, Redirects, Resume, TunnelAsk,
+    Carrier, Ends, Fetch, FetchAsk, FetchBody, Fetched, FetchedBody, Inside, Opened, Redirects, Resume, TunnelAsk,
     UpstreamError,
 };
 use super::origin::Origin;
@@ -31,7 +31,7 @@ use super::proxy::Proxy;
 use super::secret::Secret;
 use super::settings::{BreakerSettings, ProxySettings, RetrySettings, Settings, SettingsError};
 use super::wire::Tunnel;
-use crate::model::hop::{ANSWERS, ASKS, CORRUPT};
+use crate::model::hop::{ANSWERS, ASKS, CORRUPT, UNREAD};
 use crate::model::lookup::Trust;
 use crate::model::party::Party;
 use crate::runtime::clock::Clock;
@@ -316,7 +316,7 @@ impl Parent {
             return Err(self.resting());
         }
         let opened = tokio::select! {
-            opened = self.client.tunnel_by(&self.proxy, self.shown_for(ask.party), (ask.host, ask.port)) => opened,
+            opened = self.client.tunnel_by(&self.proxy, self.shown_for(ask), (ask.host, ask.port)) => opened,
             error = self.silence(None) => Err(error),
         };
         let mut said = match opened {
@@ -340,9 +340,12 @@ impl Parent {
     }
 
     /// What tells it of a CONNECT who asks, and that what it says of itself is understood.
-    fn shown_for(&self, party: &Party) -> HeaderMap {
+    fn shown_for(&self, ask: TunnelAsk<'_>) -> HeaderMap {
         let mut fields = HeaderMap::from_iter([(ASKS, HeaderValue::from_static("1"))]);
-        let credential = match (party.build(), &self.token) {
+        if ask.inside == Inside::Unread {
+            fields.insert(UNREAD, HeaderValue::from_static("1"));
+        }
+        let credential = match (ask.party.build(), &self.token) {
             (Some(build), Some(token)) => token.basic(build),
             // A user name has no colon (RFC 7617): only beside a token is it told where a label ends.
             (Some(build), None) if !build.contains(':') => Secret::new(String::new()).basic(build),

@@ -96,6 +96,29 @@ fn a_tunnel_goes_around_a_server_that_is_lost() {
     assert!(ended.stderr.contains("fetched around the server; the server is lost"), "{}", ended.stderr);
 }
 
+/// Such a build was not told of the server's authority, and a tool that is shown its certificate fails.
+#[test]
+fn a_build_that_began_without_its_server_is_not_shown_certificates_that_it_does_not_trust() {
+    let dir = scratch();
+    let (world, setup) = setup(dir.path(), &["files.example"]);
+    let server = setup.start();
+    let (url, setup) = (server.url(), setup.clone().listen(&server.addr().to_string()));
+    server.kill();
+    let mut agent = build(dir.path(), &world, &url);
+    assert!(!fetched(&mut agent, "https://files.example/a").contains("cache-status"));
+    let server = setup.start();
+    wait_until(SHORT, "the server carries its tunnels", || {
+        assert!(!fetched(&mut agent, "https://files.example/a").contains("cache-status"));
+        of_build(&server)["tunnelled"].as_array().is_some_and(|hosts| !hosts.is_empty())
+    });
+    // One that begins now is, at the same agent.
+    let mut command = larder_run(dir.path(), &url);
+    command.env("https_proxy", world.proxy()).args(["--label", "b2"]);
+    let mut other = Agent::of(command);
+    assert!(fetched(&mut other, "https://files.example/a").contains("cache-status"));
+    assert_eq!(other.addr(), agent.addr());
+}
+
 #[test]
 fn a_tunnel_through_a_server_that_falls_silent_is_cut_and_not_left_to_wait() {
     let dir = scratch();
@@ -130,6 +153,7 @@ fn what_the_server_refuses_to_tunnel_is_refused_and_what_it_cannot_reach_is_not(
     assert!(code != 0 && said.contains("403"), "{code}: {said}");
     assert_eq!(world.upstream.count("/a"), 0, "somebody went around the server");
     assert!(!fetched(&mut agent, "https://files.example/a").contains("cache-status"));
+    wait_until(SHORT, "the tunnel is counted", || agent.get("/api/v1/stats?build=b1").text().contains("files.example"));
     let ended = agent.end();
     assert!(ended.stderr.contains("1 host went around the cache, tunnelled: files.example ("), "{}", ended.stderr);
 }

@@ -256,7 +256,7 @@ fn an_archive_that_keeps_no_files_by_hash_is_read_by_name() {
         let (folder, name) = INDEX.rsplit_once('/').expect("has a folder");
         let by_hash = dists(&format!("{folder}/by-hash/SHA256/{sum}"));
         let target = |path: &str| bed.targets(path)[at].clone();
-        let mut apt = Connection::to(&bed.server);
+        let mut apt = Connection::to(bed.server.addr());
         assert_eq!(apt.get(&target(&dists("InRelease"))).1, state.release);
         assert_eq!(apt.get(&target(&by_hash)).0, 404);
         // Another larder says both, so that it is understood whatever generation this one holds.

@@ -137,11 +137,6 @@ impl World {
         )
     }
 
-    /// The proxy behind which they are.
-    pub fn proxy(&self) -> String {
-        format!("http://{}", self.addr)
-    }
-
     /// Cuts everything and listens no more.
     pub fn die(&mut self) {
         self.upstream.die();
