@@ -333,6 +333,9 @@ fn twenty_builds_share_one_larder_while_their_server_restarts_every_five_seconds
     let url = server.url();
     let builds: Vec<Child> = (0..20).map(|at| downloading(dir.path(), &url, at, &fetch[way(at)])).collect();
     let waiting = std::thread::spawn(move || builds.into_iter().map(sums).collect::<Vec<_>>());
+    // On a busy machine twenty of them take a while to look at its tools.
+    let has_begun = |number: usize| dir.path().join(format!("build-{number}/out")).exists();
+    wait_until(Duration::from_secs(120), "all have begun", || waiting.is_finished() || (0..20).all(has_begun));
     for restart in 0..RESTARTS {
         let begin = Instant::now();
         while begin.elapsed() < Duration::from_secs(5) {
