@@ -36,6 +36,7 @@ use crate::protocol::generation::Handed;
 use crate::protocol::hosts::{Hosts, host_of};
 use crate::protocol::intercept::Intercept;
 use crate::protocol::observe::Observers;
+use crate::protocol::owner::OwnerKey;
 use crate::protocol::package::Upstreams;
 use crate::protocol::parent::Parent;
 use crate::protocol::target::Targets;
@@ -98,6 +99,7 @@ pub struct Running {
 
 pub(crate) struct RunningParts {
     pub dir: PathBuf,
+    pub owner: OwnerKey,
     pub cache: Cache,
     pub store: Store,
     pub index: Index,
@@ -173,6 +175,7 @@ pub async fn start(mut config: Config, options: StartOptions) -> Result<Running,
     let inherited = if options.embedded || !given.is_empty() { given } else { take_over(&dir).await? };
     let patience = (!inherited.is_empty()).then_some(HANDOVER_PATIENCE);
     let (store, index) = directory::open(&dir, &config, &clock, patience).await?;
+    let owner = OwnerKey::read_or_make(&dir).map_err(StartError::failed)?;
     let client = Client::new(config.upstream.clone(), clock.clone(), tasks.clone()).map_err(|error| {
         StartError::new(
             StartErrorKind::Config,
@@ -204,6 +207,7 @@ pub async fn start(mut config: Config, options: StartOptions) -> Result<Running,
         server: Mutex::new(None),
         config: Mutex::new(config),
         dir,
+        owner,
         cache,
         store,
         index,
@@ -305,6 +309,7 @@ impl RunningParts {
             packages: Packages::default(),
             handed: Handed::default(),
             parent: options.parent.map(|parent| Parent::new(parent.base)),
+            owner: self.owner,
             embedded: options.embedded,
             instance: instance(),
             tunnel_idle: config.server.limits.tunnel_idle,

@@ -13,6 +13,7 @@ use url::Url;
 
 use super::front::{Answered, Front, Visit, json};
 use super::observe::Totals;
+use super::owner::CHALLENGE;
 use super::reply;
 use super::upload::Upload;
 use crate::cache::error::CacheError;
@@ -124,7 +125,7 @@ impl Front {
                 let text = Bytes::from(self.control.metrics());
                 Ok(reply::body(StatusCode::OK, Outcome::Generated, "text/plain; version=0.0.4", text))
             }
-            (true, "/api/v1/health") => Ok(self.health()),
+            (true, "/api/v1/health") => Ok(self.health(visit)),
             (true, "/api/v1/stats") => self.stats(visit),
             (true, "/api/v1/ca") => Ok(json(StatusCode::OK, &self.control.authorities())),
             (true, "/api/v1/explain") => self.explain(visit).await,
@@ -179,13 +180,15 @@ impl Front {
         }
     }
 
-    fn health(&self) -> http::Response<reply::ReplyBody> {
+    fn health(&self, visit: &Visit<'_>) -> http::Response<reply::ReplyBody> {
         let (ready, offline) = (self.control.is_ready(), self.control.is_offline());
         let version = env!("CARGO_PKG_VERSION");
         let (agent, instance) = (self.parent.is_some(), self.instance.to_str().unwrap_or_default());
+        let challenge = visit.headers.get(CHALLENGE).map(http::HeaderValue::as_bytes);
+        let proof = challenge.and_then(|challenge| self.owner.proof(challenge, visit.peer.local.port()));
         let health = json!({
             "ready": ready, "version": version, "offline": offline, "agent": agent, "instance": instance,
-            "embedded": self.embedded,
+            "embedded": self.embedded, "proof": proof,
         });
         json(StatusCode::OK, &health)
     }

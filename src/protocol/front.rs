@@ -25,6 +25,7 @@ use super::hosts::{Hosts, Nearness};
 use super::intercept::{Heeded, Intercept, is_upgrade};
 use super::label;
 use super::observe::{Observation, Observers};
+use super::owner::OwnerKey;
 use super::package::{Routed, Upstreams};
 use super::page;
 use super::parent::{Asker, Parent, add_advice};
@@ -75,6 +76,8 @@ pub struct Front {
     pub tempo: Tempo,
     /// The larder that this one stands before: it is asked first.
     pub parent: Option<Parent>,
+    /// Proves who serves here.
+    pub owner: OwnerKey,
     /// For builds, and gone with them.
     pub embedded: bool,
     /// Names this process to other larders.

@@ -1,0 +1,136 @@
+//! Whom `larder run` believes to be larder: another user of the machine may have a port that ours had, and says what it likes.
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use crate::support::agent::{as_user, larder_run};
+use crate::support::machine::scratch;
+use crate::support::server::{Ended, LARDER, Setup, end_of};
+
+const LIMIT: Duration = Duration::from_secs(60);
+/// What leads tools to certificates.
+const TRUSTED: &str = "/overlays/trust/";
+const INTERCEPTS: &str = "[intercept]\nhosts = [\"files.example\"]\n";
+
+/// A process of somebody else's that says it is a larder, and offers an authority.
+fn impostor() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("binds");
+    let url = format!("http://{}", listener.local_addr().expect("an address"));
+    let key = rcgen::KeyPair::generate().expect("a key");
+    let params = rcgen::CertificateParams::new(vec!["evil.example".to_owned()]).expect("a name");
+    let authority = params.self_signed(&key).expect("a certificate").pem();
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let mut head = BufReader::new(&stream);
+            let mut first = String::new();
+            while head.read_line(&mut first).is_ok_and(|read| read > 2) {}
+            let health =
+                serde_json::json!({ "ready": true, "instance": "1", "proof": "0".repeat(64), "embedded": true });
+            let offer = serde_json::json!({ "own": authority, "intercept": authority, "hosts": ["files.example"] });
+            let body = if first.contains("/api/v1/ca") { offer } else { health }.to_string();
+            let head = format!("HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: {}\r\n\r\n", body.len());
+            // It may have hung up.
+            let _ = (&stream).write_all((head + &body).as_bytes());
+        }
+    });
+    url
+}
+
+fn run(home: &Path, words: &[&str], variables: &[(&str, &str)]) -> Ended {
+    let mut command = Command::new(LARDER);
+    command.arg("run").args(words).args(["--", "env"]);
+    as_user(&mut command, home);
+    end_of(
+        {
+            command.envs(variables.iter().copied());
+            command
+        },
+        LIMIT,
+    )
+}
+
+#[track_caller]
+fn assert_not_used(ended: &Ended, impostor: &str) {
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    assert!(!ended.stdout.contains(impostor), "its tools are led to a stranger: {}", ended.stdout);
+    assert!(!ended.stdout.contains(TRUSTED), "its tools trust a stranger: {}", ended.stdout);
+    assert!(ended.stdout.contains("LARDER_SERVER=http://127.0.0.1:"), "{ended:?}");
+}
+
+#[test]
+fn a_stranger_at_an_address_that_was_left_behind_is_not_ours() {
+    let (dir, impostor) = (scratch(), impostor());
+    let data = dir.path().join("data");
+    std::fs::create_dir_all(&data).expect("scratch can be written");
+    std::fs::write(data.join("address"), format!("{impostor}\n")).expect("scratch can be written");
+    let ended = run(dir.path(), &["--data", &data.display().to_string()], &[]);
+    assert_not_used(&ended, &impostor);
+}
+
+#[test]
+fn a_stranger_at_the_address_of_this_machines_larder_is_not_ours() {
+    let (dir, impostor) = (scratch(), impostor());
+    let listen = impostor.trim_start_matches("http://");
+    assert_not_used(&run(dir.path(), &[], &[("LARDER_SERVER_LISTEN", listen)]), &impostor);
+}
+
+/// It holds the file's lock, as the larder that wrote it would.
+#[test]
+fn a_stranger_that_cannot_prove_itself_is_not_asked_for_numbers() {
+    let (dir, impostor) = (scratch(), impostor());
+    let data = dir.path().join("data");
+    std::fs::create_dir_all(&data).expect("scratch can be written");
+    let mut address = std::fs::File::create(data.join("address")).expect("scratch can be written");
+    address.write_all(impostor.as_bytes()).expect("scratch can be written");
+    address.lock().expect("is free");
+    std::fs::write(data.join("owner.key"), "1".repeat(64)).expect("scratch can be written");
+    std::fs::set_permissions(data.join("owner.key"), std::os::unix::fs::PermissionsExt::from_mode(0o600))
+        .expect("ours");
+    let mut command = Command::new(LARDER);
+    command.args(["stats", "--data"]).arg(&data);
+    as_user(&mut command, dir.path());
+    let ended = end_of(command, LIMIT);
+    assert!(ended.code == Some(1) && ended.stderr.contains("cannot prove that it is the larder of"), "{ended:?}");
+}
+
+#[test]
+fn the_users_own_server_is_found_and_trusted() {
+    let dir = scratch();
+    let setup = Setup::below(dir.path()).config(INTERCEPTS);
+    let server = setup.start();
+    let data = setup.data.display().to_string();
+    for words in [&["--data", &data][..], &["--data", &data, "--strict", "--server", &server.url()]] {
+        let ended = run(dir.path(), words, &[]);
+        assert_eq!(ended.code, Some(0), "{ended:?}");
+        assert!(ended.stdout.contains(&format!("LARDER_SERVER={}\n", server.url())), "{ended:?}");
+        assert!(ended.stdout.contains(TRUSTED), "{ended:?}");
+    }
+}
+
+#[test]
+fn a_loopback_server_that_only_a_name_vouches_for_needs_consent_to_be_trusted() {
+    let dir = scratch();
+    let server = Setup::below(dir.path()).config(INTERCEPTS).start();
+    let mut command = larder_run(dir.path(), &server.url());
+    let ended = end_of(
+        {
+            command.args(["--", "env"]);
+            command
+        },
+        LIMIT,
+    );
+    assert!(ended.code == Some(0) && !ended.stdout.contains(TRUSTED), "{ended:?}");
+    assert!(ended.stderr.contains("--trust-plain-http"), "{ended:?}");
+    let mut command = larder_run(dir.path(), &server.url());
+    let ended = end_of(
+        {
+            command.args(["--trust-plain-http", "--", "env"]);
+            command
+        },
+        LIMIT,
+    );
+    assert!(ended.code == Some(0) && ended.stdout.contains(TRUSTED), "{ended:?}");
+}
