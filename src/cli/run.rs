@@ -230,7 +230,8 @@ async fn offered(args: &Args, place: &Place) -> (Option<Offer>, Vec<Der>) {
         // It has fallen silent just now.
         Err(_) => return (None, agent.map(|(dir, _)| trust::known(dir)).unwrap_or_default()),
     };
-    let certificates = offer.as_ref().map(Offer::certificates).unwrap_or_default();
+    let for_tools = |offer: &Offer| offer.clone().at(&place.client.base).certificates();
+    let certificates = offer.as_ref().map(for_tools).unwrap_or_default();
     if let Some((dir, _)) = agent {
         trust::remember(dir, &certificates);
     }

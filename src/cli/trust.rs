@@ -17,6 +17,8 @@ use serde::Deserialize;
 use tokio_rustls::rustls::pki_types::CertificateDer;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 
+use url::Url;
+
 use super::client::{Client, ClientError};
 use super::discover::{Surroundings, cargo, ini, npm, pip};
 use super::failure::Failure;
@@ -117,6 +119,14 @@ pub(crate) struct Offer {
 }
 
 impl Offer {
+    /// As tools need it that are led to larder at `address`: over plain HTTP none of them sees its own certificate.
+    pub fn at(mut self, address: &Url) -> Offer {
+        if address.scheme() == "http" {
+            self.own.clear();
+        }
+        self
+    }
+
     /// Every authority, as DER.
     pub fn certificates(&self) -> Vec<Der> {
         let both = format!("{}{}", self.own, self.intercept);
@@ -471,6 +481,14 @@ mod tests {
         fs::write(at("java/lib/security/cacerts"), keystore::jks(std::slice::from_ref(&javas), "x")).expect("writes");
         let told = java(dir.path(), &before, std::slice::from_ref(&larder)).expect("lays");
         assert_eq!(trusted(&told, keystore::PASSWORD), both(&javas, &larder));
+    }
+
+    #[test]
+    fn only_who_speaks_tls_with_larder_needs_its_own_authority() {
+        let pem = |name: &str| keystore::pem(&certificates(&[name]));
+        let offer = Offer { own: pem("own.example"), intercept: pem("files.example"), hosts: Vec::new() };
+        let count = |url: &str| offer.clone().at(&Url::parse(url).expect("an address")).certificates().len();
+        assert_eq!((count("http://127.0.0.1:1/"), count("https://cache.example/")), (1, 2));
     }
 
     #[test]

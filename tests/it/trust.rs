@@ -134,3 +134,43 @@ fn a_loopback_server_that_only_a_name_vouches_for_needs_consent_to_be_trusted() 
     );
     assert!(ended.code == Some(0) && ended.stdout.contains(TRUSTED), "{ended:?}");
 }
+
+#[test]
+fn tools_that_are_led_to_larder_by_plain_http_do_not_trust_its_own_authority() {
+    let dir = scratch();
+    let setup = Setup::below(dir.path()).config("[server.tls]\nnames = [\"localhost\"]\n");
+    let server = setup.start();
+    let data = setup.data.display().to_string();
+    for words in [&["--data", &data][..], &["--trust-plain-http", "--server", &server.url()]] {
+        let ended = run(dir.path(), words, &[]);
+        assert!(ended.code == Some(0) && !ended.stdout.contains(TRUSTED), "{ended:?}");
+    }
+}
+
+#[test]
+fn our_own_authority_vouches_for_the_names_of_the_server_alone() {
+    let dir = scratch();
+    let named = |names: &str| Setup::below(dir.path()).config(&format!("[server.tls]\nnames = [{names}]\n"));
+    let curl = |server: &str, name: &str| {
+        let mut command = Command::new("curl");
+        let port = server.rsplit(':').next().expect("a port");
+        command.args(["-sS", "--noproxy", "*", "--resolve", &format!("{name}:{port}:127.0.0.1"), "--cacert"]);
+        command.arg(dir.path().join("data/ca/ca.pem")).arg(format!("https://{name}:{port}/healthz"));
+        end_of(command, LIMIT)
+    };
+    let setup = named("\"cache.example\", \"127.0.0.1\"");
+    let server = setup.start();
+    for name in ["cache.example", "127.0.0.1"] {
+        let ended = curl(&server.url(), name);
+        assert_eq!((ended.code, ended.stdout.as_str()), (Some(0), "ok\n"), "{name}: {ended:?}");
+    }
+    server.stop();
+    let mut openssl = Command::new("openssl");
+    openssl.args(["x509", "-noout", "-text", "-in"]).arg(dir.path().join("data/ca/ca.pem"));
+    let text = end_of(openssl, LIMIT).stdout;
+    assert!(text.contains("X509v3 Name Constraints: critical") && text.contains("DNS:cache.example"), "{text}");
+    // It cannot be widened where clients trust it already, and a name below one of its own is within.
+    named("\"a.cache.example\"").start().stop();
+    let why = named("\"cache.example\", \"other.example\"").try_start().err().expect("clients would refuse it");
+    assert!(why.contains("other.example is not among the names") && why.contains("help: "), "{why}");
+}
