@@ -24,7 +24,7 @@ use url::Url;
 
 use super::failure::Failure;
 use crate::model::hex;
-use crate::protocol::owner::{CHALLENGE, OwnerKey};
+use crate::protocol::owner::{CHALLENGE, OwnerKey, PASS};
 use crate::runtime::clock::random_bytes;
 use crate::runtime::tasks::Tasks;
 
@@ -197,7 +197,7 @@ impl Client {
         }
     }
 
-    async fn over<S>(&self, stream: S, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, String>
+    async fn over<S>(&self, stream: S, mut request: Request<Full<Bytes>>) -> Result<Response<Incoming>, String>
     where
         S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin + 'static,
     {
@@ -208,6 +208,9 @@ impl Client {
         });
         if let Some(key) = &self.owner {
             self.prove(key, &mut sender, &request).await?;
+            if request.uri().path().starts_with("/api/") {
+                request.headers_mut().extend(HeaderValue::try_from(key.pass()).ok().map(|pass| (PASS, pass)));
+            }
         }
         sender.send_request(request).await.map_err(|error| error.to_string())
     }

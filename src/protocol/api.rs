@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use url::Url;
 
-use super::front::{Answered, Front, Visit, json};
+use super::front::{Answered, Front, Visit};
 use super::observe::Totals;
 use super::owner::CHALLENGE;
 use super::reply;
@@ -354,6 +354,11 @@ fn named_host(text: &str) -> Option<String> {
     // Hosts that clients name come without the port of their scheme.
     let port = url.port().filter(|port| *port != 443);
     Some(port.map_or_else(|| host.to_owned(), |port| format!("{host}:{port}")))
+}
+
+fn json(status: StatusCode, value: &impl Serialize) -> http::Response<reply::ReplyBody> {
+    let bytes = serde_json::to_vec(value).unwrap_or_default();
+    reply::body(status, Outcome::Generated, "application/json", Bytes::from(bytes))
 }
 
 fn bad_request(why: impl Into<String>) -> (StatusCode, String) {

@@ -9,15 +9,20 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use http::HeaderName;
+use http::{HeaderMap, HeaderName};
 use subtle::ConstantTimeEq;
 
+use super::front::is_api;
 use super::token::replace;
 use crate::model::hex;
 use crate::runtime::clock::random_bytes;
 
 /// The request's field that holds the challenge: 32 random bytes in hex.
 pub const CHALLENGE: HeaderName = HeaderName::from_static("larder-challenge");
+/// The request's field that holds what the API of a builds' larder wants: `OwnerKey::pass`.
+pub const PASS: HeaderName = HeaderName::from_static("larder-owner");
+/// What is said to who shows none.
+pub(super) const WANTED: &str = "this larder is for its user's builds: only commands of that user may ask for this\n";
 const FILE: &str = "owner.key";
 
 /// The key of a data directory. Never shown by `Debug`.
@@ -64,11 +69,26 @@ impl OwnerKey {
         Some(hex::encode(blake3::keyed_hash(&key, &asked).as_bytes()))
     }
 
+    /// What its owner's commands show to a larder that has proven that it is theirs. It proves nothing in its turn.
+    pub fn pass(&self) -> String {
+        hex::encode(&blake3::derive_key("larder 2026 pass of a data directory's owner", &self.0))
+    }
+
+    /// Whether a request holds that.
+    pub(super) fn is_shown(&self, headers: &HeaderMap) -> bool {
+        headers.get(PASS).is_some_and(|shown| shown.as_bytes().ct_eq(self.pass().as_bytes()).into())
+    }
+
     /// Whether `answer` proves that who gave it knows the key.
     pub fn is_proven(&self, challenge: &str, port: u16, answer: &str) -> bool {
         let expected = self.proof(challenge.as_bytes(), port);
         expected.is_some_and(|expected| expected.as_bytes().ct_eq(answer.as_bytes()).into())
     }
+}
+
+/// Whether the larder of one user's builds answers nobody else there: all of the API, but that it is there.
+pub(super) fn is_guarded(path: &str) -> bool {
+    is_api(path) && path != "/api/v1/health"
 }
 
 impl fmt::Debug for OwnerKey {
@@ -98,6 +118,9 @@ mod tests {
         let stranger = OwnerKey::read_or_make(other.path()).expect("makes one");
         assert!(!read.is_proven(&challenge, 7070, &stranger.proof(challenge.as_bytes(), 7070).expect("a challenge")));
         assert!(key.proof(b"short", 7070).is_none() && key.proof(&challenge.as_bytes()[2..], 7070).is_none());
+        let shown = |pass: String| HeaderMap::from_iter([(PASS, pass.parse().expect("a value"))]);
+        assert!(key.is_shown(&shown(read.pass())) && !key.is_shown(&shown(proof.clone())));
+        assert!(!key.is_shown(&shown(stranger.pass())) && !key.is_shown(&HeaderMap::new()));
         assert!(!proof.contains(&hex::encode(&key.0)) && format!("{key:?}") == "OwnerKey(…)");
     }
 

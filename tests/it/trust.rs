@@ -6,9 +6,12 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use crate::support::agent::{as_user, larder_run};
+use crate::support::agent::{Agent, as_user, larder_run};
+use crate::support::client::Ask;
 use crate::support::machine::scratch;
+use crate::support::resource::Resource;
 use crate::support::server::{Ended, LARDER, Setup, end_of};
+use crate::support::upstream::Upstream;
 
 const LIMIT: Duration = Duration::from_secs(60);
 /// What leads tools to certificates.
@@ -173,4 +176,41 @@ fn our_own_authority_vouches_for_the_names_of_the_server_alone() {
     named("\"a.cache.example\"").start().stop();
     let why = named("\"cache.example\", \"other.example\"").try_start().err().expect("clients would refuse it");
     assert!(why.contains("other.example is not among the names") && why.contains("help: "), "{why}");
+}
+
+#[test]
+fn another_user_of_the_machine_may_read_through_a_builds_larder_and_command_nothing() {
+    let (dir, upstream) = (scratch(), Upstream::start());
+    upstream.put("/file", Resource::text("what is there\n"));
+    let (data, record) = (dir.path().join("data"), dir.path().join("record.jsonl"));
+    let server = Setup::below(&dir.path().join("server")).start();
+    for named in [None, Some(server.url())] {
+        let mut command = Command::new(LARDER);
+        command.args(["run", "--label", "b1", "--data"]).arg(&data).arg("--record").arg(&record);
+        command.args(named.iter().flat_map(|url| ["--server", url]));
+        as_user(&mut command, dir.path());
+        command.env("LARDER_UPSTREAM_ALLOW_PRIVATE", "127.0.0.1/32").env("LARDER_UPSTREAMS_LEARN", "public");
+        let agent = Agent::of(command);
+        let status = |ask: Ask| ask.must(agent.addr()).status;
+        for path in ["stats", "builds/b1", "ca", "upstreams", "explain?url=/go/a", "blobs/x"] {
+            assert_eq!(status(Ask::get(format!("/api/v1/{path}"))), 403, "{path}");
+        }
+        for path in ["offline", "gc", "flush", "upstreams/import", "upstreams/allow", "reload"] {
+            assert_eq!(status(Ask::get(format!("/api/v1/{path}")).method("POST")), 403, "{path}");
+        }
+        assert_eq!(status(Ask::get("/api/v1/health")), 200);
+        let label = format!("/~b1{}", upstream.mirror("/file"));
+        assert_eq!(agent.get(label).text(), "what is there\n");
+        // This user's own commands show what it wants.
+        let mut stats = Command::new(LARDER);
+        stats.args(["stats", "--build", "b1", "--server", &format!("http://{}", agent.addr()), "--data"]).arg(&data);
+        as_user(&mut stats, dir.path());
+        let told = end_of(stats, LIMIT);
+        assert!(told.code == Some(0) && told.stdout.contains("1 request"), "{told:?}");
+        let ended = agent.end();
+        assert!(ended.code == Some(0) && ended.stderr.contains("build b1: "), "{ended:?}");
+        assert!(std::fs::read_to_string(&record).is_ok_and(|record| record.contains("/file")), "{ended:?}");
+    }
+    // What is started to be served to others is an operator's.
+    assert_eq!(Ask::get("/api/v1/gc").method("POST").must(server.addr()).status, 200);
 }
