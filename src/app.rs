@@ -36,6 +36,7 @@ use crate::protocol::generation::Handed;
 use crate::protocol::hosts::{Hosts, host_of};
 use crate::protocol::intercept::Intercept;
 use crate::protocol::observe::Observers;
+use crate::protocol::owner::OwnerKey;
 use crate::protocol::package::Upstreams;
 use crate::protocol::parent::Parent;
 use crate::protocol::target::Targets;
@@ -44,9 +45,9 @@ use crate::runtime::clock::{Clock, SystemClock, random_bytes};
 use crate::runtime::tasks::Tasks;
 use crate::server::front::{Doors, Server};
 use crate::server::guise::Guises;
-use crate::server::handover::{Control as HandoverControl, Takeover};
+use crate::server::handover::Control as HandoverControl;
 use crate::server::tls::Certificates;
-use crate::server::{ca, front, systemd};
+use crate::server::{authorities, ca, front, systemd};
 use crate::store::Store;
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::metrics::Metrics;
@@ -98,6 +99,7 @@ pub struct Running {
 
 pub(crate) struct RunningParts {
     pub dir: PathBuf,
+    pub owner: OwnerKey,
     pub cache: Cache,
     pub store: Store,
     pub index: Index,
@@ -171,9 +173,10 @@ pub async fn start(mut config: Config, options: StartOptions) -> Result<Running,
     gate.check_listen(&config.server.listen)?;
     directory::check(&dir)?;
     let given = systemd::sockets().map_err(StartError::failed)?;
-    let inherited = if options.embedded || !given.is_empty() { given } else { take_over(&dir).await? };
+    let inherited = if options.embedded || !given.is_empty() { given } else { directory::take_over(&dir).await? };
     let patience = (!inherited.is_empty()).then_some(HANDOVER_PATIENCE);
     let (store, index) = directory::open(&dir, &config, &clock, patience).await?;
+    let owner = OwnerKey::read_or_make(&dir).map_err(StartError::failed)?;
     let client = Client::new(config.upstream.clone(), clock.clone(), tasks.clone()).map_err(|error| {
         StartError::new(
             StartErrorKind::Config,
@@ -205,6 +208,7 @@ pub async fn start(mut config: Config, options: StartOptions) -> Result<Running,
         server: Mutex::new(None),
         config: Mutex::new(config),
         dir,
+        owner,
         cache,
         store,
         index,
@@ -239,24 +243,19 @@ fn instance() -> HeaderValue {
     HeaderValue::try_from(hex::encode(&random_bytes::<8>())).unwrap_or(HeaderValue::from_static("larder"))
 }
 
-/// A larder that runs on this directory hands its sockets over and lets go of the directory.
-async fn take_over(dir: &Path) -> Result<Vec<std::net::TcpListener>, StartError> {
-    match Takeover::ask(dir).await {
-        Ok(Some(takeover)) => takeover.release(HANDOVER_PATIENCE).await.map_err(StartError::failed),
-        Ok(None) => Ok(Vec::new()),
-        Err(error) => {
-            tracing::warn!(%error, "a running larder did not hand over");
-            Ok(Vec::new())
-        }
-    }
-}
-
 /// Makes larder's own certificate authority in a data directory, if it is not there, and those for intercepted hosts.
 ///
-/// *Errors*: the directory cannot be written.
+/// *Errors*: no name is set for either; the directory cannot be written.
 pub fn certificate_authority(dir: &Path, config: &Config) -> Result<(), StartError> {
     let clock = SystemClock::new();
-    ca::Ca::open_or_create(&dir.join("ca"), clock.clone()).map_err(StartError::failed)?;
+    let names = &config.server.tls.names;
+    if names.is_empty() && config.intercept.hosts.is_empty() && !ca::Ca::is_in(&dir.join("ca")) {
+        let message = "there is no name that an authority would vouch for";
+        return Err(StartError::new(StartErrorKind::Config, message, "set server.tls.names, or intercept.hosts"));
+    }
+    if !names.is_empty() {
+        authorities::own(&dir.join("ca"), names, clock.clone()).map_err(StartError::failed)?;
+    }
     intercept::guises(config, dir, &(clock as Arc<dyn Clock>)).map(drop)
 }
 
@@ -269,11 +268,12 @@ fn certificates(config: &Config, dir: &Path, clock: &Arc<dyn Clock>) -> Result<O
     if let Some(from_files) = front::certificates_from(&config.server).map_err(wrong)? {
         return Ok(Some(from_files));
     }
-    if config.server.tls.names.is_empty() {
+    let names = &config.server.tls.names;
+    if names.is_empty() {
         return Ok(None);
     }
-    let authority = Arc::new(ca::Ca::open_or_create(&dir.join("ca"), clock.clone()).map_err(wrong)?);
-    let issued = Certificates::from_ca(authority, config.server.tls.names.clone(), clock.clone()).map_err(wrong)?;
+    let authority = authorities::own(&dir.join("ca"), names, clock.clone()).map(Arc::new).map_err(wrong)?;
+    let issued = Certificates::from_ca(authority, names.clone(), clock.clone()).map_err(wrong)?;
     Ok(Some(Arc::new(issued)))
 }
 
@@ -306,6 +306,7 @@ impl RunningParts {
             packages: Packages::default(),
             handed: Handed::default(),
             parent: options.parent.map(|parent| Parent::new(parent.base)),
+            owner: self.owner,
             embedded: options.embedded,
             instance: instance(),
             tunnel_idle: config.server.limits.tunnel_idle,

@@ -5,13 +5,14 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{StartError, StartErrorKind};
+use super::{HANDOVER_PATIENCE, StartError, StartErrorKind};
 use crate::config::Config;
 use crate::index::Index;
 use crate::index::error::IndexError;
 use crate::index::lock::DirectoryLock;
 use crate::index::open::OnPlace;
 use crate::runtime::clock::Clock;
+use crate::server::handover::Takeover;
 use crate::store::{Store, SystemFiles};
 
 /// Whether this version can read what is there. Asked before a running larder is told to make room for this one.
@@ -37,6 +38,18 @@ pub(super) async fn open(
     let on_place: OnPlace = Box::new(move |_, place, class| accounts.adopt([(*place, class)]));
     let index = Index::open_owned(dir, &config.index, clock.clone(), on_place, lock).map_err(refused)?;
     Ok((store, index))
+}
+
+/// A larder that runs on this directory hands its sockets over and lets go of the directory.
+pub(super) async fn take_over(dir: &Path) -> Result<Vec<std::net::TcpListener>, StartError> {
+    match Takeover::ask(dir).await {
+        Ok(Some(takeover)) => takeover.release(HANDOVER_PATIENCE).await.map_err(StartError::failed),
+        Ok(None) => Ok(Vec::new()),
+        Err(error) => {
+            tracing::warn!(%error, "a running larder did not hand over");
+            Ok(Vec::new())
+        }
+    }
 }
 
 fn refused(error: IndexError) -> StartError {

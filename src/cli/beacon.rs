@@ -1,8 +1,8 @@
 //! How one larder on this machine finds another that owns the same data directory: a file with its address, and a lock
 //! that builds hold while they use a server that another build started.
 
-use std::fs::File;
-use std::io;
+use std::fs::{File, TryLockError};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 const ADDRESS: &str = "address";
@@ -12,6 +12,8 @@ const USERS: &str = "users.lock";
 pub(crate) struct Beacon {
     file: PathBuf,
     url: String,
+    /// Locked as long as this process lives, so that nobody takes what it leaves behind for an address of larder.
+    _lock: File,
 }
 
 impl Beacon {
@@ -19,14 +21,21 @@ impl Beacon {
     pub fn light(data_dir: &Path, url: &str) -> io::Result<Beacon> {
         let file = data_dir.join(ADDRESS);
         let fresh = data_dir.join(format!(".{ADDRESS}.{}", std::process::id()));
-        std::fs::write(&fresh, format!("{url}\n"))?;
+        let mut lock = File::create(&fresh)?;
+        lock.lock()?;
+        writeln!(lock, "{url}")?;
         std::fs::rename(&fresh, &file)?;
-        Ok(Beacon { file, url: url.to_owned() })
+        Ok(Beacon { file, url: url.to_owned(), _lock: lock })
     }
 
-    /// The address that the owner of `data_dir` wrote. It may be gone.
+    /// The address that the owner of `data_dir` wrote, while it lives. What answers there has to prove that it is that one.
     pub fn seen(data_dir: &Path) -> Option<String> {
-        let text = std::fs::read_to_string(data_dir.join(ADDRESS)).ok()?;
+        let mut file = File::open(data_dir.join(ADDRESS)).ok()?;
+        if !matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)) {
+            return None;
+        }
+        let mut text = String::new();
+        file.read_to_string(&mut text).ok()?;
         Some(text.trim().to_owned()).filter(|url| !url.is_empty())
     }
 
@@ -41,7 +50,7 @@ impl Drop for Beacon {
     fn drop(&mut self) {
         let ours = std::fs::read_to_string(&self.file).is_ok_and(|text| text.trim() == self.url);
         if ours {
-            // One that is left behind is asked, does not answer, and is then not used.
+            // One that is left behind is not locked, and so not believed.
             let _ = std::fs::remove_file(&self.file);
         }
     }
@@ -62,7 +71,7 @@ impl Guest {
 
     /// Whether a build is using this server.
     pub fn any(data_dir: &Path) -> bool {
-        users(data_dir).is_ok_and(|lock| matches!(lock.try_lock(), Err(std::fs::TryLockError::WouldBlock)))
+        users(data_dir).is_ok_and(|lock| matches!(lock.try_lock(), Err(TryLockError::WouldBlock)))
     }
 }
 
@@ -84,6 +93,16 @@ mod tests {
         assert_eq!(Beacon::seen(dir.path()).as_deref(), Some("http://127.0.0.1:2"));
         drop(new);
         assert_eq!(Beacon::seen(dir.path()), None);
+    }
+
+    #[test]
+    fn what_a_killed_owner_left_behind_is_no_address() {
+        let dir = tempfile::tempdir().expect("a directory");
+        std::fs::write(dir.path().join(ADDRESS), "http://127.0.0.1:1\n").expect("writes");
+        assert_eq!(Beacon::seen(dir.path()), None);
+        let lit = Beacon::light(dir.path(), "http://127.0.0.1:2").expect("lights");
+        assert_eq!(Beacon::seen(dir.path()).as_deref(), Some("http://127.0.0.1:2"));
+        drop(lit);
     }
 
     #[test]

@@ -64,7 +64,7 @@ Examples:
         #[command(flatten)]
         at: ConfigArgs,
     },
-    /// Make the authority, and those for hosts in [intercept]; what is there is kept
+    /// Make the authority for server.tls.names, and those for hosts in [intercept]; what is there is kept
     #[command(after_help = "Examples:\n  larder ca create --data /srv/larder")]
     Create {
         #[command(flatten)]
@@ -105,7 +105,8 @@ pub(crate) fn ca(args: &Args) -> Result<(), Failure> {
             let (config, dir) = at.here(None)?.settled()?;
             make_dir(&dir)?;
             app::certificate_authority(&dir, &config)?;
-            out::line(&dir.join(CERTIFICATE).display().to_string());
+            let made = [CERTIFICATE, INTERCEPT].map(|made| dir.join(made));
+            made.iter().filter(|made| made.exists()).for_each(|made| out::line(&made.display().to_string()));
         }
     }
     Ok(())
@@ -165,5 +166,8 @@ fn existing(at: &ConfigArgs) -> Result<PathBuf, Failure> {
 }
 
 fn none(file: &Path) -> Failure {
-    Failure::failed(format!("there is no certificate authority in {}", file.display()), "make one: larder ca create")
+    Failure::failed(
+        format!("there is no certificate authority in {}", file.display()),
+        "set server.tls.names and make one: larder ca create",
+    )
 }

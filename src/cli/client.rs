@@ -13,6 +13,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::net::TcpStream;
@@ -22,6 +23,9 @@ use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 use url::Url;
 
 use super::failure::Failure;
+use crate::model::hex;
+use crate::protocol::owner::{CHALLENGE, OwnerKey, PASS};
+use crate::runtime::clock::random_bytes;
 use crate::runtime::tasks::Tasks;
 
 const CONNECT: Duration = Duration::from_secs(5);
@@ -38,6 +42,8 @@ pub(crate) struct Client {
     /// What is shown, as it was given.
     pub token: Option<String>,
     pub roots: Option<std::path::PathBuf>,
+    /// Of the directory that it serves, where that is this user's. Nothing is asked then before it has proven that.
+    pub owner: Option<OwnerKey>,
     tasks: Tasks,
 }
 
@@ -122,12 +128,18 @@ impl Client {
             value
         });
         let token = token.filter(|token| !token.is_empty()).map(str::to_owned);
-        Ok(Client { base, authorization, token, roots: None, tasks: Tasks::new() })
+        Ok(Client { base, authorization, token, roots: None, owner: None, tasks: Tasks::new() })
     }
 
     /// Also trusts the certificates in a file, such as the one of `larder ca`.
     pub fn trusting(mut self, file: Option<std::path::PathBuf>) -> Client {
         self.roots = file;
+        self
+    }
+
+    /// Talks to the process alone that serves the directory of this key.
+    pub fn of_owner(mut self, key: OwnerKey) -> Client {
+        self.owner = Some(key);
         self
     }
 
@@ -185,7 +197,7 @@ impl Client {
         }
     }
 
-    async fn over<S>(&self, stream: S, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, String>
+    async fn over<S>(&self, stream: S, mut request: Request<Full<Bytes>>) -> Result<Response<Incoming>, String>
     where
         S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin + 'static,
     {
@@ -194,7 +206,42 @@ impl Client {
             // What goes wrong here also ends the body, where it is told.
             let _ = connection.await;
         });
+        if let Some(key) = &self.owner {
+            self.prove(key, &mut sender, &request).await?;
+            if request.uri().path().starts_with("/api/") {
+                request.headers_mut().extend(HeaderValue::try_from(key.pass()).ok().map(|pass| (PASS, pass)));
+            }
+        }
         sender.send_request(request).await.map_err(|error| error.to_string())
+    }
+
+    /// On the connection that is used from then on: who has the port in the next moment may be another.
+    async fn prove(
+        &self,
+        key: &OwnerKey,
+        sender: &mut http1::SendRequest<Full<Bytes>>,
+        next: &Request<Full<Bytes>>,
+    ) -> Result<(), String> {
+        #[derive(Deserialize)]
+        struct Proof {
+            proof: Option<String>,
+        }
+        let failed = |error: hyper::Error| error.to_string();
+        let challenge = hex::encode(&random_bytes::<32>());
+        let mut ask = Request::new(Full::default());
+        *ask.uri_mut() = http::Uri::from_static("/api/v1/health");
+        ask.headers_mut().extend(next.headers().get(HOST).map(|host| (HOST, host.clone())));
+        ask.headers_mut().extend(HeaderValue::try_from(&challenge).ok().map(|value| (CHALLENGE, value)));
+        let response = sender.send_request(ask).await.map_err(failed)?;
+        let body = self.collect(response).await.map_err(|error| error.to_string())?;
+        let said = serde_json::from_slice::<Proof>(&body).ok().and_then(|said| said.proof);
+        let port = self.base.port_or_known_default().unwrap_or(80);
+        if !said.is_some_and(|said| key.is_proven(&challenge, port, &said)) {
+            return Err(
+                "what answers there cannot prove that it is the larder of this user's data directory".to_owned()
+            );
+        }
+        sender.ready().await.map_err(failed)
     }
 
     fn tls(&self) -> Result<ClientConfig, String> {

@@ -96,10 +96,11 @@ pub(crate) async fn prepare(
         }
     };
     let name = label.as_ref().map(|(name, _)| name.as_str());
+    let offer = larders.offer.map(|offer| offer.clone().at(&server));
     let target =
         Target { labelled: tools_url(&server, name), label: label.clone(), overlays: overlays.to_owned(), server };
     let dir = overlays.join(format!("containers-{}", hex::encode(&random_bytes::<8>())));
-    let told = Told::of(point::settings(target, found), larders.offer);
+    let told = Told::of(point::settings(target, found), offer.as_ref());
     contain(command, &told, &dir).map(Some)
 }
 

@@ -8,7 +8,6 @@ use std::time::Duration;
 use http::Method;
 use serde_json::Value;
 
-use super::beacon::Beacon;
 use super::client::Client;
 use super::containers::{self, Larder, Larders};
 use super::discover::{Found, Surroundings};
@@ -24,7 +23,7 @@ use super::stats::{encoded, of_build};
 use super::summary::{Behind, Told};
 use super::trust::{self, Consent, Offer};
 use super::unseen::{self, Containers};
-use super::where_at::{ConfigArgs, Here, answers, block_on, is_alive};
+use super::where_at::{ConfigArgs, Here, answers, block_on};
 use crate::model::hex;
 use crate::protocol::gate::label_of;
 use crate::runtime::clock::random_bytes;
@@ -34,9 +33,10 @@ const SOON: Duration = Duration::from_secs(2);
 /// Run a command through the cache
 ///
 /// Uses the server that --server or LARDER_SERVER names, by way of an agent on this machine that goes on
-/// without it when it is lost; else the larder of this machine, else one that this user's builds share,
-/// gone a while after the last of them. Every known tool's settings and the proxy variables are set for the
-/// command; its exit code is returned. The end tells what was saved, and what went around the cache.
+/// without it when it is lost; else the larder that serves this user's data directory, else one that this
+/// user's builds share, gone a while after the last of them. A larder of another user has to be named.
+/// Every known tool's settings and the proxy variables are set for the command; its exit code is
+/// returned. The end tells what was saved, and what went around the cache.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -240,7 +240,8 @@ async fn offered(args: &Args, place: &Place) -> (Option<Offer>, Vec<Der>) {
         // It has fallen silent just now.
         Err(_) => return (None, agent.map(|(dir, _)| trust::known(dir)).unwrap_or_default()),
     };
-    let certificates = offer.as_ref().map(Offer::certificates).unwrap_or_default();
+    let for_tools = |offer: &Offer| offer.clone().at(&place.client.base).certificates();
+    let certificates = offer.as_ref().map(for_tools).unwrap_or_default();
     if let Some((dir, _)) = agent {
         trust::remember(dir, &certificates);
     }
@@ -264,14 +265,6 @@ async fn place(args: &Args, here: &Here, found: &[Found]) -> Result<Option<Place
         return before(args, here, here.client(address)?, found).await;
     }
     let dir = here.data_dir()?;
-    let chosen = args.at.data.is_some() || args.at.config.is_some();
-    if !chosen && !args.offline && Beacon::seen(&dir).is_none() {
-        let client = here.client(&here.own_address())?;
-        if is_alive(&client).await {
-            adopt(&client, found).await;
-            return Ok(Some(Place::theirs(client)));
-        }
-    }
     let shared = Shared { dir, config: args.at.config.clone(), offline: args.offline, server: None };
     match Place::shared(shared, None).await {
         Ok(place) => {

@@ -12,7 +12,8 @@ use url::Url;
 use super::beacon::{Beacon, Guest};
 use super::client::Client;
 use super::failure::{FAILED, Failure, USAGE};
-use super::where_at::{Health, admits, make_dir};
+use super::where_at::{AGENTS, Health, admits, make_dir};
+use crate::protocol::owner::OwnerKey;
 
 /// How long one may take to start, or to let go of its directory.
 const STARTING: Duration = Duration::from_secs(10);
@@ -77,7 +78,12 @@ impl Shared {
             Failure::failed(format!("{}: {error}", self.dir.display()), "name another with --data DIR")
         })?;
         let Some(address) = Beacon::seen(&self.dir) else { return Ok(None) };
-        let client = Client::new(&address, None)?;
+        let key = OwnerKey::read(&self.dir).map_err(|error| {
+            let message = format!("{}: no larder of this user serves it: {error}", self.dir.display());
+            Failure::failed(message, "name that one with --server, or a directory of your own with --data DIR")
+        })?;
+        let Some(key) = key else { return Ok(None) };
+        let client = Client::new(&address, None)?.of_owner(key);
         let Ok(Some(health)) = admits(&client).await else { return Ok(None) };
         if self.offline == health.offline {
             return Ok(Some(Entered { client, _guest: guest }));
@@ -187,7 +193,7 @@ const LOOK: Duration = Duration::from_millis(500);
 pub(crate) fn agent_dir(data: &Path, server: &Server) -> PathBuf {
     use crate::model::digest::Digest;
     let short = |text: &str| Digest::of(text.as_bytes()).to_string()[..16].to_owned();
-    let agents = data.join("agents");
+    let agents = data.join(AGENTS);
     let (of_server, of_token) = (short(&server.url), server.token.as_deref().map(short).unwrap_or_default());
     let dir = agents.join(format!("{of_server}-{of_token}"));
     if !dir.exists() {

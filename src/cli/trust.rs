@@ -10,14 +10,14 @@ mod apt;
 
 use std::fs;
 use std::io;
-use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use tokio_rustls::rustls::pki_types::CertificateDer;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
-use url::{Host, Url};
+
+use url::Url;
 
 use super::client::{Client, ClientError};
 use super::discover::{Surroundings, cargo, ini, npm, pip};
@@ -119,6 +119,14 @@ pub(crate) struct Offer {
 }
 
 impl Offer {
+    /// As tools need it that are led to larder at `address`: over plain HTTP none of them sees its own certificate.
+    pub fn at(mut self, address: &Url) -> Offer {
+        if address.scheme() == "http" {
+            self.own.clear();
+        }
+        self
+    }
+
     /// Every authority, as DER.
     pub fn certificates(&self) -> Vec<Der> {
         let both = format!("{}{}", self.own, self.intercept);
@@ -145,9 +153,10 @@ pub(crate) async fn offered(client: &Client, consent: Consent) -> Result<Option<
     if offer.certificates().is_empty() {
         return Ok(None);
     }
-    if is_in_the_clear(&client.base) && consent == Consent::Missing {
+    if client.base.scheme() == "http" && client.owner.is_none() && consent == Consent::Missing {
         let message = format!(
-            "the authority of {} came over plain HTTP: whoever is on the way could have put its own in its place",
+            "the authority of {} came over plain HTTP: whoever is on the way, or has that port, could have \
+             put its own in its place",
             client.address()
         );
         let help = "use https://; or take it there by `larder ca print` and trust it as you do others; or, where the \
@@ -169,17 +178,6 @@ pub(crate) fn remember(agent: &Path, offered: &[Der]) {
         let fresh = agent.join(format!("{KNOWN}.new-{}", std::process::id()));
         let _ = fs::write(&fresh, keystore::pem(offered)).and_then(|()| fs::rename(&fresh, agent.join(KNOWN)));
     }
-}
-
-/// Plain HTTP beyond this machine.
-fn is_in_the_clear(server: &Url) -> bool {
-    let is_here = match server.host() {
-        Some(Host::Domain(name)) => name.eq_ignore_ascii_case("localhost"),
-        Some(Host::Ipv4(address)) => IpAddr::V4(address).is_loopback(),
-        Some(Host::Ipv6(address)) => IpAddr::V6(address).to_canonical().is_loopback(),
-        None => false,
-    };
-    server.scheme() == "http" && !is_here
 }
 
 /// What a command trusts before larder comes.
@@ -486,22 +484,19 @@ mod tests {
     }
 
     #[test]
+    fn only_who_speaks_tls_with_larder_needs_its_own_authority() {
+        let pem = |name: &str| keystore::pem(&certificates(&[name]));
+        let offer = Offer { own: pem("own.example"), intercept: pem("files.example"), hosts: Vec::new() };
+        let count = |url: &str| offer.clone().at(&Url::parse(url).expect("an address")).certificates().len();
+        assert_eq!((count("http://127.0.0.1:1/"), count("https://cache.example/")), (1, 2));
+    }
+
+    #[test]
     fn bundles_are_bounded() {
         let dir = tempfile::tempdir().expect("a directory");
         for at in 0..2 * KEPT {
             kept(dir.path(), "pem", at.to_string().as_bytes()).expect("writes");
         }
         assert!(fs::read_dir(dir.path()).expect("reads").count() <= KEPT);
-    }
-
-    #[test]
-    fn only_this_machine_is_believed_in_the_clear() {
-        let clear = |url: &str| is_in_the_clear(&Url::parse(url).expect("an address"));
-        assert!(clear("http://cache.example:7070") && clear("http://10.0.0.1:7070") && clear("http://[2001:db8::1]/"));
-        for here in
-            ["http://127.0.0.1:7070", "http://127.1.2.3", "http://[::1]:1", "http://localhost", "https://cache.example"]
-        {
-            assert!(!clear(here), "{here}");
-        }
     }
 }

@@ -11,7 +11,11 @@ use super::client::{Client, ClientError};
 use super::failure::Failure;
 use crate::config::sections::{Log, LogFormat};
 use crate::config::{Config, Flags, Loaded, Variables, load};
+use crate::protocol::owner::OwnerKey;
 use crate::telemetry::log::{self, LogLevel};
+
+/// Where agents before servers keep what is theirs, below the data directory.
+pub(crate) const AGENTS: &str = "agents";
 
 /// Options for commands that read the configuration.
 #[derive(clap::Args, Clone, Debug, Default)]
@@ -73,7 +77,20 @@ impl Here {
     /// *Errors*: the address is not one.
     pub fn client(&self, address: &str) -> Result<Client, Failure> {
         let own = self.data_dir().ok().map(|dir| dir.join(super::ca::CERTIFICATE)).filter(|file| file.is_file());
-        Ok(Client::new(address, self.token())?.trusting(own))
+        let client = Client::new(address, self.token())?.trusting(own);
+        Ok(match self.owner_of(client.address()) {
+            Some(key) => client.of_owner(key),
+            None => client,
+        })
+    }
+
+    /// The key of the directory whose owner serves there: of this user, or of one of its agents.
+    fn owner_of(&self, address: &str) -> Option<OwnerKey> {
+        let data = self.data_dir().ok()?;
+        let agents = std::fs::read_dir(data.join(AGENTS)).into_iter().flatten().map_while(Result::ok);
+        let mut dirs = std::iter::once(data).chain(agents.map(|agent| agent.path()));
+        let dir = dirs.find(|dir| Beacon::seen(dir).as_deref() == Some(address))?;
+        OwnerKey::read(&dir).ok()?
     }
 
     /// The address of the larder of this machine: what its owner wrote down, else where it would listen.

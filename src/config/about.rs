@@ -45,7 +45,10 @@ pub(crate) const ALL: &[About] = &[
         "\"/etc/larder/tls.pem\"",
     ),
     unset("server.tls.key", "PEM private key.", "\"/etc/larder/tls.key\""),
-    key("server.tls.names", "Without files: names for which `larder ca` issues a certificate."),
+    key(
+        "server.tls.names",
+        "Without files: names for which `larder ca` issues a certificate. Its authority is made for those alone, and those below them.",
+    ),
     section("server.limits", "Bounds on what clients may use up."),
     key("server.limits.header_bytes", "Request line and headers together."),
     key("server.limits.headers", "Headers of one request."),

@@ -11,8 +11,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use url::Url;
 
-use super::front::{Answered, Front, Visit, json};
+use super::front::{Answered, Front, Visit};
 use super::observe::Totals;
+use super::owner::CHALLENGE;
 use super::reply;
 use super::upload::Upload;
 use crate::cache::error::CacheError;
@@ -131,7 +132,7 @@ impl Front {
                 let text = Bytes::from(self.control.metrics());
                 Ok(reply::body(StatusCode::OK, Outcome::Generated, "text/plain; version=0.0.4", text))
             }
-            (true, "/api/v1/health") => Ok(self.health()),
+            (true, "/api/v1/health") => Ok(self.health(visit)),
             (true, "/api/v1/stats") => self.stats(visit),
             (true, "/api/v1/ca") => Ok(json(StatusCode::OK, &self.control.authorities())),
             (true, "/api/v1/explain") => self.explain(visit).await,
@@ -191,13 +192,15 @@ impl Front {
         }
     }
 
-    fn health(&self) -> http::Response<reply::ReplyBody> {
+    fn health(&self, visit: &Visit<'_>) -> http::Response<reply::ReplyBody> {
         let (ready, offline) = (self.control.is_ready(), self.control.is_offline());
         let version = env!("CARGO_PKG_VERSION");
         let (agent, instance) = (self.parent.is_some(), self.instance.to_str().unwrap_or_default());
+        let challenge = visit.headers.get(CHALLENGE).map(http::HeaderValue::as_bytes);
+        let proof = challenge.and_then(|challenge| self.owner.proof(challenge, visit.peer.local.port()));
         let health = json!({
             "ready": ready, "version": version, "offline": offline, "agent": agent, "instance": instance,
-            "embedded": self.embedded,
+            "embedded": self.embedded, "proof": proof,
         });
         json(StatusCode::OK, &health)
     }
@@ -363,6 +366,11 @@ fn named_host(text: &str) -> Option<String> {
     // Hosts that clients name come without the port of their scheme.
     let port = url.port().filter(|port| *port != 443);
     Some(port.map_or_else(|| host.to_owned(), |port| format!("{host}:{port}")))
+}
+
+fn json(status: StatusCode, value: &impl Serialize) -> http::Response<reply::ReplyBody> {
+    let bytes = serde_json::to_vec(value).unwrap_or_default();
+    reply::body(status, Outcome::Generated, "application/json", Bytes::from(bytes))
 }
 
 fn bad_request(why: impl Into<String>) -> (StatusCode, String) {

@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use bytes::Bytes;
 use http::header;
 use http::header::HeaderValue;
 use http::uri::PathAndQuery;
@@ -25,6 +24,7 @@ use super::hosts::{Hosts, Nearness};
 use super::intercept::{Heeded, Intercept, is_upgrade};
 use super::label;
 use super::observe::{Observation, Observers};
+use super::owner::{self, OwnerKey};
 use super::package::{Routed, Upstreams};
 use super::page;
 use super::parent::{Asker, Parent, add_advice};
@@ -75,6 +75,8 @@ pub struct Front {
     pub tempo: Tempo,
     /// The larder that this one stands before: it is asked first.
     pub parent: Option<Parent>,
+    /// Proves who serves here.
+    pub owner: OwnerKey,
     /// For builds, and gone with them.
     pub embedded: bool,
     /// Names this process to other larders.
@@ -345,6 +347,10 @@ impl Front {
         if request.headers().contains_key(header::VIA) && self.control.is_looping(request.headers()) {
             return Some((StatusCode::LOOP_DETECTED, "this request has been here before\n"));
         }
+        let is_for_owner = self.embedded && matches!(form, Form::Ours) && owner::is_guarded(request.uri().path());
+        if is_for_owner && !self.owner.is_shown(request.headers()) {
+            return Some((StatusCode::FORBIDDEN, owner::WANTED));
+        }
         let from_a_page = match form {
             Form::Ours if is_command(request) => page::is_any(request.headers()),
             Form::Ours => page::is_foreign(request),
@@ -453,7 +459,7 @@ fn is_command(request: &Request<Incoming>) -> bool {
     is_api(request.uri().path()) && !is_safe(request.method())
 }
 
-fn is_api(path: &str) -> bool {
+pub(super) fn is_api(path: &str) -> bool {
     split_mount(path).0 == "api"
 }
 
@@ -487,9 +493,4 @@ pub(super) fn without_port(host: &str) -> &str {
         Some(at) if !host.as_bytes()[at..].contains(&b']') => &host[..at],
         Some(_) | None => host,
     }
-}
-
-pub(super) fn json(status: StatusCode, value: &impl serde::Serialize) -> Response<ReplyBody> {
-    let bytes = serde_json::to_vec(value).unwrap_or_default();
-    reply::body(status, Outcome::Generated, "application/json", Bytes::from(bytes))
 }

@@ -1,5 +1,5 @@
 //! Who may come in, and with which right. Callers on loopback need no token; others need one, or, to read and to fill
-//! by reading, an address that the operator lists. It judges the caller, never the host that is asked for.
+//! by reading, an address that the operator lists. What a builds' larder wants beyond that is `owner`'s. It judges the caller, never the host that is asked for.
 //!
 //! A token comes as `Authorization` or `Proxy-Authorization`: Bearer, the password of Basic (whose user name is then the
 //! build label), or bare, as cargo sends it. gRPC metadata is the same header. An `Authorization` that holds no token

@@ -14,6 +14,7 @@ pub mod hosts;
 pub mod intercept;
 pub mod label;
 pub mod observe;
+pub mod owner;
 pub mod package;
 mod page;
 pub mod parent;

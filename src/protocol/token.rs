@@ -285,7 +285,7 @@ fn begin_neighbour(path: &Path) -> Result<Salt, TokenError> {
 }
 
 /// Puts `text` in place of a file at once, readable by the owner alone.
-fn replace(path: &Path, text: &str) -> io::Result<()> {
+pub(super) fn replace(path: &Path, text: &str) -> io::Result<()> {
     let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
     std::fs::create_dir_all(dir)?;
     let name = path.file_name().unwrap_or_default().to_string_lossy();

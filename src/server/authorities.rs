@@ -10,6 +10,7 @@
 use std::fs;
 use std::io;
 use std::net::IpAddr;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -107,6 +108,44 @@ impl Authorities {
         super::ca::write_whole(&part.join(HOSTS_FILE), lines.as_bytes(), 0o644).map_err(failed)?;
         fs::rename(&part, self.dir.join(number.to_string())).map_err(failed)?;
         fs::File::open(&self.dir).and_then(|dir| dir.sync_all()).map_err(failed)
+    }
+}
+
+/// The authority for TLS with larder itself, by the names that clients know it by; made for them where there is none.
+///
+/// *Errors*: as `open`; one that was made for other names, since clients would refuse what it vouches for.
+pub fn own(dir: &Path, names: &[String], clock: Arc<dyn Clock>) -> Result<Ca, ServerError> {
+    let subtrees: Vec<String> = names.iter().map(|name| name.trim_start_matches("*.").to_ascii_lowercase()).collect();
+    let path = dir.join(HOSTS_FILE);
+    let failed = |why: io::Error| ServerError::Certificate {
+        what: "the names of the authority",
+        path: path.clone(),
+        why: why.to_string(),
+    };
+    if !Ca::is_in(dir) {
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed)?;
+        let lines: String = subtrees.iter().map(|name| format!("{name}\n")).collect();
+        super::ca::write_whole(&path, lines.as_bytes(), 0o644).map_err(failed)?;
+        Ca::create_for(dir, &*clock, constraints(&subtrees))?;
+    }
+    let ca = Ca::open_own(dir, clock)?;
+    let made_for = match fs::read_to_string(&path) {
+        Ok(lines) => lines,
+        // An older larder made it, for any name.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(ca),
+        Err(error) => return Err(failed(error)),
+    };
+    match subtrees.iter().find(|name| !made_for.lines().any(|known| is_within(name, known))) {
+        None => Ok(ca),
+        Some(name) => {
+            let what = format!(
+                "{name} is not among the names that the authority in {} was made for ({}), and clients would refuse it: move \
+                 its files ca.pem, key.pem and {HOSTS_FILE} away, and larder makes another, which clients then have to trust",
+                dir.display(),
+                made_for.lines().collect::<Vec<_>>().join(", ")
+            );
+            Err(ServerError::Settings { what })
+        }
     }
 }
 
@@ -238,6 +277,22 @@ mod tests {
         clock.advance(year);
         assert_eq!(issued_by(&authorities), 1);
         assert_eq!(issued_by(&open()), 1);
+    }
+
+    #[test]
+    fn our_own_authority_is_for_its_names_and_an_older_one_for_any() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let own = |hosts: &[&str]| own(dir.path(), &names(hosts), SystemClock::new());
+        let made = own(&["a.example", "127.0.0.1"]).expect("makes one");
+        own(&["127.0.0.1", "x.a.example", "*.A.example"]).expect("they are within");
+        let refused = own(&["a.example", "b.example"]).err().map(|error| error.to_string()).unwrap_or_default();
+        assert!(
+            refused.starts_with("b.example is not among") && refused.contains("(a.example, 127.0.0.1)"),
+            "{refused}"
+        );
+        // One that was made before there were lists.
+        fs::remove_file(dir.path().join(HOSTS_FILE)).expect("removes");
+        assert_eq!(own(&["b.example"]).expect("goes on").certificate_pem(), made.certificate_pem());
     }
 
     #[test]

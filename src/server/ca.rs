@@ -52,13 +52,15 @@ pub struct Leaf {
 }
 
 impl Ca {
-    /// Opens the authority in `dir`, or makes one there. The key's file is readable by its owner alone.
+    /// Whether there is one in `dir`.
+    pub(crate) fn is_in(dir: &Path) -> bool {
+        dir.join(KEY_FILE).exists()
+    }
+
+    /// Opens larder's own authority in `dir`.
     ///
-    /// *Errors*: `Invalid` when files are there that cannot be used; they are never replaced.
-    pub fn open_or_create(dir: &Path, clock: Arc<dyn Clock>) -> Result<Ca, ServerError> {
-        if !dir.join(KEY_FILE).exists() {
-            create(dir, &*clock, None)?;
-        }
+    /// *Errors*: as `open`.
+    pub(crate) fn open_own(dir: &Path, clock: Arc<dyn Clock>) -> Result<Ca, ServerError> {
         let ca = Ca::open(dir, clock)?;
         if !ca.lasts(CA_SPARE) {
             let help = "move its folder away and start again, and have clients trust the new one (`larder ca print`)";
@@ -67,11 +69,11 @@ impl Ca {
         Ok(ca)
     }
 
-    /// Makes an authority in `dir` that may vouch for some names alone.
+    /// Makes an authority in `dir` that may vouch for some names alone. The key's file is readable by its owner alone.
     ///
     /// *Errors*: its files cannot be written.
     pub(crate) fn create_for(dir: &Path, clock: &dyn Clock, names: NameConstraints) -> Result<(), ServerError> {
-        create(dir, clock, Some(names))
+        create(dir, clock, names)
     }
 
     /// Opens the authority in `dir`.
@@ -150,8 +152,7 @@ fn end(certificate: &CertificateDer<'_>) -> Result<Timestamp, String> {
     Ok(Timestamp::from_secs(read.validity().not_after.timestamp()))
 }
 
-/// `constraints` limits what the authority may vouch for: wanted where it stands for other hosts.
-fn create(dir: &Path, clock: &dyn Clock, constraints: Option<NameConstraints>) -> Result<(), ServerError> {
+fn create(dir: &Path, clock: &dyn Clock, constraints: NameConstraints) -> Result<(), ServerError> {
     let failed = |why: String| ServerError::Certificate { what: "authority", path: dir.to_owned(), why };
     let generated = |why: rcgen::Error| failed(why.to_string());
     let written = |why: io::Error| failed(why.to_string());
@@ -159,10 +160,8 @@ fn create(dir: &Path, clock: &dyn Clock, constraints: Option<NameConstraints>) -
     let mut params = authority(&key);
     set_validity(&mut params, clock, CA_LIFE);
     params.serial_number = Some(SerialNumber::from_slice(&serial()));
-    if constraints.is_some() {
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-    }
-    params.name_constraints = constraints;
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    params.name_constraints = Some(constraints);
     let certificate = params.self_signed(&key).map_err(generated)?;
     fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(written)?;
     // The key last: where it is, the certificate is too.
@@ -199,6 +198,7 @@ fn serial() -> [u8; 16] {
 
 #[cfg(test)]
 mod tests {
+    use super::super::authorities::own;
     use super::*;
     use crate::runtime::clock::SystemClock;
 
@@ -206,8 +206,8 @@ mod tests {
     fn the_authority_outlives_a_restart_and_its_key_is_private() {
         let dir = tempfile::tempdir().expect("a directory");
         let dir = dir.path().join("ca");
-        let first = Ca::open_or_create(&dir, SystemClock::new()).expect("makes one");
-        let again = Ca::open_or_create(&dir, SystemClock::new()).expect("opens it");
+        let first = own(&dir, &[], SystemClock::new()).expect("makes one");
+        let again = own(&dir, &[], SystemClock::new()).expect("opens it");
         assert_eq!(first.certificate_pem(), again.certificate_pem());
         let mode = fs::metadata(dir.join(KEY_FILE)).expect("is there").permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
@@ -216,9 +216,9 @@ mod tests {
     #[test]
     fn a_broken_key_is_not_replaced() {
         let dir = tempfile::tempdir().expect("a directory");
-        Ca::open_or_create(dir.path(), SystemClock::new()).expect("makes one");
+        own(dir.path(), &[], SystemClock::new()).expect("makes one");
         fs::write(dir.path().join(KEY_FILE), "nonsense").expect("writes");
-        assert!(Ca::open_or_create(dir.path(), SystemClock::new()).is_err());
+        assert!(own(dir.path(), &[], SystemClock::new()).is_err());
         assert_eq!(fs::read_to_string(dir.path().join(KEY_FILE)).expect("reads"), "nonsense");
     }
 }

@@ -63,7 +63,10 @@ impl Bed {
     fn run(&self, server: &Server, root: &AptRoot, words: &[&str]) -> Ended {
         let inside = root.command(words);
         let mut command = Command::new(LARDER);
-        command.args(["run", "--server", &server.url(), "--"]).arg(inside.get_program()).args(inside.get_args());
+        command
+            .args(["run", "--server", &server.url(), "--trust-plain-http", "--"])
+            .arg(inside.get_program())
+            .args(inside.get_args());
         as_client(&mut command, self.dir.path());
         for (name, value) in inside.get_envs() {
             match value {

@@ -88,7 +88,10 @@ impl Build {
         let mut words = within.to_vec();
         if let Some((server, _)) = server {
             let larder = self.larder.display().to_string();
-            words.extend([&larder, "run", "--label", "build-one", "--server", server, "--"].map(str::to_owned));
+            words.extend(
+                [&larder, "run", "--label", "build-one", "--server", server, "--trust-plain-http", "--"]
+                    .map(str::to_owned),
+            );
         }
         let buildah = self.buildah.command();
         words.extend(

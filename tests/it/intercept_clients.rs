@@ -170,7 +170,7 @@ fn clients_get_the_same_bytes_cold_and_with_the_upstream_dead() {
     stock(&world, dir.path());
     let server = setup.start();
     let (url, data) = (server.url(), dir.path().join("client-data").display().to_string());
-    let words = [LARDER, "run", "--server", &url, "--data", &data, "--"];
+    let words = [LARDER, "run", "--server", &url, "--data", &data, "--trust-plain-http", "--"];
     let mut cold = Vec::new();
     for client in clients(&server) {
         let (ended, out) = fetched(&client, &words, &dir.path().join("cold").join(client.name), &[]);
@@ -197,7 +197,7 @@ fn a_run_tells_of_a_tool_that_does_not_trust_the_authority() {
     let (world, setup) = setup(dir.path(), &["files.example"]);
     let server = setup.start();
     let (url, data) = (server.url(), dir.path().join("client-data").display().to_string());
-    let words = [LARDER, "run", "--server", &url, "--data", &data, "--"];
+    let words = [LARDER, "run", "--server", &url, "--data", &data, "--trust-plain-http", "--"];
     let script = format!(
         "! curl -sS --cacert {0} https://files.example/a && curl -sS --cacert {0} https://files.example/a > out",
         world.authority.display()
@@ -224,7 +224,7 @@ fn what_the_user_trusts_goes_on_being_trusted() {
     let (world, setup) = setup(dir.path(), &["files.example"]);
     let server = setup.start();
     let (url, data) = (server.url(), dir.path().join("client-data").display().to_string());
-    let words = [LARDER, "run", "--server", &url, "--data", &data, "--"];
+    let words = [LARDER, "run", "--server", &url, "--data", &data, "--trust-plain-http", "--"];
     let own = world.authority.display().to_string();
     // other.example is not intercepted: its own authority is the user's.
     for (name, script) in [
@@ -248,7 +248,7 @@ fn where_nothing_is_intercepted_a_run_changes_no_tools_trust() {
     let (_world, setup) = setup(dir.path(), &[]);
     let server = setup.start();
     let (url, data) = (server.url(), dir.path().join("client-data").display().to_string());
-    let words = [LARDER, "run", "--server", &url, "--data", &data, "--"];
+    let words = [LARDER, "run", "--server", &url, "--data", &data, "--trust-plain-http", "--"];
     let client = Client { name: "env", script: "env > out".to_owned() };
     let (ended, out) = fetched(&client, &words, &dir.path().join("home"), &[]);
     assert_eq!(ended.code, Some(0), "{}", ended.stderr);

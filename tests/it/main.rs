@@ -44,4 +44,5 @@ mod power;
 mod recognised;
 mod refusals;
 mod tool_pages;
+mod trust;
 mod upstream_faults;

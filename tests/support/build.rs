@@ -228,7 +228,7 @@ impl Build {
     /// The words of `larder run` before a server, with its own data in the folder of that name.
     pub fn larder_run(&self, data: &str, server: &str) -> Vec<String> {
         let data = self.dir.join(data).display().to_string();
-        [LARDER, "run", "--server", server, "--data", &data, "--"].map(str::to_owned).to_vec()
+        [LARDER, "run", "--server", server, "--data", &data, "--trust-plain-http", "--"].map(str::to_owned).to_vec()
     }
 }
 

@@ -57,6 +57,7 @@ pub(crate) fn print(builder: Builder, here: &Here, client: &Client, label: Optio
         out::note(&format!("containers do not trust this server's authority: {}", failure.message));
         None
     });
+    let offer = offer.map(|offer| offer.at(&server));
     let found = point::known_here(&here.data_dir()?);
     point::note_secrets(&found);
     let overlays = here.data_dir()?.join("overlays");

@@ -14,6 +14,7 @@ use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 use super::http2::{Spawn, request};
 use super::{Running, connect, exchange, soon, start_with, statuses};
 use crate::runtime::clock::{ManualClock, SystemClock};
+use crate::server::authorities::own;
 use crate::server::ca::{Ca, LEAF_LIFE};
 use crate::server::front::Doors;
 use crate::server::settings::Limits;
@@ -52,10 +53,10 @@ fn start_tls(certificates: Arc<Certificates>) -> Running {
 #[tokio::test]
 async fn one_port_speaks_tls_and_cleartext_of_both_versions() {
     let dir = tempfile::tempdir().expect("a directory");
-    let ca = Arc::new(Ca::open_or_create(dir.path(), SystemClock::new()).expect("an authority"));
+    let ca = Arc::new(own(dir.path(), &names(), SystemClock::new()).expect("an authority"));
     let certificates = Certificates::from_ca(ca.clone(), names(), SystemClock::new()).expect("a certificate");
     let running = start_tls(Arc::new(certificates));
-    let ca = Ca::open_or_create(dir.path(), SystemClock::new()).expect("the same authority");
+    let ca = own(dir.path(), &names(), SystemClock::new()).expect("the same authority");
 
     for (name, alpn) in [("localhost", &[][..]), ("127.0.0.1", &[b"http/1.1".as_slice()][..])] {
         let mut stream = shake_hands(&running, &connector(&ca, alpn), name).await.expect("shakes hands");
@@ -92,7 +93,7 @@ async fn a_certificate_is_replaced_without_a_restart() {
         std::fs::write(&certificate, chain).expect("writes");
         std::fs::write(&key, pem("PRIVATE KEY", leaf.key.secret_der())).expect("writes");
     };
-    let authority = |name: &str| Ca::open_or_create(&dir.path().join(name), SystemClock::new()).expect("an authority");
+    let authority = |name: &str| own(&dir.path().join(name), &names(), SystemClock::new()).expect("an authority");
     let (old, new) = (authority("old"), authority("new"));
     write(&old);
     let certificates = Arc::new(Certificates::from_files(&certificate, &key).expect("loads"));
@@ -110,7 +111,7 @@ async fn a_certificate_is_replaced_without_a_restart() {
 #[tokio::test]
 async fn a_name_that_is_not_ours_is_not_vouched_for() {
     let dir = tempfile::tempdir().expect("a directory");
-    let ca = Arc::new(Ca::open_or_create(dir.path(), SystemClock::new()).expect("an authority"));
+    let ca = Arc::new(own(dir.path(), &names(), SystemClock::new()).expect("an authority"));
     let certificates = Certificates::from_ca(ca.clone(), names(), SystemClock::new()).expect("a certificate");
     let running = start_tls(Arc::new(certificates));
     assert!(shake_hands(&running, &connector(&ca, &[]), "other.test").await.is_err());
@@ -120,7 +121,7 @@ async fn a_name_that_is_not_ours_is_not_vouched_for() {
 async fn our_own_certificate_is_renewed_before_it_ends() {
     let dir = tempfile::tempdir().expect("a directory");
     let clock = ManualClock::at(SystemClock::new().now());
-    let ca = Arc::new(Ca::open_or_create(dir.path(), clock.clone()).expect("an authority"));
+    let ca = Arc::new(own(dir.path(), &names(), clock.clone()).expect("an authority"));
     let certificates = Arc::new(Certificates::from_ca(ca, names(), clock.clone()).expect("a certificate"));
     let first = certificates.current_chain();
     let renewing = certificates.clone();
@@ -137,7 +138,7 @@ async fn our_own_certificate_is_renewed_before_it_ends() {
 #[tokio::test(start_paused = true)]
 async fn a_handshake_that_stalls_is_cut() {
     let dir = tempfile::tempdir().expect("a directory");
-    let ca = Arc::new(Ca::open_or_create(dir.path(), SystemClock::new()).expect("an authority"));
+    let ca = Arc::new(own(dir.path(), &names(), SystemClock::new()).expect("an authority"));
     let certificates = Certificates::from_ca(ca, names(), SystemClock::new()).expect("a certificate");
     let running = start_tls(Arc::new(certificates));
     let mut stream = connect(running.addr()).await;
