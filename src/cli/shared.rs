@@ -11,7 +11,7 @@ use url::Url;
 
 use super::beacon::{Beacon, Guest};
 use super::client::Client;
-use super::failure::{FAILED, Failure, USAGE};
+use super::failure::{FAILED, Failure};
 use super::where_at::{Health, admits, make_dir};
 
 /// How long one may take to start, or to let go of its directory.
@@ -50,7 +50,7 @@ pub(crate) struct Entered {
 impl Shared {
     /// Finds the one that serves the directory, or starts one.
     ///
-    /// *Errors*: it cannot be started; of the code USAGE where the configuration must change.
+    /// *Errors*: it cannot be started.
     pub async fn enter(&self) -> Result<Entered, Failure> {
         make_dir(&self.dir)?;
         let entering = async {
@@ -76,7 +76,8 @@ impl Shared {
             Failure::failed(format!("{}: {error}", self.dir.display()), "name another with --data DIR")
         })?;
         let Some(address) = Beacon::seen(&self.dir) else { return Ok(None) };
-        let client = Client::new(&address, None)?;
+        // What is no address was not written by one.
+        let Ok(client) = Client::new(&address, None) else { return Ok(None) };
         let Ok(Some(health)) = admits(&client).await else { return Ok(None) };
         if self.offline == health.offline {
             return Ok(Some(Entered { client, _guest: guest }));
@@ -91,10 +92,7 @@ impl Shared {
         if !health.embedded || Guest::any(&self.dir) {
             let (is, should) = if health.offline { ("offline", "online") } else { ("online", "offline") };
             let message = format!("a larder that others use serves {} {is}", self.dir.display());
-            return Err(Failure {
-                code: USAGE,
-                ..Failure::failed(message, format!("to be {should}, use another --data DIR"))
-            });
+            return Err(Failure::failed(message, format!("to be {should}, use another --data DIR")));
         }
         Beacon::put_out(&self.dir);
         Ok(())

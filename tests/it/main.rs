@@ -42,4 +42,5 @@ mod power;
 mod recognised;
 mod refusals;
 mod tool_pages;
+mod unusable;
 mod upstream_faults;
