@@ -75,6 +75,10 @@ pub(crate) struct Larders<'a> {
     pub offer: Option<&'a Offer>,
 }
 
+pub(crate) fn are_started_by(command: &[OsString]) -> bool {
+    words::use_of(command).is_some()
+}
+
 /// Changes a command that starts containers, if their network reaches the server; says so if it does not.
 ///
 /// *Shape*: None: run it as it is. *Errors*: what could not be written.

@@ -39,6 +39,14 @@ impl Failure {
         }
     }
 
+    /// The same in one line, for what goes on without it.
+    pub fn line(&self) -> String {
+        match &self.help {
+            Some(help) => format!("{}; {help}", self.message),
+            None => self.message.clone(),
+        }
+    }
+
     pub fn report(&self) -> ExitCode {
         super::out::error(&self.text());
         ExitCode::from(self.code)

@@ -9,10 +9,10 @@ use http::Method;
 use serde_json::Value;
 
 use super::client::Client;
-use super::containers::{self, Larder, Larders};
+use super::containers::{self, Contained, Larder, Larders};
 use super::discover::{Found, Surroundings};
 use super::env::{credential, tools_url, wrong_label};
-use super::failure::{Failure, USAGE};
+use super::failure::Failure;
 use super::keystore::Der;
 use super::out;
 use super::point::{self, Target};
@@ -128,7 +128,15 @@ impl Place {
     }
 }
 
-/// *Errors*: no server, or a command that cannot be started; else the code is the command's.
+impl Args {
+    /// Whether the command may not run without larder, or with less of it.
+    fn must(&self) -> bool {
+        self.strict || self.offline
+    }
+}
+
+/// *Errors*: wrong arguments or a wrong configuration, a server that refuses this user, a command that cannot be started;
+/// with `--strict` or `--offline` whatever fails. Else the code is the command's.
 pub(crate) fn run(args: Args) -> Result<ExitCode, Failure> {
     let here = args.at.here(None)?;
     let given = args.label.as_deref().or_else(|| here.variables.get("LARDER_LABEL"));
@@ -141,8 +149,9 @@ pub(crate) fn run(args: Args) -> Result<ExitCode, Failure> {
         std::fs::File::create(file).map_err(|error| cannot_write(file, &error))?;
     }
     block_on(async move {
-        let data = here.data_dir()?;
-        let looking = tokio::task::spawn_blocking(move || point::known_here(&data));
+        let data = here.data_dir().ok();
+        let look = move || data.map_or_else(point::found_here, |data| point::known_here(&data));
+        let looking = tokio::task::spawn_blocking(look);
         let looked = waiting("reading what this machine's tools use", looking);
         // A look that panicked found nothing.
         let found = looked.await.unwrap_or_default();
@@ -158,43 +167,13 @@ pub(crate) fn run(args: Args) -> Result<ExitCode, Failure> {
 async fn build(args: &Args, here: &Here, found: &[Found], label: &str, place: &Place) -> Result<u8, Failure> {
     let client = &place.client;
     let before = place.of_build(label).await.unwrap_or_default();
-    // A larder on this machine asks for none, and an agent shows its server the server's.
-    let token = if place.shared.is_some() { None } else { here.token() };
-    let target = Target {
-        labelled: tools_url(&client.base, Some(label)),
-        server: client.base.clone(),
-        label: credential(Some(label), token),
-        overlays: here.data_dir()?.join("overlays"),
-    };
-    let settings = point::settings(target, found);
-    settings.notes.iter().for_each(|note| out::note(note));
-    match point::lay(&settings) {
-        Err(failure) if !args.strict => {
+    let (contained, env) = match pointed(args, here, found, label, place).await {
+        Err(failure) if !args.must() => {
             without(&failure);
             return run_child(&args.command, &[]).await;
         }
-        laid => laid?,
-    }
-    let mut env: Vec<(String, String)> = settings.env_here().cloned().collect();
-    let (offer, certificates) = offered(args, place).await;
-    let trust = if certificates.is_empty() { Vec::new() } else { trusted(here, &certificates)? };
-    if place.behind.is_some() {
-        // Where it is not told, the server looks into no tunnel of this build.
-        let told = serde_json::json!({ "build": label, "trusts": !trust.is_empty() });
-        let _ = client.post::<Value>("/api/v1/trusting", &told).await;
-    }
-    env.extend(trust);
-    // So that a larder started by the command uses the same server.
-    env.push(("LARDER_SERVER".to_owned(), client.address().to_owned()));
-    env.push(("LARDER_LABEL".to_owned(), label.to_owned()));
-    if token.is_none() && here.token().is_some() {
-        // It would be none of that one's.
-        env.push(("LARDER_TOKEN".to_owned(), String::new()));
-    }
-    let larder = |client, token| Larder { client, label: credential(Some(label), token) };
-    let (near, far) = (larder(client, token), larder(place.server(), here.token()));
-    let larders = Larders { near, far, offer: offer.as_ref() };
-    let contained = containers::prepare(&args.command, larders, found, &here.data_dir()?.join("overlays")).await?;
+        pointed => pointed?,
+    };
     let (command, env) = match &contained {
         Some(contained) => (&contained.command, contained.over(env)),
         None => (&args.command, env),
@@ -220,6 +199,65 @@ async fn build(args: &Args, here: &Here, found: &[Found], label: &str, place: &P
         out::error(&format!("larder: the build's record was not written\n{}", failure.text()));
     }
     Ok(code)
+}
+
+/// What points the command's tools and containers at the server.
+///
+/// *Errors*: what could not be written. Nothing of it is then in force.
+async fn pointed(
+    args: &Args,
+    here: &Here,
+    found: &[Found],
+    label: &str,
+    place: &Place,
+) -> Result<(Option<Contained>, Vec<(String, String)>), Failure> {
+    let client = &place.client;
+    // A larder on this machine asks for none, and an agent shows its server the server's.
+    let token = if place.shared.is_some() { None } else { here.token() };
+    let target = Target {
+        labelled: tools_url(&client.base, Some(label)),
+        server: client.base.clone(),
+        label: credential(Some(label), token),
+        overlays: overlays(here).unwrap_or_default(),
+    };
+    let settings = point::settings(target, found);
+    settings.notes.iter().for_each(|note| out::note(note));
+    let mut env: Vec<(String, String)> = match overlays(here).and_then(|_| point::lay(&settings)) {
+        Ok(()) => settings.env_here().cloned().collect(),
+        Err(failure) if args.must() => return Err(failure),
+        Err(failure) => {
+            out::note(&format!("tools whose settings are files are left as they are: {}", failure.line()));
+            settings.env.clone()
+        }
+    };
+    let (offer, certificates) = offered(args, place).await;
+    let trust = if certificates.is_empty() { Vec::new() } else { trusted(here, &certificates)? };
+    if place.behind.is_some() {
+        // Where it is not told, the server looks into no tunnel of this build.
+        let told = serde_json::json!({ "build": label, "trusts": !trust.is_empty() });
+        let _ = client.post::<Value>("/api/v1/trusting", &told).await;
+    }
+    env.extend(trust);
+    // So that a larder started by the command uses the same server.
+    env.push(("LARDER_SERVER".to_owned(), client.address().to_owned()));
+    env.push(("LARDER_LABEL".to_owned(), label.to_owned()));
+    if token.is_none() && here.token().is_some() {
+        // It would be none of that one's.
+        env.push(("LARDER_TOKEN".to_owned(), String::new()));
+    }
+    if !containers::are_started_by(&args.command) {
+        return Ok((None, env));
+    }
+    let larder = |client, token| Larder { client, label: credential(Some(label), token) };
+    let (near, far) = (larder(client, token), larder(place.server(), here.token()));
+    let larders = Larders { near, far, offer: offer.as_ref() };
+    let contained = containers::prepare(&args.command, larders, found, &overlays(here)?).await?;
+    Ok((contained, env))
+}
+
+/// Where what is laid over tools' own files lies.
+fn overlays(here: &Here) -> Result<PathBuf, Failure> {
+    Ok(here.data_dir()?.join("overlays"))
 }
 
 /// Whom the build has to trust, where the server intercepts. A server that cannot be believed is no reason to stop: it
@@ -250,7 +288,7 @@ async fn offered(args: &Args, place: &Place) -> (Option<Offer>, Vec<Der>) {
 
 /// What leads the tools to certificates.
 fn trusted(here: &Here, certificates: &[Der]) -> Result<Vec<(String, String)>, Failure> {
-    let dir = here.data_dir()?.join("overlays/trust");
+    let dir = overlays(here)?.join("trust");
     let around = Surroundings::here(std::env::current_dir().unwrap_or_default());
     Ok(trust::lay(&dir, &trust::Before::here(&around), certificates).unwrap_or_else(|error| {
         out::note(&format!("this build does not trust the server's authority: {}: {error}", dir.display()));
@@ -264,14 +302,14 @@ async fn place(args: &Args, here: &Here, found: &[Found]) -> Result<Option<Place
     if let Some(address) = named {
         return before(args, here, here.client(address)?, found).await;
     }
-    let dir = here.data_dir()?;
-    let shared = Shared { dir, config: args.at.config.clone(), offline: args.offline, server: None };
-    match Place::shared(shared, None).await {
+    let shared = |dir| Shared { dir, config: args.at.config.clone(), offline: args.offline, server: None };
+    let entered = async { Place::shared(shared(here.data_dir()?), None).await };
+    match entered.await {
         Ok(place) => {
             adopt(&place.client, found).await;
             Ok(Some(place))
         }
-        Err(failure) if failure.code == USAGE || args.strict || args.offline => Err(failure),
+        Err(failure) if args.must() => Err(failure),
         Err(failure) => Ok(without(&failure)),
     }
 }
@@ -301,13 +339,16 @@ async fn before(args: &Args, here: &Here, server: Client, found: &[Found]) -> Re
     }
     let (url, token) = (server.address().to_owned(), server.token.clone());
     let told = shared::Server { url, token, is_there: health.is_some() };
-    let dir = shared::agent_dir(&here.data_dir()?, &told);
-    let shared = Shared { dir, config: args.at.config.clone(), offline: args.offline, server: Some(told) };
-    match Place::shared(shared, Some(server.clone())).await {
+    let entered = async {
+        let dir = shared::agent_dir(&here.data_dir()?, &told);
+        let shared = Shared { dir, config: args.at.config.clone(), offline: args.offline, server: Some(told) };
+        Place::shared(shared, Some(server.clone())).await
+    };
+    match entered.await {
         Ok(place) => Ok(Some(place)),
-        Err(failure) if failure.code == USAGE => Err(failure),
+        Err(failure) if args.must() => Err(failure),
         Err(failure) if health.is_some() => {
-            out::note(&format!("the server is used without an agent: {}", failure.message));
+            out::note(&format!("the server is used without an agent: {}", failure.line()));
             Ok(Some(Place::theirs(server)))
         }
         Err(failure) => Ok(without(&failure)),
@@ -315,7 +356,7 @@ async fn before(args: &Args, here: &Here, server: Client, found: &[Found]) -> Re
 }
 
 fn without(failure: &Failure) -> Option<Place> {
-    out::note(&format!("this build runs without a cache: {}", failure.message));
+    out::note(&format!("this build runs without a cache: {}", failure.line()));
     None
 }
 

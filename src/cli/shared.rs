@@ -11,7 +11,7 @@ use url::Url;
 
 use super::beacon::{Beacon, Guest};
 use super::client::Client;
-use super::failure::{FAILED, Failure, USAGE};
+use super::failure::{FAILED, Failure};
 use super::where_at::{AGENTS, Health, admits, make_dir};
 use crate::protocol::owner::OwnerKey;
 
@@ -51,7 +51,7 @@ pub(crate) struct Entered {
 impl Shared {
     /// Finds the one that serves the directory, or starts one.
     ///
-    /// *Errors*: it cannot be started; of the code USAGE where the configuration must change.
+    /// *Errors*: it cannot be started.
     pub async fn enter(&self) -> Result<Entered, Failure> {
         // A full or foreign disk is no reason to keep a build from running.
         make_dir(&self.dir).map_err(|failure| Failure { code: FAILED, ..failure })?;
@@ -83,7 +83,9 @@ impl Shared {
             Failure::failed(message, "name that one with --server, or a directory of your own with --data DIR")
         })?;
         let Some(key) = key else { return Ok(None) };
-        let client = Client::new(&address, None)?.of_owner(key);
+        // What is no address was not written by one.
+        let Ok(client) = Client::new(&address, None) else { return Ok(None) };
+        let client = client.of_owner(key);
         let Ok(Some(health)) = admits(&client).await else { return Ok(None) };
         if self.offline == health.offline {
             return Ok(Some(Entered { client, _guest: guest }));
@@ -98,10 +100,7 @@ impl Shared {
         if !health.embedded || Guest::any(&self.dir) {
             let (is, should) = if health.offline { ("offline", "online") } else { ("online", "offline") };
             let message = format!("a larder that others use serves {} {is}", self.dir.display());
-            return Err(Failure {
-                code: USAGE,
-                ..Failure::failed(message, format!("to be {should}, use another --data DIR"))
-            });
+            return Err(Failure::failed(message, format!("to be {should}, use another --data DIR")));
         }
         Beacon::put_out(&self.dir);
         Ok(())

@@ -45,4 +45,5 @@ mod recognised;
 mod refusals;
 mod tool_pages;
 mod trust;
+mod unusable;
 mod upstream_faults;
