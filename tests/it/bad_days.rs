@@ -173,7 +173,7 @@ fn a_server_that_comes_back_in_the_middle_is_trusted() {
         as_user(&mut command, dir.path());
         command.env("http_proxy", world.proxy()).env("https_proxy", world.proxy());
         command.env("SSL_CERT_FILE", &world.authority).env("CURL_CA_BUNDLE", &world.authority);
-        command.args(["--trust-plain-http", "--", "sh", "-e", "-c", script]);
+        command.args(["--", "sh", "-e", "-c", script]);
         command
     };
     let ended = end_of(build("curl -sS https://files.example/a"), LIMIT);

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use crate::support::agent::{Agent, as_user, larder_run};
+use crate::support::agent::{Agent, as_user};
 use crate::support::client::Ask;
 use crate::support::machine::scratch;
 use crate::support::resource::Resource;
@@ -46,13 +46,8 @@ fn run(home: &Path, words: &[&str], variables: &[(&str, &str)]) -> Ended {
     let mut command = Command::new(LARDER);
     command.arg("run").args(words).args(["--", "env"]);
     as_user(&mut command, home);
-    end_of(
-        {
-            command.envs(variables.iter().copied());
-            command
-        },
-        LIMIT,
-    )
+    command.envs(variables.iter().copied());
+    end_of(command, LIMIT)
 }
 
 #[track_caller]
@@ -117,24 +112,11 @@ fn the_users_own_server_is_found_and_trusted() {
 fn a_loopback_server_that_only_a_name_vouches_for_needs_consent_to_be_trusted() {
     let dir = scratch();
     let server = Setup::below(dir.path()).config(INTERCEPTS).start();
-    let mut command = larder_run(dir.path(), &server.url());
-    let ended = end_of(
-        {
-            command.args(["--", "env"]);
-            command
-        },
-        LIMIT,
-    );
+    let named = server.url();
+    let ended = run(dir.path(), &["--server", &named], &[]);
     assert!(ended.code == Some(0) && !ended.stdout.contains(TRUSTED), "{ended:?}");
     assert!(ended.stderr.contains("--trust-plain-http"), "{ended:?}");
-    let mut command = larder_run(dir.path(), &server.url());
-    let ended = end_of(
-        {
-            command.args(["--trust-plain-http", "--", "env"]);
-            command
-        },
-        LIMIT,
-    );
+    let ended = run(dir.path(), &["--trust-plain-http", "--server", &named], &[]);
     assert!(ended.code == Some(0) && ended.stdout.contains(TRUSTED), "{ended:?}");
 }
 

@@ -16,10 +16,10 @@ pub struct Agent {
     addr: SocketAddr,
 }
 
-/// `larder run` before a server, with its own data below `dir` and nothing of our environment's proxies.
+/// `larder run` before a server that it may trust, with its own data below `dir` and nothing of our environment's proxies.
 pub fn larder_run(dir: &Path, server: &str) -> Command {
     let mut command = Command::new(LARDER);
-    command.args(["run", "--server", server, "--data"]).arg(dir.join("agent"));
+    command.args(["run", "--trust-plain-http", "--server", server, "--data"]).arg(dir.join("agent"));
     as_user(&mut command, dir);
     command
 }
