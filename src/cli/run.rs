@@ -56,7 +56,7 @@ pub(crate) struct Args {
     /// Fail where the server fails: no agent before it, and nothing fetched around it
     #[arg(long)]
     strict: bool,
-    /// Never ask upstream: what is kept must do
+    /// Never ask upstream: what this machine keeps must do. Not before a server, which is told: larder offline on
     #[arg(long)]
     offline: bool,
     /// Trust the authority of a server that intercepts although it came over plain HTTP
@@ -300,7 +300,18 @@ fn trusted(here: &Here, certificates: &[Der]) -> Result<Vec<(String, String)>, F
 async fn place(args: &Args, here: &Here, found: &[Found]) -> Result<Option<Place>, Failure> {
     let named = args.server.as_deref().or_else(|| here.variables.get("LARDER_SERVER"));
     if let Some(address) = named {
-        return before(args, here, here.client(address)?, found).await;
+        let server = here.client(address)?;
+        if args.offline {
+            let address = server.address();
+            let message =
+                format!("--offline is of no use with {address}: that server decides whether upstream is asked");
+            let help = format!(
+                "tell it: larder offline on --server {address}; or go by what this machine keeps: leave --server and \
+                 LARDER_SERVER out"
+            );
+            return Err(Failure::usage(message, help));
+        }
+        return before(args, here, server, found).await;
     }
     let shared = |dir| Shared { dir, config: args.at.config.clone(), offline: args.offline, server: None };
     let entered = async { Place::shared(shared(here.data_dir()?), None).await };
@@ -341,12 +352,11 @@ async fn before(args: &Args, here: &Here, server: Client, found: &[Found]) -> Re
     let told = shared::Server { url, token, is_there: health.is_some() };
     let entered = async {
         let dir = shared::agent_dir(&here.data_dir()?, &told);
-        let shared = Shared { dir, config: args.at.config.clone(), offline: args.offline, server: Some(told) };
+        let shared = Shared { dir, config: args.at.config.clone(), offline: false, server: Some(told) };
         Place::shared(shared, Some(server.clone())).await
     };
     match entered.await {
         Ok(place) => Ok(Some(place)),
-        Err(failure) if args.must() => Err(failure),
         Err(failure) if health.is_some() => {
             out::note(&format!("the server is used without an agent: {}", failure.line()));
             Ok(Some(Place::theirs(server)))

@@ -217,3 +217,20 @@ fn a_typo_in_the_configuration_ends_a_run() {
     assert_eq!((ended.code, &*ended.stdout), (Some(2), ""), "{ended:?}");
     assert!(ended.stderr.contains("did you mean store?"), "{ended:?}");
 }
+
+#[test]
+fn offline_is_refused_where_a_server_is_asked() {
+    let dir = scratch();
+    let server = Setup::below(&dir.path().join("server")).start();
+    let url = server.url();
+    let data = dir.path().join("data").display().to_string();
+    let named = ["--offline", "--data", &data, "--server", &url];
+    let mut by_variable = run_in(dir.path(), &named[..3], &COMMAND);
+    by_variable.env("LARDER_SERVER", &url);
+    let strict = run_in(dir.path(), &[&named[..], &["--strict"]].concat(), &COMMAND);
+    for run in [run_in(dir.path(), &named, &COMMAND), strict, by_variable] {
+        let ended = end_of(run, LIMIT);
+        assert_eq!((ended.code, &*ended.stdout), (Some(2), ""), "{ended:?}");
+        assert!(ended.stderr.contains(&format!("larder offline on --server {url}")), "{ended:?}");
+    }
+}
