@@ -166,7 +166,7 @@ fn serve(
     freshness: &Freshness,
     now: Timestamp,
 ) -> Option<Decision> {
-    if !entry.valid {
+    if !entry.valid || freshness::is_ahead(entry, now) && lifetime(entry, freshness) < Duration::MAX {
         return None;
     }
     if let Some(rules) = rules {

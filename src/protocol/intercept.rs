@@ -217,6 +217,7 @@ impl Front {
                         let inner = Arc::new(Inner::new(is_tls, &host, port, heeded));
                         observers.metrics.add(Name::InterceptedConnections, 1);
                         let served = within.serve(client, inner).await;
+                        tracing::debug!(%host, ?served, "a tunnel that was entered has ended");
                         let now = observers.clock.elapsed();
                         if is_tls && intercept.learn(&host, &party, &served, now) {
                             observers.distrusted(label.as_ref(), &host, &served);

@@ -109,7 +109,9 @@ impl Ca {
 
     /// Issues a certificate for host names and addresses, valid for `LEAF_LIFE`.
     pub fn issue(&self, names: &[String]) -> Result<Leaf, ServerError> {
-        self.issue_as(names, names.first().map_or("larder", String::as_str))
+        // Clients take a common name that looks like a host for one, which a constraint to addresses does not allow.
+        let host = names.iter().find(|name| name.parse::<std::net::IpAddr>().is_err());
+        self.issue_as(names, host.map_or("larder", String::as_str))
     }
 
     /// Issues a certificate for one host, whose name may be longer than a subject's common name can be.

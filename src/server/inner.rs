@@ -117,7 +117,9 @@ fn refusal(error: &io::Error) -> Served {
             | Alert::UnsupportedCertificate
             | Alert::CertificateExpired
             | Alert::CertificateRevoked
-            | Alert::AccessDenied),
+            | Alert::AccessDenied
+            // What GnuTLS sends, where it sends anything.
+            | Alert::CloseNotify),
         )) => Served::Distrusted { alert: format!("{alert:?}") },
         Some(why) => Served::Failed { why: why.to_string() },
         // So GnuTLS says it. The certificate went out with our first answer.

@@ -19,6 +19,7 @@ mod bad_surroundings;
 mod cargo_client;
 mod cargo_token;
 mod certificates;
+mod clock;
 mod containers;
 mod disk;
 mod docker;

@@ -284,11 +284,7 @@ impl Exchange<'_> {
             Fault::TooShort(more) => to - from + more,
             _ => to - from,
         };
-        let mut head =
-            format!("HTTP/1.1 {status} As Told\r\ndate: {}\r\n", httpdate::fmt_http_date(std::time::SystemTime::now()));
-        for (name, value) in &resource.headers {
-            head += &format!("{name}: {value}\r\n");
-        }
+        let mut head = head_of(status, &resource.headers);
         if status == 206 {
             head += &format!("content-range: bytes {from}-{}/{len}\r\n", to - 1);
         }
@@ -391,11 +387,7 @@ impl Exchange<'_> {
     }
 
     fn simple(&self, status: u16, headers: &[(&'static str, String)], body: &[u8]) -> io::Result<bool> {
-        let date = httpdate::fmt_http_date(std::time::SystemTime::now());
-        let mut head = format!("HTTP/1.1 {status} As Told\r\ndate: {date}\r\n");
-        for (name, value) in headers {
-            head += &format!("{name}: {value}\r\n");
-        }
+        let mut head = head_of(status, headers);
         if status == 304 {
             head += "\r\n";
             return self.write(head.as_bytes()).map(|()| true);
@@ -412,4 +404,16 @@ impl Exchange<'_> {
         let mut stream = self.stream;
         stream.write_all(bytes)
     }
+}
+
+/// The beginning of an answer's head, of now unless the fields say another time.
+fn head_of(status: u16, headers: &[(&'static str, String)]) -> String {
+    let mut head = format!("HTTP/1.1 {status} As Told\r\n");
+    if headers.iter().all(|(name, _)| *name != "date") {
+        head += &format!("date: {}\r\n", httpdate::fmt_http_date(std::time::SystemTime::now()));
+    }
+    for (name, value) in headers {
+        head += &format!("{name}: {value}\r\n");
+    }
+    head
 }

@@ -55,6 +55,26 @@ fn fresh_is_served_and_stale_is_validated() {
     assert_eq!(plain("must-revalidate, max-age=60", 59), "serve 0 59");
 }
 
+/// A clock that is a year ahead, and then right again.
+#[test]
+fn what_came_at_a_time_that_is_still_to_come_is_asked_again() {
+    let ahead = |mut entry: Entry, by: u64| {
+        (entry.requested_at, entry.fetched_at) = (later(by), later(by));
+        vec![entry]
+    };
+    let kept = || http(&[("cache-control", "max-age=60"), ("etag", "\"a\"")]);
+    let minutes = Freshness::Revalidate { fresh_for: Duration::from_secs(60), stale_if_error: Duration::ZERO };
+    for (freshness, answer) in [
+        (&Freshness::Http, "ask 0 if-none-match"),
+        (&minutes, "ask 0 if-none-match"),
+        (&Freshness::Immutable, "serve 0 0"),
+    ] {
+        assert_eq!(decided(&[], ahead(kept(), 31_536_000), freshness, 0), answer);
+        assert_eq!(decided(&[], ahead(kept(), 5), freshness, 0), "serve 0 0", "a clock that was set a little");
+    }
+    assert_eq!(decided(&[], ahead(entry(404, &[]), 31_536_000), &Freshness::Immutable, 0), "fetch");
+}
+
 #[test]
 fn what_a_304_withdrew_is_not_even_asked_about() {
     for rule in ["private, max-age=60", "no-store, max-age=60"] {

@@ -22,6 +22,8 @@ const HEURISTIC_LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// How long an absence is believed, where the times are ours.
 pub const ABSENCE: Duration = Duration::from_secs(60);
+/// How far a clock may be set back without a word.
+const CLOCK_STEP: Duration = Duration::from_secs(60);
 
 /// Final statuses that may be reused without explicit freshness (RFC 9110 §15.1), but for 206, which is not stored.
 pub(crate) fn is_heuristic(status: u16) -> bool {
@@ -75,6 +77,12 @@ pub(crate) fn spent(entry: &Entry, freshness: &Freshness, now: Timestamp) -> Dur
         Freshness::Http => Age::of(Times::from(entry), now).current(),
         Freshness::Immutable | Freshness::Revalidate { .. } => now.since(entry.fetched_at),
     }
+}
+
+/// Whether the answer came at a time that is still to come: the clock was wrong then, or is now, and how long the answer
+/// has been here cannot be told.
+pub(crate) fn is_ahead(entry: &Entry, now: Timestamp) -> bool {
+    entry.fetched_at.since(now) > CLOCK_STEP
 }
 
 /// When the origin made the answer: `Date`, or when it came here.
@@ -188,6 +196,9 @@ impl Lifetime {
 /// The arithmetic in words, one line a step, for `larder explain`.
 pub fn explain(entry: &Entry, freshness: &Freshness, now: Timestamp) -> Vec<String> {
     let mut lines = Vec::new();
+    if is_ahead(entry, now) {
+        lines.push("came at a time that is still to come: asked upstream before its next use".to_owned());
+    }
     if !entry.valid {
         lines.push("marked as doubtful: asked upstream before its next use".to_owned());
     }
