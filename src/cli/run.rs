@@ -231,7 +231,14 @@ async fn pointed(
         }
     };
     let (offer, certificates) = offered(args, place).await;
-    let trust = if certificates.is_empty() { Vec::new() } else { trusted(here, &certificates)? };
+    let trust = match trusted(here, &certificates) {
+        // The server looks into no tunnel of a build that does not trust it.
+        Err(failure) if place.behind.is_some() && !args.must() => {
+            out::note(&format!("this build does not trust the server's authority: {}", failure.line()));
+            Vec::new()
+        }
+        trust => trust?,
+    };
     if place.behind.is_some() {
         // Where it is not told, the server looks into no tunnel of this build.
         let told = serde_json::json!({ "build": label, "trusts": !trust.is_empty() });
@@ -288,12 +295,15 @@ async fn offered(args: &Args, place: &Place) -> (Option<Offer>, Vec<Der>) {
 
 /// What leads the tools to certificates.
 fn trusted(here: &Here, certificates: &[Der]) -> Result<Vec<(String, String)>, Failure> {
+    if certificates.is_empty() {
+        return Ok(Vec::new());
+    }
     let dir = overlays(here)?.join("trust");
     let around = Surroundings::here(std::env::current_dir().unwrap_or_default());
-    Ok(trust::lay(&dir, &trust::Before::here(&around), certificates).unwrap_or_else(|error| {
-        out::note(&format!("this build does not trust the server's authority: {}: {error}", dir.display()));
-        Vec::new()
-    }))
+    trust::lay(&dir, &trust::Before::here(&around), certificates).map_err(|error| {
+        let message = format!("{}: certificates for the build cannot be written: {error}", dir.display());
+        Failure::failed(message, "name another with --data DIR")
+    })
 }
 
 /// None: nothing can serve the build, which is no reason not to run it.

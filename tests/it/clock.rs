@@ -20,7 +20,7 @@ fn started(setup: &Setup, days: i32) -> Server {
 const LIST: &str = "/example.com/m/@v/list";
 
 fn changed(upstream: &Upstream, text: &str) {
-    upstream.put(LIST, Resource::text(text).header("etag", &format!("\"{text}\"")));
+    upstream.put(LIST, Resource::text(text).header("etag", format!("\"{text}\"")));
 }
 
 #[test]

@@ -160,16 +160,17 @@ fn a_full_disk_below_the_tools_settings_leaves_out_those_that_are_files() {
 }
 
 #[test]
-fn certificates_that_cannot_be_written_leave_a_build_its_own_environment() {
+fn certificates_that_cannot_be_written_leave_a_build_that_is_not_looked_into() {
     let dir = scratch();
     let server =
         Setup::below(&dir.path().join("server")).config("\n[intercept]\nhosts = [\"files.example\"]\n").start();
     let data = dir.path().join("data");
     fs::create_dir_all(data.join("overlays")).expect("scratch can be written");
     fs::write(data.join("overlays/trust"), "").expect("scratch can be written");
-    let words = ["--data", &data.display().to_string(), "--server", &server.url()];
+    let words = ["--data", &data.display().to_string(), "--trust-plain-http", "--server", &server.url()];
     let ended = end_of(run_in(dir.path(), &words, &COMMAND), LIMIT);
-    assert_ran("no trust", &ended, OWN_ENVIRONMENT, "without a cache: ");
+    assert_ran("no trust", &ended, &ended.stdout, "this build does not trust the server's authority: ");
+    assert!(ended.stdout.starts_with("http://127.0.0.1:"), "{ended:?}");
     assert_did_not_run("no trust", &end_of(run_in(dir.path(), &[&words[..], &["--strict"]].concat(), &COMMAND), LIMIT));
 }
 

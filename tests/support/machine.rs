@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 /// A directory of its own for a test, gone afterwards.
 pub fn scratch() -> tempfile::TempDir {
@@ -117,6 +118,10 @@ impl Mounted {
     /// The power comes back: unmount, mount, let the journal be replayed.
     pub fn restore(&self) {
         run(&["umount", &self.at.display().to_string()]);
+        // A process in a mount namespace of its own, as `ip netns exec` makes one, has a copy of the mount.
+        let name = self.device.trim_start_matches("/dev/");
+        let is_there = || ["ext4", "xfs"].iter().any(|kind| Path::new("/sys/fs").join(kind).join(name).exists());
+        super::wait_until(Duration::from_secs(120), "nobody else has the disk mounted", || !is_there());
         self.mount();
     }
 }
