@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use crate::support::agent::emptied;
 use crate::support::alone;
 use crate::support::body::sha256_hex;
 use crate::support::machine::{Island, is_root, kept, root_or_say, scratch};
@@ -138,7 +139,7 @@ fn cargo_fetch_cold_and_again_with_no_way_out() {
     assert_recorded(&record, &project);
     server.stop();
 
-    fs::remove_dir_all(&home).expect("the client is emptied");
+    emptied(&home);
     let server = setup.clone().argument("--offline").start();
     let offline = fetch(&server, &project, &home, &[], &record);
     assert_eq!(offline.code, Some(0), "offline: {}{}", offline.stdout, offline.stderr);
@@ -148,7 +149,7 @@ fn cargo_fetch_cold_and_again_with_no_way_out() {
     if !is_root() && !root_or_say("a network namespace without a way out") {
         return;
     }
-    fs::remove_dir_all(&home).expect("the client is emptied");
+    emptied(&home);
     let island = Island::new();
     let words = island.words();
     let words: Vec<&str> = words.iter().map(String::as_str).collect();

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use crate::support::agent::emptied;
 use crate::support::alone;
 use crate::support::machine::{Island, kept, root_or_say, run, scratch};
 use crate::support::server::{Ended, LARDER, Server, Setup, end_of};
@@ -150,7 +151,7 @@ fn go_mod_download_cold_and_again_with_no_way_out() {
     // for proofs between tree heads that depend on the order in which answers come: no two runs ask for the same tiles.
     fs::write(project.join("go.sum"), whole_go_sum(&direct.1)).expect("scratch can be written");
 
-    fs::remove_dir_all(&home).expect("the client is emptied");
+    emptied(&home);
     let server = setup.clone().argument("--offline").start();
     let offline = download(&server, &project, &home, &[]);
     assert_eq!(offline.code, Some(0), "offline: {}{}", offline.stdout, offline.stderr);
@@ -160,7 +161,7 @@ fn go_mod_download_cold_and_again_with_no_way_out() {
     if !root_or_say("a network namespace without a way out") {
         return;
     }
-    fs::remove_dir_all(&home).expect("the client is emptied");
+    emptied(&home);
     let island = Island::new();
     let words = island.words();
     let server = setup.within(&words.iter().map(String::as_str).collect::<Vec<_>>()).start();

@@ -110,3 +110,9 @@ impl Drop for Agent {
         let _ = self.child.wait();
     }
 }
+
+/// Empties a client. What an agent in it writes as it ends is waited for.
+pub fn emptied(home: &Path) {
+    let gone = || std::fs::remove_dir_all(home).is_ok() || !home.exists();
+    super::wait_until(std::time::Duration::from_secs(30), "the client is emptied", gone);
+}
