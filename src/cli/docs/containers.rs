@@ -22,13 +22,16 @@ pub(super) fn pages() -> [(String, String); 2] {
 
 fn page(title: &str, command: &str, word: &str, more: &str) -> String {
     let settings = sample(&["go", "cargo", "proxy"]);
-    let options = print::options(&Told::of(settings, None), Path::new(FILE));
+    let (options, _) = print::options(&Told::of(settings, None), Path::new(FILE), &|_| None);
     let line = secret_line();
     format!(
         "# {title}\n\n{MADE}\n\nWhere larder is installed, nothing is edited:\n\n\
          ```sh\nlarder run --server {SERVER} -- {command} .\n```\n\n\
          By hand, with nothing added when larder does not answer:\n\n\
          ```sh\n{command} $(larder env --if-up --server {SERVER} {word}) .\n```\n\n\
+         A token is on no command line, which every user of the machine could read: it is in the secret, and in a proxy that \
+         the environment has already (`eval \"$(larder env)\"` before, with an address that containers reach). Else a `RUN` that \
+         does not read the secret goes without larder; by `larder run` all go through.\n\n\
          Either takes along whatever reads the proxy variables, such as apt and apk. A `RUN` that needs more, as for Go, \
          Cargo and Maven, reads the secret if there is one:\n\n\
          ```dockerfile\n{line}; your-command\n```\n\n\
