@@ -142,16 +142,21 @@ fn has_secret(proxy: &str) -> bool {
 
 /// Keys of a job that builds with `docker build $LARDER_BUILD .`.
 fn gitlab(told: &Told) -> (String, LeftOut) {
-    let file = format!("/tmp/{FILE}");
+    let file = format!("$larder_build/{FILE}");
     let body = told.secret();
     let (options, left_out) = options(told, Path::new(&file), &|_| None);
-    let lines = format!("umask 077\ncat > {file} <<'LARDER'\n{body}LARDER\nexport LARDER_BUILD=\"{options}\"\n");
+    // A name that others cannot be there with first, and do not get into.
+    let lines = format!(
+        "larder_build=$(mktemp -d /tmp/larder-XXXXXX)\ncat > \"{file}\" <<'LARDER'\n{body}LARDER\nexport LARDER_BUILD=\"{options}\"\n"
+    );
     let lines: String = lines.lines().map(|line| format!("    {line}\n")).collect();
     (format!("# script: docker build $LARDER_BUILD .\nbefore_script:\n  - |\n{lines}"), left_out)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::MetadataExt;
+
     use super::super::super::tools::Settings;
     use super::*;
 
@@ -186,13 +191,16 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let (job, left_out) = gitlab(&told());
         let script = job.split_once("  - |\n").expect("has a script").1;
-        let script = script.replace("/tmp/build.env", &dir.path().join("build.env").display().to_string());
+        let script = script.replace("/tmp/larder-", &dir.path().join("larder-").display().to_string());
         let script = script.lines().map(|line| line.trim_start().to_owned() + "\n").collect::<String>();
         let output = std::process::Command::new("sh").args(["-c", &format!("{script}echo $LARDER_BUILD")]).output();
         let said = String::from_utf8_lossy(&output.expect("sh runs").stdout).into_owned();
         assert!(!said.contains("t%2F") && said.contains("--build-arg no_proxy=a,b --secret id=cache,"), "{said}");
         assert_eq!(left_out, LeftOut::Proxies);
-        let secret = std::fs::read_to_string(dir.path().join("build.env")).expect("was made");
+        let secret = said.trim_end().rsplit_once("src=").expect("names it").1;
+        let mode = std::fs::metadata(Path::new(secret).parent().expect("is in a directory")).expect("was made").mode();
+        assert_eq!(mode & 0o777, 0o700, "it holds a token");
+        let secret = std::fs::read_to_string(secret).expect("was made");
         assert!(secret.contains("export GOPROXY=http://10.0.0.1:7070/go,direct\n"), "{secret}");
     }
 
