@@ -15,6 +15,7 @@
 //!
 //! Tried with buildah 1.28 and the client of Docker 28.
 
+mod builder;
 mod docker;
 pub(crate) mod print;
 mod trust;
@@ -276,7 +277,7 @@ impl Contained {
             Engine::Buildah => self.env.extend(proxies.map(|(name, value)| (name.clone(), Some(value.clone())))),
         }
         match found.what {
-            What::Build if takes_secret(&self.command) => {
+            What::Build if takes_secret(&self.command, found) => {
                 let at = write(&self.dir.join("secret"), &told.secret())?;
                 self.insert(found.at, ["--secret".into(), format!("id={SECRET},src={}", at.display())]);
             }
@@ -336,10 +337,21 @@ impl Drop for Contained {
     }
 }
 
-/// Whether the secret may be added: it is not named yet, and Docker's builder is not the one that knows no secrets.
-fn takes_secret(command: &[OsString]) -> bool {
+/// Whether the secret may be added: it is not named yet, and the builder is one that knows secrets. An older one would stop
+/// at the option.
+fn takes_secret(command: &[OsString], found: Use) -> bool {
     let named = command.iter().filter_map(|word| word.to_str()).any(|word| word.contains(&format!("id={SECRET},")));
-    !named && !std::env::var("DOCKER_BUILDKIT").is_ok_and(|value| value == "0")
+    if named {
+        return false;
+    }
+    let knows = builder::knows_secrets(command, found);
+    if !knows {
+        super::out::note(&format!(
+            "{} has no builder that knows --secret (Docker's is buildx): a RUN goes by the proxies alone",
+            command[0].to_string_lossy()
+        ));
+    }
+    knows
 }
 
 /// Whether every builder knows it as an argument, and leaves it out of keys.
@@ -396,9 +408,10 @@ mod tests {
     fn a_build_gets_the_secret_and_buildah_the_variables() {
         let dir = tempfile::tempdir().expect("a directory");
         let ours = dir.path().join("ours");
-        let contained = contain(&command("buildah --root /r bud -t a ."), &told(), &ours).expect("writes");
+        let buildah = builder::stand_in(dir.path(), "buildah", "echo '--secret id=x,src=y'");
+        let contained = contain(&command(&format!("{buildah} --root /r bud -t a .")), &told(), &ours).expect("writes");
         let at = ours.join("secret");
-        let expected = format!("buildah --root /r bud --secret id=cache,src={} -t a .", at.display());
+        let expected = format!("{buildah} --root /r bud --secret id=cache,src={} -t a .", at.display());
         assert_eq!(contained.command, command(&expected));
         assert_eq!(contained.env, [("http_proxy".to_owned(), Some("http://b:t@10.0.0.1:7070".to_owned()))]);
         let secret = std::fs::read_to_string(at).expect("is there");

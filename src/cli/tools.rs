@@ -95,6 +95,17 @@ pub struct Script {
     pub directories: Vec<&'static str>,
 }
 
+/// Shell that makes a directory of a known name, for a shell's variable that names it. Where the name is another user's
+/// already, who could put there what he likes, it is a new one, which no name can tell beforehand.
+pub(crate) fn own_directory(variable: &str, dir: &str) -> String {
+    let beside = dir.rsplit_once('-').map_or(dir, |(beside, _)| beside);
+    format!(
+        "{variable}={dir}\n\
+         if ! {{ mkdir -p -m 755 {dir} && [ -O {dir} ] && [ ! -L {dir} ]; }} 2>/dev/null; then\n\
+         {variable}=$(mktemp -d {beside}-XXXXXX) && chmod 755 \"${variable}\" || {variable}=/dev/null\nfi\n"
+    )
+}
+
 /// A row of the table.
 pub struct Tool {
     /// What `larder env` calls it.
@@ -505,6 +516,34 @@ pub(crate) mod tests {
         let npm = Found::of("npm", "", "x".into(), [("https://npm.example".to_owned(), Fallback::OnAbsence)]);
         let set = with_client(&[npm.expect("is an address")], &[], Path::new("/nowhere"), settings);
         assert_eq!(variable(&set, "npm_config_registry").is_empty(), !markdown().contains("npm"));
+    }
+
+    #[test]
+    fn a_directory_that_another_made_first_is_not_used() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let known = dir.path().join("larder-x");
+        let lines = own_directory("larder_x", &known.display().to_string());
+        let made = || {
+            let script = format!("umask 077; {lines}printf %s \"$larder_x\"");
+            let output = std::process::Command::new("sh").args(["-euc", &script]).output().expect("sh runs");
+            assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+            let made = PathBuf::from(String::from_utf8(output.stdout).expect("is a path"));
+            assert_eq!(fs::metadata(&made).expect("is there").permissions().mode() & 0o777, 0o755);
+            made
+        };
+        assert_eq!([made(), made()], [known.clone(), known.clone()], "what was built there stays built");
+        fs::remove_dir(&known).expect("is empty");
+        let theirs = dir.path().join("theirs");
+        fs::create_dir(&theirs).expect("a directory");
+        std::os::unix::fs::symlink(&theirs, &known).expect("a link");
+        let fresh = made();
+        assert!(fresh != known && fresh.parent() == known.parent() && !fresh.is_symlink(), "{fresh:?}");
+        if rustix::process::getuid().is_root() {
+            fs::remove_file(&known).expect("is there");
+            fs::create_dir(&known).expect("a directory");
+            std::os::unix::fs::chown(&known, Some(12345), None).expect("root may");
+            assert_ne!(made(), known);
+        }
     }
 
     #[test]

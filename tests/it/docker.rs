@@ -20,6 +20,7 @@ const BRIDGE: &str = "172.17.0.1";
 
 /// Keeps what it was given below the directory that it stands in.
 const STAND_IN: &str = r#"#!/bin/sh
+[ "$*" != "buildx version" ] || exec test ! -e "${0%/*}/no-buildx"
 out=${0%/*}/given
 mkdir -p "$out"
 printf '%s\n' "$@" > "$out/argv"
@@ -152,6 +153,13 @@ fn containers_are_given_the_server_behind_the_agent_by_the_bridges_address() {
         built.secret
     );
     assert!(built.secret.contains(&format!("export http_proxy={proxy} ")), "{}", built.secret);
+
+    // The client's older builder stops at the option.
+    fs::write(dir.path().join("bin/no-buildx"), "").expect("scratch can be written");
+    let older = bed.given(&words, &token, &["docker", "build", "."]);
+    older.assert_through(&proxy);
+    assert_eq!(older.argv, ["build", "."]);
+    assert!(older.ended.stderr.contains("knows --secret"), "{}", older.ended.stderr);
 
     let ran = bed.given(&words, &token, &["docker", "run", "--rm", "a", "make"]);
     ran.assert_through(&proxy);

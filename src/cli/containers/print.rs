@@ -1,4 +1,9 @@
 //! `larder env docker|buildkit|buildah|gitlab`: the options of a build by hand, for `docker build $(larder env docker) .`.
+//!
+//! Every user of a machine reads its command lines. So no token stands in the options: a proxy that has one is named, and
+//! its value taken by the builder from the environment, where it has to be already.
+//!
+//! Source: docker-build(1), buildah-build(1): "--build-arg": without a value, that of the local environment.
 
 use std::path::Path;
 
@@ -71,14 +76,26 @@ pub(crate) fn print(builder: Builder, here: &Here, client: &Client, label: Optio
     let told = Told::of(point::settings(target, &found), offer.as_ref());
     let words = builder.command().join(" ");
     if builder == Builder::Gitlab {
-        out::text_out(&gitlab(&told));
+        let (job, left_out) = gitlab(&told);
+        out::text_out(&job);
+        if left_out == LeftOut::Proxies {
+            out::note(WITHOUT_TOKEN);
+        }
     } else {
         let file = overlays.join(FILE);
         let written = std::fs::create_dir_all(&overlays).and_then(|()| write(&file, &told.secret()));
         written.map_err(|error| {
             Failure::failed(format!("{}: {error}", file.display()), "name another directory with --data DIR")
         })?;
-        out::text_out(&format!("{}\n", options(&told, &file)));
+        let (options, left_out) = options(&told, &file, &|name| std::env::var(name).ok());
+        out::text_out(&format!("{options}\n"));
+        if left_out == LeftOut::Proxies {
+            let all = format!("`larder run -- {words} .` has all of them go through");
+            out::note(&format!(
+                "{WITHOUT_TOKEN}; {all}, and so has eval \"$(larder env)\" before, where containers reach {}",
+                client.address()
+            ));
+        }
         out::note(&format!(
             "{words} $(larder env {}) .",
             if builder == Builder::Buildah { "buildah" } else { "docker" }
@@ -88,36 +105,66 @@ pub(crate) fn print(builder: Builder, here: &Here, client: &Client, label: Optio
     Ok(())
 }
 
-/// Options of a build: words without spaces in them.
-pub(crate) fn options(told: &Told, file: &Path) -> String {
+/// What a line of options goes without.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum LeftOut {
+    Nothing,
+    /// Those with a token that the environment has not got: the `RUN`s that read no secret go directly.
+    Proxies,
+}
+
+const WITHOUT_TOKEN: &str = "every user of a machine can read command lines, so the token is in the secret alone: a RUN that \
+                             does not read it goes without larder";
+
+/// Options of a build: words without spaces in them, and no token.
+pub(crate) fn options(told: &Told, file: &Path, around: &dyn Fn(&str) -> Option<String>) -> (String, LeftOut) {
+    let (mut words, mut left_out) = (Vec::new(), LeftOut::Nothing);
     // Builders know the others beforehand, and would ask what this one is for.
-    let known = told.proxies.iter().filter(|(name, _)| name != "http_no_proxy");
-    let mut words: Vec<String> =
-        known.map(|(name, value)| format!("--build-arg {name}={}", value.replace(' ', ""))).collect();
+    for (name, value) in told.proxies.iter().filter(|(name, _)| name != "http_no_proxy") {
+        if !has_secret(value) {
+            words.push(format!("--build-arg {name}={}", value.replace(' ', "")));
+        } else if around(name).as_ref() == Some(value) {
+            words.push(format!("--build-arg {name}"));
+        } else {
+            left_out = LeftOut::Proxies;
+        }
+    }
     words.push(format!("--secret id={SECRET},src={}", file.display()));
-    words.join(" ")
+    (words.join(" "), left_out)
+}
+
+/// Whether a proxy's address has more than a label in it.
+fn has_secret(proxy: &str) -> bool {
+    let Some((before, _)) = proxy.rsplit_once('@') else { return false };
+    let credential = before.rsplit_once('/').map_or(before, |(_, credential)| credential);
+    credential.split_once(':').is_none_or(|(_, secret)| !secret.is_empty())
 }
 
 /// Keys of a job that builds with `docker build $LARDER_BUILD .`.
-fn gitlab(told: &Told) -> String {
-    let file = format!("/tmp/{FILE}");
+fn gitlab(told: &Told) -> (String, LeftOut) {
+    let file = format!("$larder_build/{FILE}");
     let body = told.secret();
+    let (options, left_out) = options(told, Path::new(&file), &|_| None);
+    // A name that others cannot be there with first, and do not get into.
     let lines = format!(
-        "umask 077\ncat > {file} <<'LARDER'\n{body}LARDER\nexport LARDER_BUILD=\"{}\"\n",
-        options(told, Path::new(&file))
+        "larder_build=$(mktemp -d /tmp/larder-XXXXXX)\ncat > \"{file}\" <<'LARDER'\n{body}LARDER\nexport LARDER_BUILD=\"{options}\"\n"
     );
     let lines: String = lines.lines().map(|line| format!("    {line}\n")).collect();
-    format!("# script: docker build $LARDER_BUILD .\nbefore_script:\n  - |\n{lines}")
+    (format!("# script: docker build $LARDER_BUILD .\nbefore_script:\n  - |\n{lines}"), left_out)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::MetadataExt;
+
     use super::super::super::tools::Settings;
     use super::*;
 
     fn told() -> Told {
         let pairs = [
             ("http_proxy", "http://b:t%2F@10.0.0.1:7070"),
+            ("https_proxy", "http://b:@10.0.0.1:7070"),
+            ("no_proxy", "a, b"),
             ("http_no_proxy", "a|b"),
             ("GOPROXY", "http://10.0.0.1:7070/go,direct"),
         ];
@@ -126,22 +173,34 @@ mod tests {
     }
 
     #[test]
-    fn options_are_words_for_a_shell_to_split() {
-        let line = options(&told(), Path::new("/d/build.env"));
-        assert_eq!(line, "--build-arg http_proxy=http://b:t%2F@10.0.0.1:7070 --secret id=cache,src=/d/build.env");
+    fn a_token_is_in_no_option() {
+        let plain = "--build-arg https_proxy=http://b:@10.0.0.1:7070 --build-arg no_proxy=a,b \
+                     --secret id=cache,src=/d/build.env";
+        let of = |value: &'static str| {
+            options(&told(), Path::new("/d/build.env"), &|name| (name == "http_proxy").then(|| value.to_owned()))
+        };
+        assert_eq!(of("http://b:t%2F@10.0.0.1:7070"), (format!("--build-arg http_proxy {plain}"), LeftOut::Nothing));
+        // By name, containers would be led to where they do not come.
+        assert_eq!(of("http://b:t%2F@127.0.0.1:7070"), (plain.to_owned(), LeftOut::Proxies));
+        assert!(has_secret("me:hush@corp.example:3128") && has_secret("http://key@corp.example"));
+        assert!(!has_secret("http://corp.example:3128") && !has_secret("http://label:@larder.example"));
     }
 
     #[test]
     fn a_job_makes_the_secret_itself() {
         let dir = tempfile::tempdir().expect("a directory");
-        let job = gitlab(&told());
+        let (job, left_out) = gitlab(&told());
         let script = job.split_once("  - |\n").expect("has a script").1;
-        let script = script.replace("/tmp/build.env", &dir.path().join("build.env").display().to_string());
+        let script = script.replace("/tmp/larder-", &dir.path().join("larder-").display().to_string());
         let script = script.lines().map(|line| line.trim_start().to_owned() + "\n").collect::<String>();
         let output = std::process::Command::new("sh").args(["-c", &format!("{script}echo $LARDER_BUILD")]).output();
         let said = String::from_utf8_lossy(&output.expect("sh runs").stdout).into_owned();
-        assert!(said.starts_with("--build-arg http_proxy=http://b:t%2F@10.0.0.1:7070 --secret id=cache,"), "{said}");
-        let secret = std::fs::read_to_string(dir.path().join("build.env")).expect("was made");
+        assert!(!said.contains("t%2F") && said.contains("--build-arg no_proxy=a,b --secret id=cache,"), "{said}");
+        assert_eq!(left_out, LeftOut::Proxies);
+        let secret = said.trim_end().rsplit_once("src=").expect("names it").1;
+        let mode = std::fs::metadata(Path::new(secret).parent().expect("is in a directory")).expect("was made").mode();
+        assert_eq!(mode & 0o777, 0o700, "it holds a token");
+        let secret = std::fs::read_to_string(secret).expect("was made");
         assert!(secret.contains("export GOPROXY=http://10.0.0.1:7070/go,direct\n"), "{secret}");
     }
 

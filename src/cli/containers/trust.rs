@@ -4,6 +4,7 @@
 //! Tried with dash, bash and busybox; keytool 17.
 
 use super::super::keystore::{self, Der};
+use super::super::tools::own_directory;
 use super::super::trust::{Kind, VARIABLES};
 use crate::model::digest::Digest;
 
@@ -18,10 +19,11 @@ pub(super) fn script(larder: &[Der]) -> String {
     }
     let name = Digest::of(&larder.concat()).to_string();
     let dir = format!("/dev/shm/larder-ca-{}", &name[..12]);
-    let mut lines = format!("larder_ca={dir}\nmkdir -p {dir} || :\n");
+    // With some isolations a container's memory is the machine's.
+    let mut lines = own_directory("larder_ca", &dir);
     for (at, one) in larder.iter().enumerate() {
         let pem = keystore::pem(std::slice::from_ref(one));
-        lines.push_str(&format!("printf %s '{pem}' > {dir}/own-{at}.pem || :\n"));
+        lines.push_str(&format!("printf %s '{pem}' > \"$larder_ca/own-{at}.pem\" || :\n"));
     }
     lines.push_str(FUNCTIONS);
     lines.push_str(&format!(

@@ -22,13 +22,16 @@ pub(super) fn pages() -> [(String, String); 2] {
 
 fn page(title: &str, command: &str, word: &str, more: &str) -> String {
     let settings = sample(&["go", "cargo", "proxy"]);
-    let options = print::options(&Told::of(settings, None), Path::new(FILE));
+    let (options, _) = print::options(&Told::of(settings, None), Path::new(FILE), &|_| None);
     let line = secret_line();
     format!(
         "# {title}\n\n{MADE}\n\nWhere larder is installed, nothing is edited:\n\n\
          ```sh\nlarder run --server {SERVER} -- {command} .\n```\n\n\
          By hand, with nothing added when larder does not answer:\n\n\
          ```sh\n{command} $(larder env --if-up --server {SERVER} {word}) .\n```\n\n\
+         A token is on no command line, which every user of the machine could read: it is in the secret, and in a proxy that \
+         the environment has already (`eval \"$(larder env)\"` before, with an address that containers reach). Else a `RUN` that \
+         does not read the secret goes without larder; by `larder run` all go through.\n\n\
          Either takes along whatever reads the proxy variables, such as apt and apk. A `RUN` that needs more, as for Go, \
          Cargo and Maven, reads the secret if there is one:\n\n\
          ```dockerfile\n{line}; your-command\n```\n\n\
@@ -36,8 +39,9 @@ fn page(title: &str, command: &str, word: &str, more: &str) -> String {
          directory):\n\n\
          ```sh\n{command} {options} .\n```\n\n{more}\
          No layer, key or history changes by any of this: a rebuild without larder finds every layer.\n\n\
-         ## When larder is dead\n\n`--if-up` adds nothing, and the build goes without. Within containers there is no agent: \
-         when larder dies in the middle, what a `RUN` fetches fails (`no fallback`; Go goes on), and the layers that are \
+         ## When larder is dead\n\n`--if-up` adds nothing, and the build goes without. By `larder run`, \
+         builds of buildah and podman that share this machine's network (`--isolation chroot`, `--network host`) have the agent, \
+         and go on when larder dies in the middle. Other containers have none: then what a `RUN` fetches fails (`no fallback`; Go goes on), and the layers that are \
          done stay.\n\n\
          ## What is not cached\n\nThe images of `FROM`: they are pulled by the builder, which is not asked. What `RUN` fetches \
          over https by the proxy variables alone, unless larder intercepts the host.\n\n{}",

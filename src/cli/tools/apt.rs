@@ -4,7 +4,7 @@
 //! proxy variables. The program, which apt takes no arguments for, is a script for what every Debian has: bash and coreutils. `APT_CONFIG` names a file that
 //! apt reads before all others.
 
-use super::{Client, Overlay, Purpose, Script, Settings};
+use super::{Client, Overlay, Purpose, Script, Settings, own_directory};
 use crate::cli::public_dir;
 
 /// On machines that are not this one. Always the same, so that what was built there stays built.
@@ -29,12 +29,15 @@ pub(super) fn settings(client: &Client<'_>) -> Settings {
     let programs = vec![over.join("proxy")];
     let here = Overlay { env, directories: vec![over], files, programs, ..Overlay::default() };
     let quoted = |text: &str| text.replace('\'', r"'\''");
+    // Its name comes from the shell.
+    let config = quoted(&config(None, "DIR/proxy")).replace("DIR", "'\"$larder_apt\"'");
     let lines = format!(
-        "mkdir -p {ELSEWHERE}\nprintf %s '{}' > {ELSEWHERE}/proxy\nchmod +x {ELSEWHERE}/proxy\nprintf %s '{}' > {ELSEWHERE}/apt.conf\n",
+        "{}printf %s '{}' > \"$larder_apt/proxy\"\nchmod 755 \"$larder_apt/proxy\"\n\
+         printf %s '{config}' > \"$larder_apt/apt.conf\"\n",
+        own_directory("larder_apt", ELSEWHERE),
         quoted(&script),
-        quoted(&config(None, &format!("{ELSEWHERE}/proxy"))),
     );
-    let env = vec![("APT_CONFIG".to_owned(), format!("{ELSEWHERE}/apt.conf"))];
+    let env = vec![("APT_CONFIG".to_owned(), "$larder_apt/apt.conf".to_owned())];
     Settings { here, elsewhere: Script { lines, env, directories: vec![ELSEWHERE] }, ..Settings::default() }
 }
 

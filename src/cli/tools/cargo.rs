@@ -16,7 +16,7 @@ use std::path::Path;
 
 use toml::{Table, Value};
 
-use super::{Client, Overlay, Script, Settings};
+use super::{Client, Overlay, Script, Settings, own_directory};
 use crate::cli::discover::{Found, cargo as discovered};
 
 /// What cargo makes in its home. A link may lead to a file that is not there yet, but not to such a directory.
@@ -88,12 +88,13 @@ fn script(replacements: &Table) -> Script {
     let theirs: String = sources.map(|name| format!(" -e '[source.{name}]'")).collect();
     let lines = format!(
         "larder_real=\"${{{real}:-${{CARGO_HOME:-$HOME/.cargo}}}}\"\n\
-         mkdir -p {ELSEWHERE} \"$larder_real/registry\" \"$larder_real/git\" \"$larder_real/bin\"\n\
-         {{ cat \"$larder_real/config.toml\" 2>/dev/null || true; grep -qsF{theirs} \"$larder_real/config.toml\" || printf '\\n%s' '{ours}'; }} > {ELSEWHERE}/config.toml\n\
-         for name in {names}; do ln -sfn \"$larder_real/$name\" {ELSEWHERE}/$name; done\n"
+         {}mkdir -p \"$larder_real/registry\" \"$larder_real/git\" \"$larder_real/bin\"\n\
+         {{ cat \"$larder_real/config.toml\" 2>/dev/null || true; grep -qsF{theirs} \"$larder_real/config.toml\" || printf '\\n%s' '{ours}'; }} > \"$larder_cargo/config.toml\"\n\
+         for name in {names}; do ln -sfn \"$larder_real/$name\" \"$larder_cargo/$name\"; done\n",
+        own_directory("larder_cargo", ELSEWHERE)
     );
     // In this order: a form that sets one after the other asks the lines again for the value of the first.
-    let env = vec![(real.to_owned(), "$larder_real".to_owned()), ("CARGO_HOME".to_owned(), ELSEWHERE.to_owned())];
+    let env = vec![(real.to_owned(), "$larder_real".to_owned()), ("CARGO_HOME".to_owned(), "$larder_cargo".to_owned())];
     Script { lines, env, directories: vec![ELSEWHERE] }
 }
 

@@ -4,7 +4,7 @@
 //! settings alone. `-Dmaven.conf` in `MAVEN_OPTS` names where the installation's own `settings.xml` lies, which is merged
 //! below the user's: what a user or a project set stays in force, and wins. Tried with Maven 3.8.7.
 
-use super::{Client, Overlay, Script, Settings, is_private, proxy};
+use super::{Client, Overlay, Script, Settings, is_private, own_directory, proxy};
 use crate::cli::discover::{Found, maven as discovered};
 use crate::ecosystem;
 
@@ -49,12 +49,13 @@ pub(super) fn settings(client: &Client<'_>) -> Settings {
     let text = with("<settings>\n</settings>\n", &proxies, &(mirrors.concat() + BLOCKER), &servers);
     let links = LINKED.join(" ");
     let lines = format!(
-        "larder_mvn=\"$(readlink -f \"$(command -v mvn || echo /usr/share/maven/bin/mvn)\")\"\nmkdir -p {ELSEWHERE}\n\
-         printf %s '{}' > {ELSEWHERE}/settings.xml\n\
-         for name in {links}; do ln -sfn \"${{larder_mvn%/bin/mvn}}/conf/$name\" {ELSEWHERE}/$name; done\n",
+        "larder_mvn=\"$(readlink -f \"$(command -v mvn || echo /usr/share/maven/bin/mvn)\")\"\n{}\
+         printf %s '{}' > \"$larder_maven/settings.xml\"\n\
+         for name in {links}; do ln -sfn \"${{larder_mvn%/bin/mvn}}/conf/$name\" \"$larder_maven/$name\"; done\n",
+        own_directory("larder_maven", ELSEWHERE),
         text.replace('\'', r"'\''"),
     );
-    let mut env = vec![("MAVEN_OPTS".to_owned(), format!("${{MAVEN_OPTS:-}} -Dmaven.conf={ELSEWHERE}"))];
+    let mut env = vec![("MAVEN_OPTS".to_owned(), "${MAVEN_OPTS:-} -Dmaven.conf=$larder_maven".to_owned())];
     // Named in the settings; on this machine it is where larder has it from.
     env.extend(client.token().map(|token| ("LARDER_TOKEN".to_owned(), token.to_owned())));
     let elsewhere = Script { lines, env, directories: vec![ELSEWHERE] };
