@@ -125,7 +125,8 @@ pub struct Tool {
 /// In print, of a line whose tool does not go on without larder.
 pub const NO_FALLBACK: &str = "no fallback";
 const PROXY: &str = "reads the proxy variables";
-const PROXY_KEPT: &str = "over plain HTTP all that RFC 9111 lets a cache keep; https is tunnelled, not kept";
+const PROXY_KEPT: &str =
+    "over plain HTTP all that RFC 9111 lets a cache keep; https is tunnelled, not kept, unless larder intercepts the host";
 
 /// Every tool.
 pub static TOOLS: [Tool; 12] = [
@@ -179,7 +180,7 @@ pub static TOOLS: [Tool; 12] = [
         name: "apt",
         ecosystem: None,
         sets: "`APT_CONFIG`: a file that names a script by which apt finds its proxy",
-        kept: "what plain-HTTP sources have; https sources are tunnelled, not kept",
+        kept: "indexes as the client's own `InRelease` names them, and packages; of https sources where larder intercepts the host",
         alone: "goes on: the script answers `DIRECT` when larder takes no connection within a second",
         settings: apt::settings,
     },
@@ -189,8 +190,8 @@ pub static TOOLS: [Tool; 12] = [
         ecosystem: None,
         sets: "`MAVEN_OPTS`: `-Dmaven.conf`, a directory laid over the installation's settings, with larder as mirror of \
                each repository that has none yet, and as proxy for the rest",
-        kept: "artifacts and checksum files of mirrored repositories; others over plain HTTP; https by way of the proxy is \
-               tunnelled, not kept",
+        kept: "artifacts and checksum files of mirrored repositories; others over plain HTTP; https by way of the proxy \
+               where larder intercepts the host",
         alone: NO_FALLBACK,
         settings: maven::settings,
     },

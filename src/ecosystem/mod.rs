@@ -1,6 +1,6 @@
 //! How package managers ask: pure grammars, one file each. No async, no clock, no I/O, no state; imports `model` alone.
 //!
-//! To add one: a file here, a word in `ALL`, a test under `tests/clients/`, and `docs/ecosystems.md` made anew.
+//! To add one: a file here, a word in `ALL`, a test with real clients under `tests/it/`, and `docs/ecosystems.md` made anew.
 
 pub mod apt;
 pub mod cargo;

@@ -250,11 +250,13 @@ fn what_the_server_found_corrupt_is_not_finished_elsewhere() {
     let body = Body::new(314, 4 << 20);
     crates.publish("abcd", body);
     let path = Crates::download_path("abcd");
-    upstream.put(&path, Resource::seed(314, body.len).always(Fault::Corrupt(1 << 20)));
+    // Whoever asked upstream again would get it whole.
+    upstream.put(&path, Resource::seed(314, body.len).then(Fault::Corrupt(1 << 20)));
     let server = Setup::below(dir.path()).start();
     let agent = Agent::before(dir.path(), &server.url());
     let reply = Ask::get(format!("{}/~dl/abcd/1.0.0/download", crates.mount())).must(agent.addr());
     assert!(!reply.clean || reply.status >= 500, "{} {} bytes", reply.status, reply.len);
+    assert_eq!(upstream.count(&path), 1, "somebody went around the server");
 }
 
 /// A module with one version for go to download, and the sum of its archive.
