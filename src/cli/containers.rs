@@ -58,6 +58,8 @@ pub(crate) struct Contained {
     /// To be set; None: to be taken away.
     pub env: Vec<(String, Option<String>)>,
     dir: PathBuf,
+    /// Held while it is there, so that what a killed run left is known.
+    _lock: Option<std::fs::File>,
 }
 
 /// A larder, and what it is shown.
@@ -104,7 +106,8 @@ pub(crate) async fn prepare(
     let offer = larders.offer.map(|offer| offer.clone().at(&server));
     let target =
         Target { labelled: tools_url(&server, name), label: label.clone(), overlays: overlays.to_owned(), server };
-    let dir = overlays.join(format!("containers-{}", hex::encode(&random_bytes::<8>())));
+    sweep(overlays);
+    let dir = overlays.join(format!("{DIR}{}", hex::encode(&random_bytes::<8>())));
     let told = Told::of(point::settings(target, found), offer.as_ref());
     contain(command, &told, &dir).map(Some)
 }
@@ -243,7 +246,7 @@ fn around(mut proxies: Vec<(String, String)>, hosts: &[String], own: Option<Stri
 ///
 /// *Errors*: what could not be written.
 fn contain(command: &[OsString], told: &Told, dir: &Path) -> Result<Contained, Failure> {
-    let mut contained = Contained { command: command.to_vec(), env: Vec::new(), dir: dir.to_owned() };
+    let mut contained = Contained { command: command.to_vec(), env: Vec::new(), dir: dir.to_owned(), _lock: None };
     let Some(found) = words::use_of(command) else { return Ok(contained) };
     let laid = contained.lay(found, told);
     laid.map_err(|error| {
@@ -265,7 +268,14 @@ impl Contained {
 
     fn lay(&mut self, found: Use, told: &Told) -> std::io::Result<()> {
         use std::os::unix::fs::DirBuilderExt;
-        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.dir)?;
+        // Under a name that no sweep looks at until it is locked.
+        let fresh = self.dir.with_extension("new");
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&fresh)?;
+        let lock = std::fs::File::open(&fresh)?;
+        // Where there are no locks, nothing is swept.
+        let _ = lock.try_lock();
+        std::fs::rename(&fresh, &self.dir)?;
+        self._lock = Some(lock);
         let proxies = told.proxies.iter();
         match found.engine {
             Engine::Docker => {
@@ -334,6 +344,22 @@ impl Drop for Contained {
     fn drop(&mut self) {
         // It holds a token. What cannot be removed is readable by its owner alone.
         let _ = std::fs::remove_dir_all(&self.dir);
+    }
+}
+
+/// How the directories are named that a run keeps for its containers.
+const DIR: &str = "containers-";
+
+/// Removes what killed runs left: a token and log-ins are in it.
+fn sweep(overlays: &Path) {
+    for entry in std::fs::read_dir(overlays).into_iter().flatten().map_while(Result::ok) {
+        let name = entry.file_name();
+        let is_laid = name.to_str().is_some_and(|name| name.starts_with(DIR) && !name.contains('.'));
+        let lock = is_laid.then(|| std::fs::File::open(entry.path()).ok()).flatten();
+        if lock.is_some_and(|lock| lock.try_lock().is_ok()) {
+            // Another sweep may be at it.
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
     }
 }
 
@@ -418,6 +444,21 @@ mod tests {
         assert!(secret.contains("export GOPROXY=") && secret.contains("mkdir -p /dev/shm/larder-x"), "{secret}");
         drop(contained);
         assert!(!ours.exists(), "a token would stay");
+    }
+
+    #[test]
+    fn what_a_killed_run_left_is_swept_and_what_one_holds_is_not() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let at = |name: &str| dir.path().join(name);
+        std::fs::create_dir_all(at("containers-dead/docker")).expect("a directory");
+        std::fs::write(at("containers-dead/secret"), "t").expect("a file");
+        std::fs::create_dir(at("maven-1")).expect("a directory");
+        let alive = contain(&command("docker run a"), &told(), &at("containers-alive")).expect("writes");
+        sweep(dir.path());
+        let left = || std::fs::read_dir(dir.path()).expect("reads").count();
+        assert!(!at("containers-dead").exists() && at("containers-alive/env").exists() && left() == 2);
+        drop(alive);
+        assert_eq!(left(), 1);
     }
 
     #[test]

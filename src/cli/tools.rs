@@ -277,8 +277,16 @@ pub fn settings_of(client: &Client<'_>, wanted: &dyn Fn(&str) -> bool) -> Settin
 }
 
 /// Lead to no server.
-const HARMLESS: [&str; 6] =
-    ["no_proxy", "http_no_proxy", "cargo_http_user_agent", "pip_trusted_host", "larder_cargo_home", "larder_token"];
+const HARMLESS: [&str; 8] = [
+    "no_proxy",
+    "http_no_proxy",
+    "cargo_http_user_agent",
+    "pip_trusted_host",
+    "larder_cargo_home",
+    "larder_token",
+    "larder_maven_server",
+    "larder_maven_label",
+];
 
 /// The table for the docs.
 pub fn markdown() -> String {

@@ -159,7 +159,7 @@ fn mavens_repositories_are_mirrored_and_warm_when_they_are_dead() {
     let cold = build("cat \"${MAVEN_OPTS##*=}/settings.xml\"; ");
     assert_eq!(cold.code, Some(0), "{}{}", cold.stdout, cold.stderr);
     let row = format!(
-        "<mirror><id>larder-ours</id><mirrorOf>ours</mirrorOf><url>{url}/maven/@http:{}{BASE}</url></mirror>",
+        "<mirror><id>larder-ours</id><mirrorOf>ours</mirrorOf><url>${{env.LARDER_MAVEN_SERVER}}/maven/@http:{}{BASE}</url></mirror>",
         upstream.addr()
     );
     assert!(cold.stdout.contains(&row), "{}", cold.stdout);

@@ -22,12 +22,16 @@ pub(super) fn settings(client: &Client<'_>) -> Settings {
     if sources.is_empty() {
         return Settings::default();
     }
-    let (proxies, mirrors) = (proxies(client), mirrors(client, &sources));
+    let parts = |told| {
+        let mirrors = mirrors(client, &sources, told);
+        let servers = servers(client, &mirrors, told);
+        (proxies(client, told), mirrors, servers)
+    };
+    let (proxies, mirrors, servers) = parts(Told::InFull);
     if proxies.is_empty() && mirrors.is_empty() {
         let why = "it speaks plain HTTP to its proxy, and this server wants TLS".to_owned();
         return Settings { notes: vec![format!("maven is left alone: {why}")], ..Settings::default() };
     }
-    let servers = servers(client, &mirrors);
     let option = |dir: &str| {
         let before = client.around.var("MAVEN_OPTS").unwrap_or_default();
         let before: Vec<&str> = before.split(' ').filter(|word| !word.starts_with("-Dmaven.conf=")).collect();
@@ -35,11 +39,16 @@ pub(super) fn settings(client: &Client<'_>) -> Settings {
     };
     let real = discovered::installed(client.around);
     let here = real.map(|(conf, text)| {
+        // Builds differ in their labels: written out, each would leave a directory of its own.
+        let (proxies, mirrors, servers) = parts(Told::ByName);
         let text = with(&text, &proxies, &mirrors.concat(), &servers);
         let name = blake3::hash(text.as_bytes()).to_hex();
         let over = client.overlays.join(format!("maven-{}", &name[..12]));
         Overlay {
-            env: vec![("MAVEN_OPTS".to_owned(), option(&over.display().to_string()))],
+            env: named(client)
+                .into_iter()
+                .chain([("MAVEN_OPTS".to_owned(), option(&over.display().to_string()))])
+                .collect(),
             files: vec![(over.join("settings.xml"), text)],
             links: LINKED.iter().map(|name| (over.join(name), conf.join(name))).collect(),
             directories: vec![over],
@@ -65,17 +74,35 @@ pub(super) fn settings(client: &Client<'_>) -> Settings {
 /// The user's own settings, where nothing is laid over: mirrors alone.
 pub(super) fn own_settings(client: &Client<'_>) -> String {
     let sources: Vec<&Found> = client.found.iter().filter(|found| found.ecosystem == "maven").collect();
-    let mirrors = mirrors(client, &sources);
-    let servers = servers(client, &mirrors);
+    let mirrors = mirrors(client, &sources, Told::InFull);
+    let servers = servers(client, &mirrors, Told::InFull);
     with("<settings>\n</settings>\n", "", &mirrors.concat(), &servers)
 }
 
+/// How the label of a build is written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Told {
+    InFull,
+    ByName,
+}
+
+/// In the settings on this machine: the server with the label in its path, and the label.
+const SERVER: &str = "LARDER_MAVEN_SERVER";
+const LABEL: &str = "LARDER_MAVEN_LABEL";
+
+/// What the settings on this machine name.
+fn named(client: &Client<'_>) -> Vec<(String, String)> {
+    let server = client.labelled.as_str().trim_end_matches('/').to_owned();
+    let label = client.label.iter().map(|(label, _)| (LABEL.to_owned(), label.clone()));
+    [(SERVER.to_owned(), server)].into_iter().chain(label).collect()
+}
+
 /// Maven speaks plain HTTP to a proxy. A token is named, not written.
-fn proxies(client: &Client<'_>) -> String {
+fn proxies(client: &Client<'_>, told: Told) -> String {
     if client.server.scheme() != "http" {
         return String::new();
     }
-    let credential = client.label.as_ref().map(|(label, token)| credential(label, token)).unwrap_or_default();
+    let credential = client.label.as_ref().map(|(label, token)| credential(label, token, told)).unwrap_or_default();
     format!(
         "<proxy><id>larder</id><active>true</active><protocol>http</protocol><host>{}</host><port>{}</port>{credential}\
          <nonProxyHosts>{}</nonProxyHosts></proxy>",
@@ -85,13 +112,17 @@ fn proxies(client: &Client<'_>) -> String {
     )
 }
 
-fn credential(label: &str, token: &str) -> String {
+fn credential(label: &str, token: &str, told: Told) -> String {
+    let label = match told {
+        Told::InFull => escaped(label),
+        Told::ByName => format!("${{env.{LABEL}}}"),
+    };
     let token = if token.is_empty() { "" } else { "${env.LARDER_TOKEN}" };
-    format!("<username>{}</username><password>{token}</password>", escaped(label))
+    format!("<username>{label}</username><password>{token}</password>")
 }
 
 /// Where larder has a mount for it, one for each repository that no mirror stands before.
-fn mirrors(client: &Client<'_>, sources: &[&Found]) -> Vec<String> {
+fn mirrors(client: &Client<'_>, sources: &[&Found], told: Told) -> Vec<String> {
     if !ecosystem::ALL.iter().any(|known| known.about().name == "maven") {
         return Vec::new();
     }
@@ -100,6 +131,12 @@ fn mirrors(client: &Client<'_>, sources: &[&Found]) -> Vec<String> {
         let id = if found.name.is_empty() { discovered::CENTRAL } else { &found.name };
         let mirrored = found.settings.contains_key("mirrorOf");
         let ours = client.through(&client.labelled, "maven", url);
+        let ours = match told {
+            Told::InFull => ours,
+            Told::ByName => {
+                ours.replacen(client.labelled.as_str().trim_end_matches('/'), &format!("${{env.{SERVER}}}"), 1)
+            }
+        };
         (!mirrored).then(|| {
             let (id, ours) = (escaped(id), escaped(&ours));
             format!("<mirror><id>larder-{id}</id><mirrorOf>{id}</mirrorOf><url>{ours}</url></mirror>")
@@ -109,10 +146,10 @@ fn mirrors(client: &Client<'_>, sources: &[&Found]) -> Vec<String> {
 }
 
 /// The credential for each mirror, where one is needed.
-fn servers(client: &Client<'_>, mirrors: &[String]) -> String {
+fn servers(client: &Client<'_>, mirrors: &[String], told: Told) -> String {
     let Some((label, token)) = client.label.as_ref().filter(|_| client.token().is_some()) else { return String::new() };
     let ids = mirrors.iter().filter_map(|mirror| Some(mirror.split_once("<id>")?.1.split_once("</id>")?.0));
-    ids.map(|id| format!("<server><id>{id}</id>{}</server>", credential(label, token))).collect()
+    ids.map(|id| format!("<server><id>{id}</id>{}</server>", credential(label, token, told))).collect()
 }
 
 /// Settings with more at the front of three of their lists.
@@ -151,7 +188,11 @@ mod tests {
         let set = with_client(&[found], &env, dir.path(), settings);
         let (over, text) = (&set.here.directories[0], &set.here.files[0].1);
         assert_eq!(variable(&set, "MAVEN_OPTS"), format!("-Xmx1g -Dmaven.conf={}", over.display()));
-        assert!(text.contains("<host>larder.example</host><port>7070</port><username>build</username>"), "{text}");
+        assert!(
+            text.contains("<host>larder.example</host><port>7070</port><username>${env.LARDER_MAVEN_LABEL}</username>"),
+            "{text}"
+        );
+        assert_eq!(variable(&set, "LARDER_MAVEN_LABEL"), "build");
         assert!(text.contains("${env.LARDER_TOKEN}") && !text.contains("t/k"), "{text}");
         assert!(text.contains("<id>x</id>") && text.contains("<nonProxyHosts>a&amp;b|localhost"), "{text}");
         assert_eq!(set.here.links[0], (over.join("logging"), conf.join("logging")));
@@ -161,5 +202,29 @@ mod tests {
             "nobody else sets it there"
         );
         assert_eq!(with_client(&[], &[], dir.path(), settings), Settings::default());
+    }
+
+    #[test]
+    fn builds_with_other_labels_share_a_directory() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let conf = dir.path().join("usr/share/maven/conf");
+        std::fs::create_dir_all(&conf).expect("a directory");
+        std::fs::write(conf.join("settings.xml"), "<settings></settings>").expect("a file");
+        let found = Found::one("maven", "corp", "it".into(), "https://m.example/m2").expect("is an address");
+        let of = |label: &str| {
+            with_client(std::slice::from_ref(&found), &[], dir.path(), |client| {
+                let labelled = url::Url::parse(&format!("http://larder.example:7070/~{label}")).expect("is a URL");
+                let (server, label) = (client.server.clone(), Some((label.to_owned(), "t".to_owned())));
+                settings(&Client { server, labelled, label, overlays: client.overlays.clone(), ..*client })
+            })
+        };
+        let (one, other) = (of("run-1"), of("run-2"));
+        assert_eq!(one.here.files, other.here.files);
+        assert_eq!(one.here.directories, other.here.directories);
+        assert_eq!(variable(&one, "MAVEN_OPTS"), variable(&other, "MAVEN_OPTS"));
+        assert!(!one.here.files[0].1.contains("run-1"), "{}", one.here.files[0].1);
+        assert!(one.here.files[0].1.contains("<url>${env.LARDER_MAVEN_SERVER}/maven/@m.example/m2</url>"));
+        assert_eq!(variable(&other, "LARDER_MAVEN_SERVER"), "http://larder.example:7070/~run-2");
+        assert!(one.elsewhere.lines.contains("/~run-1/maven/@m.example/m2"), "{}", one.elsewhere.lines);
     }
 }
