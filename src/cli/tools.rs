@@ -125,8 +125,7 @@ pub struct Tool {
 /// In print, of a line whose tool does not go on without larder.
 pub const NO_FALLBACK: &str = "no fallback";
 const PROXY: &str = "reads the proxy variables";
-const PROXY_KEPT: &str =
-    "over plain HTTP all that RFC 9111 lets a cache keep; https is tunnelled, not kept, unless larder intercepts the host";
+const PROXY_KEPT: &str = "over plain HTTP all that RFC 9111 lets a cache keep; https is tunnelled, not kept, unless larder intercepts the host";
 
 /// Every tool.
 pub static TOOLS: [Tool; 12] = [

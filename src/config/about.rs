@@ -190,7 +190,10 @@ pub(crate) const ALL: &[About] = &[
         "Whose TLS is ended here, so that what clients fetch through CONNECT is cached. They have to trust larder's \
          authority: larder run sees to it, larder ca tools tells how.",
     ),
-    key("intercept.hosts", "Hosts, each as HOST, HOST:PORT or *.HOST for all below it. HOST alone means port 443. None: nobody's TLS is ended."),
+    key(
+        "intercept.hosts",
+        "Hosts, each as HOST, HOST:PORT or *.HOST for all below it. HOST alone means port 443. None: nobody's TLS is ended.",
+    ),
     section("ecosystem", "An ecosystem's sources. `larder init` writes what this machine's tools use."),
     key("ecosystem.NAME.upstreams", "Addresses in order of preference. Credentials go to netrc, never in here."),
     key(
