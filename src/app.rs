@@ -65,12 +65,8 @@ const HANDOVER_PATIENCE: Duration = Duration::from_secs(20);
 pub struct StartOptions {
     /// Answer from the cache alone.
     pub offline: bool,
-    /// Inside `larder run`: for one build, gone with it.
+    /// A process of `larder run` that builds share: gone a while after the last of them.
     pub embedded: bool,
-    /// Sources that the machine's own tools name.
-    pub found: Vec<Found>,
-    /// The label of callers on loopback that give none.
-    pub label: Option<String>,
     /// The larder that is asked before all origins: this one is an agent of builds, before their server.
     pub parent: Option<ParentSettings>,
 }
@@ -169,7 +165,7 @@ pub async fn start(mut config: Config, options: StartOptions) -> Result<Running,
     })?;
     let clock = SystemClock::new();
     let tasks = Tasks::new();
-    let gate = Arc::new(Gate::open(&config.gate, &dir, options.label.as_deref(), clock.clone())?);
+    let gate = Arc::new(Gate::open(&config.gate, &dir, clock.clone())?);
     gate.check_listen(&config.server.listen)?;
     directory::check(&dir)?;
     let given = systemd::sockets().map_err(StartError::failed)?;
@@ -203,7 +199,7 @@ pub async fn start(mut config: Config, options: StartOptions) -> Result<Running,
         certificates: certificates(&config, &dir, &clock)?,
         guises: intercept::guises(&config, &dir, &clock)?,
         offline: (options.offline || config.upstream.offline).into(),
-        adopted: Mutex::new(control::adopted(&index, &options.found).await),
+        adopted: Mutex::new(control::adopted(&index)),
         front: Mutex::new(None),
         server: Mutex::new(None),
         config: Mutex::new(config),

@@ -5,14 +5,14 @@ use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio_rustls::rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use tokio_rustls::rustls::{self, ClientConfig, ClientConnection, DigitallySignedStruct, SignatureScheme, StreamOwned};
+use tokio_rustls::rustls::pki_types::ServerName;
+use tokio_rustls::rustls::{ClientConnection, StreamOwned};
 
 use crate::Options;
 use crate::peers;
 use crate::process::resident;
 use crate::report::{Report, Table};
+use crate::secret::trusting_anybody;
 
 const CONNECTIONS: usize = 5000;
 
@@ -37,7 +37,7 @@ pub fn run(_: &Options, report: &mut Report) {
     std::thread::sleep(Duration::from_secs(2));
     let alone = resident(secure.pid());
     eprintln!("idle: {CONNECTIONS} TLS connections");
-    let config = Arc::new(trusting_anyone());
+    let config = Arc::new(trusting_anybody());
     let open: Vec<_> = (0..CONNECTIONS)
         .map(|_| {
             let name = ServerName::try_from("localhost").expect("a name");
@@ -64,53 +64,4 @@ fn ask<S: Read + Write>(mut stream: S, to: SocketAddr) -> S {
     let some = stream.read(&mut answer).expect("an answer comes");
     assert!(answer[..some].starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&answer[..some]));
     stream
-}
-
-/// The certificate is of larder's own making: who it is does not matter here.
-fn trusting_anyone() -> ClientConfig {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    ClientConfig::builder_with_provider(provider.clone())
-        .with_safe_default_protocol_versions()
-        .expect("ring has the default versions")
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Anyone(provider)))
-        .with_no_client_auth()
-}
-
-#[derive(Debug)]
-struct Anyone(Arc<rustls::crypto::CryptoProvider>);
-
-impl ServerCertVerifier for Anyone {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
 }

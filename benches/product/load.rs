@@ -151,27 +151,20 @@ impl Connection {
 
     /// Like `get`, for an oracle: every body byte goes through `hasher`.
     pub fn get_hashed(&mut self, path: &str, hasher: &mut blake3::Hasher) -> io::Result<u64> {
-        self.ask(path)?;
-        let mut buffer = vec![0; 64 << 10];
-        let head = self.head_into(&mut buffer)?;
-        hasher.update(&buffer[head.end..head.end + head.early as usize]);
-        let mut left = head.length - head.early;
-        while left > 0 {
-            let most = left.min(buffer.len() as u64) as usize;
-            let some = self.stream.read(&mut buffer[..most])?;
-            if some == 0 {
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            }
-            hasher.update(&buffer[..some]);
-            left -= some as u64;
-        }
-        Ok(head.length)
+        self.get_into(path, &mut vec![0; 64 << 10], |some| {
+            hasher.update(some);
+        })
     }
 
     /// Like `get`, by a client that takes its bytes.
     pub fn get_read(&mut self, path: &str, buffer: &mut [u8]) -> io::Result<u64> {
+        self.get_into(path, buffer, |_| {})
+    }
+
+    fn get_into(&mut self, path: &str, buffer: &mut [u8], mut take: impl FnMut(&[u8])) -> io::Result<u64> {
         self.ask(path)?;
         let head = self.head_into(buffer)?;
+        take(&buffer[head.end..head.end + head.early as usize]);
         let mut left = head.length - head.early;
         while left > 0 {
             let most = left.min(buffer.len() as u64) as usize;
@@ -179,6 +172,7 @@ impl Connection {
             if some == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
+            take(&buffer[..some]);
             left -= some as u64;
         }
         Ok(head.length)

@@ -59,18 +59,9 @@ impl From<&Found> for Adopted {
     }
 }
 
-/// What was adopted before, with what this start found for ecosystems that had nothing.
-pub(super) async fn adopted(index: &Index, found: &[Found]) -> Vec<Adopted> {
-    let mut adopted: Vec<Adopted> = kept(index, ADOPTED);
-    let known: Vec<String> = adopted.iter().map(|one| one.ecosystem.clone()).collect();
-    let news = found.iter().filter(|one| !known.contains(&one.ecosystem)).map(Adopted::from).collect::<Vec<_>>();
-    if !news.is_empty() {
-        adopted.extend(news);
-        if let Err(why) = keep(index, ADOPTED, &adopted).await {
-            tracing::warn!(%why, "adopted upstreams could not be kept");
-        }
-    }
-    adopted
+/// What was adopted before.
+pub(super) fn adopted(index: &Index) -> Vec<Adopted> {
+    kept(index, ADOPTED)
 }
 
 /// Hosts that an operator allowed.

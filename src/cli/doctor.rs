@@ -20,7 +20,7 @@ use crate::runtime::clock::SystemClock;
 
 /// Check configuration, disk, clock and upstreams; time a server
 ///
-/// With URL, one probe per ecosystem goes through the server, cold then warm. Exit code 1 when something is
+/// With URL, a probe of cargo and one of go go through the server, cold then warm. Exit code 1 when something is
 /// broken. For health checks --probe asks within two seconds, and nothing but, whether a server is ready.
 #[derive(clap::Args)]
 #[command(after_help = "\

@@ -115,7 +115,7 @@ pub(crate) fn credential(label: Option<&str>, token: Option<&str>) -> Option<(St
 }
 
 fn names() -> Vec<&'static str> {
-    tools::TOOLS.iter().map(|tool| tool.word).collect()
+    tools::TOOLS.iter().filter(|tool| tool.is_mounted()).map(|tool| tool.word).collect()
 }
 
 /// Whether one that is named reads the proxy variables and nothing else.

@@ -1,4 +1,5 @@
-//! One small request per ecosystem, cold then warm: what `larder doctor URL` times.
+//! One small request for each ecosystem that has something which all its mirrors have, cold then warm: what
+//! `larder doctor URL` times. An archive of apt's or a Maven repository need have nothing in particular.
 
 use std::sync::Arc;
 use std::time::Duration;

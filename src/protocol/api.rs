@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use url::Url;
 
 use super::front::{Answered, Front, Visit};
+use super::generation::Asking;
 use super::observe::Totals;
 use super::owner::CHALLENGE;
 use super::reply;
@@ -274,7 +275,7 @@ impl Front {
     /// What larder knows of an address, and why it would or would not come from the cache.
     async fn explain(&self, visit: &Visit<'_>) -> ApiResult {
         let url = query(visit, "url").ok_or_else(|| bad_request("say which: ?url=URL"))?;
-        let mut lookup = self.described(visit, &url)?;
+        let mut lookup = self.described(visit, &url).await?;
         self.hosts.settle(&mut lookup);
         let mut explained = self.cache.explain(&lookup).await.map_err(internal)?;
         let objection = match self.unknown_host(visit, &lookup) {
@@ -293,10 +294,12 @@ impl Front {
     }
 
     /// The lookup that a GET of `url` would be: a path below one of our mounts, or any address as the proxy would see it.
-    fn described(&self, visit: &Visit<'_>, url: &str) -> Result<Lookup, (StatusCode, String)> {
+    async fn described(&self, visit: &Visit<'_>, url: &str) -> Result<Lookup, (StatusCode, String)> {
         let path = match Url::parse(url) {
             Ok(url) if self.is_own(visit, &url) => url[url::Position::BeforePath..].to_owned(),
-            Ok(url) if matches!(url.scheme(), "http" | "https") => return Ok(self.addressed(&url)),
+            Ok(url) if matches!(url.scheme(), "http" | "https") => {
+                return self.addressed(visit, &url).await.map_err(internal);
+            }
             Ok(url) => return Err(bad_request(format!("{} is not fetched: http and https are", url.scheme()))),
             Err(_) => url.to_owned(),
         };
@@ -305,7 +308,7 @@ impl Front {
         if mount == "http" || mount == "https" {
             let target = format!("{mount}://{rest}{}", asked.map(|asked| format!("?{asked}")).unwrap_or_default());
             let url = Url::parse(&target).map_err(|_| bad_request("that is no address"))?;
-            return Ok(self.addressed(&url));
+            return self.addressed(visit, &url).await.map_err(internal);
         }
         let upstreams = self.upstreams.load();
         let at = upstreams.position(mount).ok_or_else(|| bad_request(format!("no mount is called {mount}")))?;
@@ -322,7 +325,10 @@ impl Front {
         match route {
             Ok(Route::Cached(lookup)) => Ok(*lookup),
             Ok(Route::Generation(generation)) => Ok(generation.document),
-            Ok(Route::Within(within)) => Ok(within.plain),
+            Ok(Route::Within(within)) => {
+                let meant = self.meant(visit, &within, Asking::No).await.map_err(internal)?;
+                Ok(meant.unwrap_or(within.plain))
+            }
             Ok(Route::Generated(_)) => Err(bad_request("larder makes this answer itself; it is not cached")),
             Ok(Route::PassThrough(_)) => Err(bad_request("this is passed through and never cached")),
             Ok(Route::NoUpstream) => Err(bad_request(format!("no upstream is known for {mount}"))),

@@ -13,7 +13,7 @@ use super::again::Ready;
 use super::front::{Answered, Front, Visit};
 use super::gate::Right;
 use super::hosts::host_of;
-use super::parent::Parent;
+use super::parent::{ByName, Parent};
 use super::reply;
 use super::target::Target;
 use super::upload::Upload;
@@ -94,7 +94,7 @@ impl Front {
                 if let Some(answered) = self.known(&visit, target).await {
                     return answered;
                 }
-                let lookup = &*self.through(&visit, &target.lookup, Some(&Parent::mirror_of(&target.url)));
+                let lookup = &*self.through(&visit, &target.lookup, ByName::Proxied(&target.url));
                 let served = self.cache.serve(&Ask { lookup, ..ask(&visit, target) }).await;
                 served.map(|served| Answered::of_served(served, &visit.method, at))
             }

@@ -234,16 +234,11 @@ impl Gate {
     /// Reads the token files. `label` is for callers on loopback that give none.
     ///
     /// *Errors*: a token file that is there but wrong, or named but not there.
-    pub fn open(
-        settings: &Settings,
-        data_dir: &Path,
-        label: Option<&str>,
-        clock: Arc<dyn Clock>,
-    ) -> Result<Gate, GateError> {
+    pub fn open(settings: &Settings, data_dir: &Path, clock: Arc<dyn Clock>) -> Result<Gate, GateError> {
         let state = State::read(settings, data_dir)?;
         let looked_at = AtomicU64::new(millis(&*clock));
         let local = Caller {
-            label: Arc::from(label.and_then(label_of).unwrap_or(NO_LABEL)),
+            label: Arc::from(NO_LABEL),
             right: Right::Admin,
             scope: Scope::shared(),
             token: None,

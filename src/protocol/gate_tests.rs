@@ -41,7 +41,7 @@ fn house() -> House {
     let admin = add(&own, Keyed::ByNeighbour, "admin", Right::Admin, None);
     let settings =
         Settings { anonymous_read: vec!["10.0.0.0/8".parse().expect("a network")], token_file: Some(shared) };
-    let gate = Gate::open(&settings, dir.path(), None, clock.clone()).expect("opens");
+    let gate = Gate::open(&settings, dir.path(), clock.clone()).expect("opens");
     House { dir, clock, gate, read, write, admin }
 }
 
@@ -219,7 +219,7 @@ fn a_token_ends_is_added_and_is_revoked_while_running() {
 fn an_open_address_needs_a_guard() {
     let dir = tempfile::tempdir().expect("a directory");
     let clock = ManualClock::at(Timestamp(0));
-    let open = |settings: &Settings| Gate::open(settings, dir.path(), Some("run-1"), clock.clone());
+    let open = |settings: &Settings| Gate::open(settings, dir.path(), clock.clone());
     let everywhere = ["0.0.0.0:7070".parse().expect("an address")];
     let here = ["127.0.0.1:7070".parse().expect("an address"), "[::1]:7070".parse().expect("an address")];
     let gate = open(&Settings::default()).expect("opens");
@@ -227,7 +227,7 @@ fn an_open_address_needs_a_guard() {
     let error = gate.check_listen(&everywhere).expect_err("open to all");
     assert!(error.help().contains("larder token create") && error.help().contains("anonymous_read"));
     let caller = gate.admit(&HeaderMap::new(), &here[0], Right::Admin, Door::Origin).expect("admitted");
-    assert_eq!(&*caller.label, "run-1");
+    assert_eq!(&*caller.label, NO_LABEL);
     let listed = Settings { anonymous_read: vec!["10.0.0.0/8".parse().expect("a network")], token_file: None };
     gate.reload(&listed).expect("reloads");
     assert!(gate.check_listen(&everywhere).is_ok());

@@ -13,6 +13,7 @@ use quick_cache::sync::Cache as Kept;
 
 use super::front::{Answered, Front, Visit};
 use super::package::ask;
+use super::parent::ByName;
 use crate::cache::error::CacheError;
 use crate::cache::served::{Ask, Part, Served, ServedBody};
 use crate::model::digest::Digest;
@@ -92,7 +93,7 @@ impl Front {
         if let Some(host) = self.unknown_host(visit, &generation.document) {
             return Ok(self.host_must_wait(visit, &host, at));
         }
-        let document = self.through(visit, &generation.document, None);
+        let document = self.through(visit, &generation.document, ByName::Own);
         let asked = ask(visit, &document).ok_or(CacheError::Abandoned)?;
         let mut served = self.cache.serve(&asked).await?;
         if let Some(key) = served.key.filter(|_| served.status == 200) {
@@ -138,7 +139,7 @@ impl Front {
             }
         }
         for (named, asked) in asks.iter().filter(|_| asking == Asking::Allowed) {
-            let document = self.through(visit, &named.document, None);
+            let document = self.through(visit, &named.document, ByName::Own);
             let served = self.cache.serve(&Ask { lookup: &document, ..asked.clone() }).await?;
             if served.status == 200 {
                 return Ok(meant(&served.into_bytes(named.document.max_bytes).await?, named));

@@ -11,7 +11,7 @@ use super::again::Ready;
 use super::front::{Answered, Front, Visit};
 use super::generation::Asking;
 use super::hosts::host_of;
-use super::parent::{Asker, add_advice};
+use super::parent::{Asker, ByName, add_advice};
 use super::reply::{self, ReplyBody};
 use super::status;
 use crate::cache::error::CacheError;
@@ -110,7 +110,7 @@ impl Front {
     pub(super) async fn package(&self, visit: Visit<'_>, routed: Routed) -> Answered {
         let Routed { ecosystem, at, route, .. } = routed;
         let answer = match route {
-            Ok(Route::Cached(lookup)) => self.cached(&visit, &lookup, Some(asked(&visit)), at).await,
+            Ok(Route::Cached(lookup)) => self.cached(&visit, &lookup, ByName::Asked(asked(&visit)), at).await,
             Ok(Route::Generation(generation)) => self.generation(&visit, &generation, at).await,
             Ok(Route::Within(within)) => self.within(&visit, &within, at).await,
             Ok(Route::Generated(answer)) => {
@@ -124,18 +124,17 @@ impl Front {
         answer.unwrap_or_else(|error| failed(ecosystem, &error, at))
     }
 
-    /// `asked`: what asks for it at a larder that stands before this one. None: its own address.
     async fn cached(
         &self,
         visit: &Visit<'_>,
         lookup: &Lookup,
-        asked: Option<&str>,
+        by: ByName<'_>,
         at: usize,
     ) -> Result<Answered, CacheError> {
         if let Some(host) = self.unknown_host(visit, lookup) {
             return Ok(self.host_must_wait(visit, &host, at));
         }
-        let lookup = &*self.through(visit, lookup, asked);
+        let lookup = &*self.through(visit, lookup, by);
         let served = self.cache.serve(&ask(visit, lookup).ok_or(CacheError::Abandoned)?).await?;
         match &lookup.rewrite {
             Some(rewrite) if served.status == 200 && visit.asker == Asker::Client => {
@@ -151,8 +150,8 @@ impl Front {
             return Ok(self.host_must_wait(visit, &host, at));
         }
         match self.meant(visit, within, Asking::Allowed).await {
-            Ok(Some(lookup)) => self.cached(visit, &lookup, None, at).await,
-            Ok(None) | Err(CacheError::Upstream(_)) => self.cached(visit, &within.plain, None, at).await,
+            Ok(Some(lookup)) => self.cached(visit, &lookup, ByName::Own, at).await,
+            Ok(None) | Err(CacheError::Upstream(_)) => self.cached(visit, &within.plain, ByName::Own, at).await,
             Err(error) => Err(error),
         }
     }

@@ -24,6 +24,17 @@ use crate::model::party::Party;
 /// Builds of which it is remembered whom they trust.
 const BUILDS_KEPT: usize = 1000;
 
+/// By what a thing is asked for at the parent.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum ByName<'a> {
+    /// As the client asks for it here: path and query, starting with a slash.
+    Asked(&'a str),
+    /// As a forward proxy sees the address.
+    Proxied(&'a Url),
+    /// By the lookup's own address.
+    Own,
+}
+
 /// Who is to make use of an answer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Asker {
@@ -118,12 +129,15 @@ impl Front {
         answered
     }
 
-    /// The lookup with the parent, if there is one, before its origins and those of its documents. `asked` is what a
-    /// client of the parent would ask for: path and query, starting with a slash. None: the lookup's own address.
-    pub(super) fn through<'a>(&self, visit: &Visit<'_>, lookup: &'a Lookup, asked: Option<&str>) -> Cow<'a, Lookup> {
+    /// The lookup with the parent, if there is one, before its origins and those of its documents.
+    pub(super) fn through<'a>(&self, visit: &Visit<'_>, lookup: &'a Lookup, by: ByName<'_>) -> Cow<'a, Lookup> {
         let Some(parent) = &self.parent else { return Cow::Borrowed(lookup) };
         let mut lookup = lookup.clone();
-        parent.put(&mut lookup, visit.party.build(), asked);
+        match by {
+            ByName::Asked(asked) => parent.put(&mut lookup, visit.party.build(), Some(asked)),
+            ByName::Proxied(url) => parent.put(&mut lookup, visit.party.build(), Some(&Parent::mirror_of(url))),
+            ByName::Own => parent.put(&mut lookup, visit.party.build(), None),
+        }
         Cow::Owned(lookup)
     }
 }

@@ -11,7 +11,7 @@ use url::Url;
 use super::forward;
 use super::front::{Answered, Front, Visit};
 use super::generation::Asking;
-use super::parent::Parent;
+use super::parent::ByName;
 use super::target::{Known, Target};
 use crate::cache::error::CacheError;
 use crate::cache::served::{Ask, Partiality, Served};
@@ -49,16 +49,19 @@ impl Front {
     }
 
     /// The lookup that a plain GET of an address would be.
-    pub(super) fn addressed(&self, url: &Url) -> Lookup {
+    pub(super) async fn addressed(&self, visit: &Visit<'_>, url: &Url) -> Result<Lookup, CacheError> {
         let recognised = ecosystem::recognise(url).map(|(_, recognised)| (recognised.route, recognised.evidence));
-        match recognised {
+        Ok(match recognised {
             Some((Route::Generation(generation), _)) => generation.document,
+            Some((Route::Within(within), _)) => {
+                self.meant(visit, &within, Asking::No).await?.unwrap_or_else(|| forward::lookup(url))
+            }
             Some((Route::Cached(lookup), Evidence::InItself)) => *lookup,
             Some((Route::Cached(lookup), Evidence::BelowGeneration)) if self.handed.knows_archive_of(&lookup.key) => {
                 *lookup
             }
             Some(_) | None => forward::lookup(url),
-        }
+        })
     }
 
     async fn by_its_rules(
@@ -71,7 +74,7 @@ impl Front {
             (Route::Generation(generation), _) => self.generation(visit, generation, known.at).await.map(Some),
             (Route::Within(within), _) => match self.meant(visit, within, Asking::No).await? {
                 Some(lookup) => {
-                    let lookup = &*self.through(visit, &lookup, None);
+                    let lookup = &*self.through(visit, &lookup, ByName::Own);
                     let served = self.cache.serve(&ask(visit, target, lookup, lookup.key.hash())).await?;
                     Ok(Some(Answered::of_served(served, &visit.method, known.at)))
                 }
@@ -81,7 +84,7 @@ impl Front {
                 Ok(None)
             }
             (Route::Cached(lookup), Evidence::InItself | Evidence::BelowGeneration) => {
-                let lookup = &*self.through(visit, lookup, Some(&Parent::mirror_of(&target.url)));
+                let lookup = &*self.through(visit, lookup, ByName::Proxied(&target.url));
                 let served = self.cache.serve(&ask(visit, target, lookup, lookup.key.hash())).await?;
                 known.mistaken.store(is_mistake(&served), Ordering::Relaxed);
                 Ok(Some(Answered::of_served(served, &visit.method, known.at)))

@@ -162,8 +162,6 @@ fn connect(upstream: &Upstream) -> String {
 #[test]
 fn an_absence_is_an_absence_and_a_failure_of_the_server_is_gone_around() {
     let (dir, upstream) = (scratch(), Upstream::start());
-    // Refused by the server's own gate: no upstream on loopback. It is the agent's machine that may go there.
-    upstream.put("/file", Resource::seed(308, 30_000));
     let server = Setup::below(dir.path()).start();
     let agent = Agent::before(dir.path(), &server.url());
     assert_eq!(agent.get(upstream.mirror("/absent")).status, 404);
@@ -171,6 +169,9 @@ fn an_absence_is_an_absence_and_a_failure_of_the_server_is_gone_around() {
     let flaky = Resource::seed(309, 30_000).then(Fault::Close).then(Fault::Close).then(Fault::Close);
     upstream.put("/flaky", flaky);
     agent.get(upstream.mirror("/flaky")).assert_is(200, Body::new(309, 30_000).digest());
+    let last = upstream.seen("/flaky").pop().expect("it was asked for");
+    let ways = last.headers.iter().filter(|(name, _)| name == "via").count();
+    assert_eq!(ways, 1, "the agent alone had it: {last:?}");
 }
 
 /// A body of which the server has sent a part, and how the agent ends it.

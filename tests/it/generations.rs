@@ -268,3 +268,18 @@ fn an_archive_that_keeps_no_files_by_hash_is_read_by_name() {
         assert_eq!(apt.get(&target(&by_hash)), (200, state.index.clone()), "here it is kept by hash now");
     }
 }
+
+/// What `larder explain` tells of an index is what the client would be answered from.
+#[test]
+fn an_index_is_explained_by_the_generation_that_is_held() {
+    let bed = Bed::new();
+    let state = bed.state("1", ByHash::Yes);
+    publish(&bed.upstream, &state, ByHash::Yes);
+    let sum = crate::support::body::sha256_hex(state.index.as_bytes());
+    for (release, index) in bed.targets(&dists("InRelease")).iter().zip(bed.targets(&dists(INDEX))) {
+        bed.get(release);
+        assert_eq!(bed.get(&index).text(), state.index);
+        let said = bed.get(&format!("/api/v1/explain?url={index}")).text();
+        assert!(said.contains(&format!("by-hash/SHA256/{sum}")), "{index}: {said}");
+    }
+}
