@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use crate::Options;
 use crate::load::Connection;
-use crate::origin::{Origin, digest};
+use crate::origin::Origin;
 use crate::peers;
 use crate::process::Peak;
 use crate::report::{Report, Table};
@@ -19,7 +19,7 @@ pub fn run(_: &Options, report: &mut Report) {
     let larder = peers::larder(dir.path(), "larder", "", |_| String::new());
     // What starting up takes is not the crowd's: one small fetch first.
     Connection::open(larder.addr).and_then(|mut one| one.get(&origin.mirror(1000, "first"))).expect("an answer");
-    let (before, expected) = (origin.requests(), digest(LEN));
+    let (before, expected) = (origin.requests(), origin.digest(LEN, "crowd"));
     eprintln!("crowd: {ASKERS} askers of 16 MiB");
     let barrier = Barrier::new(ASKERS);
     let peak = Peak::watch(larder.pid());

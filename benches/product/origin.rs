@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use tokio_rustls::rustls::{ServerConfig, ServerConnection, StreamOwned};
 
-/// `/LEN/NAME` is LEN bytes that repeat after 4 MiB, whatever the name.
+/// `/LEN/NAME` is LEN bytes that repeat after 4 MiB and begin where the path says: no two names are one blob.
 pub struct Origin {
     pub addr: SocketAddr,
     shared: Arc<Shared>,
@@ -65,7 +65,19 @@ impl Origin {
 
     /// The same object through larder's mirror.
     pub fn mirror(&self, len: u64, name: &str) -> String {
-        format!("/http/{}/{len}/{name}", self.addr)
+        format!("/http/{}{}", self.addr, self.path(len, name))
+    }
+
+    /// BLAKE3 of an object's bytes.
+    pub fn digest(&self, len: u64, name: &str) -> blake3::Hash {
+        let mut hasher = blake3::Hasher::new();
+        let (mut at, mut left) = (beginning(&self.path(len, name)), len as usize);
+        while left > 0 {
+            let take = left.min(PATTERN - at);
+            hasher.update(&self.shared.pattern[at..at + take]);
+            (at, left) = (0, left - take);
+        }
+        hasher.finalize()
     }
 
     pub fn hold_to(&self, bytes_per_second: u64) {
@@ -77,17 +89,10 @@ impl Origin {
     }
 }
 
-/// BLAKE3 of an object's bytes.
-pub fn digest(len: u64) -> blake3::Hash {
-    let pattern = pattern();
-    let mut hasher = blake3::Hasher::new();
-    let mut left = len;
-    while left > 0 {
-        let take = left.min(PATTERN as u64);
-        hasher.update(&pattern[..take as usize]);
-        left -= take;
-    }
-    hasher.finalize()
+/// Where in the pattern an object begins.
+fn beginning(path: &str) -> usize {
+    let [a, b, c, d, ..] = *blake3::hash(path.as_bytes()).as_bytes();
+    u32::from_le_bytes([a, b, c, d]) as usize % PATTERN
 }
 
 impl Shared {
@@ -127,16 +132,16 @@ impl Shared {
                 &etag[..16]
             );
             reader.get_mut().write_all(head.as_bytes())?;
-            self.body(reader.get_mut(), len)?;
+            self.body(reader.get_mut(), beginning(&path), len)?;
             reader.get_mut().flush()?;
         }
     }
 
-    fn body(&self, stream: &mut impl Write, len: u64) -> std::io::Result<()> {
+    fn body(&self, stream: &mut impl Write, from: usize, len: u64) -> std::io::Result<()> {
         let rate = self.rate.load(Ordering::SeqCst);
         let (begin, mut sent) = (Instant::now(), 0);
         while sent < len {
-            let at = (sent % PATTERN as u64) as usize;
+            let at = (from + (sent % PATTERN as u64) as usize) % PATTERN;
             let piece = if rate > 0 { 256 << 10 } else { PATTERN };
             let take = piece.min(PATTERN - at).min(usize::try_from(len - sent).unwrap_or(usize::MAX));
             stream.write_all(&self.pattern[at..at + take])?;

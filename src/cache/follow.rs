@@ -20,7 +20,7 @@ use crate::store::Hashes;
 use crate::upstream::fetch::{FetchAsk, FetchBody, FetchedBody, Redirects, Resume, UpstreamError};
 
 /// The most that is read at once for one follower, in bytes: a slice of what the store has in memory, shared by all.
-const READ_BYTES: usize = 256 << 10;
+const READ_BYTES: usize = 1 << 20;
 /// What is held back of an answer until its fill is sealed, in bytes.
 const WITHHELD_BYTES: u64 = 16 << 10;
 

@@ -21,6 +21,8 @@ use super::layout::{BLOCK, CHUNK};
 use super::sum::xxh3_64;
 use crate::model::checksum::{Algorithm, Checksum};
 
+/// With so many bytes somebody is sent to write: to wake a thread for each chunk costs as much as a copy.
+const WORTH_A_JOB: u64 = 2 * CHUNK as u64;
 /// Up to so many bytes are hashed and written in one go.
 const GO: u64 = 4 * CHUNK as u64;
 /// Bytes that stay in memory when they have landed, for followers that are close behind.
@@ -146,7 +148,7 @@ impl State {
             let skip = (at - next) as usize;
             if skip < part.len() {
                 // A slice: all who are here share the buffer.
-                return Located::Bytes(part.slice(skip..part.len().min(skip.saturating_add(max.min(CHUNK)))));
+                return Located::Bytes(part.slice(skip..part.len().min(skip.saturating_add(max))));
             }
             next += part.len() as u64;
         }
@@ -199,7 +201,7 @@ impl Fill {
             state.push(bytes);
         }
         let written = self.written.fetch_add(len, Ordering::Release) + len;
-        !state.writing && written - state.flushed >= CHUNK as u64
+        !state.writing && written - state.flushed >= WORTH_A_JOB
     }
 
     /// From here to `next` without a piece, or `stop`, somebody writes.
@@ -297,8 +299,8 @@ impl Partial {
 
     /// Reads from `at` on, which must be below `written()`.
     ///
-    /// *Shape*: 1 to min(`max`, 256 KiB) bytes, 128 KiB where many read what is not in memory any more; none at the end
-    /// of what is written.
+    /// *Shape*: 1 to `max` bytes: of what is in memory at most a buffer as upstream brought it, shared by all who read it;
+    /// of the file at most 256 KiB, 128 KiB where many read. None at the end of what is written.
     /// *Errors*: `Corrupt` when the disk gave back other bytes than it got.
     /// *Cancel*: nothing is lost.
     pub async fn read(&self, at: u64, max: usize) -> Result<Bytes, StoreError> {
