@@ -17,7 +17,7 @@ use super::{Cache, Inner, redirects};
 use crate::model::lookup::{Freshness, Origin};
 use crate::model::outcome::{Forwarded, Outcome, Reason};
 use crate::model::party::Party;
-pub use crate::upstream::fetch::{Carrier, Inside, Opened, TunnelAsk};
+pub use crate::upstream::fetch::{Carrier, Look, Opened, TunnelAsk};
 use crate::upstream::fetch::{FetchAsk, FetchBody, Fetched, FetchedBody, Resume, UpstreamError};
 
 /// A request that is passed on with its body.

@@ -209,9 +209,9 @@ impl Front {
         }
         let door = form.door();
         let caller = self.admitted(request.headers(), peer, Right::Read, door).ok()?;
-        let inner = peer.inner.as_deref();
-        let heeded = inner.map_or_else(|| heeded(request.headers()), |inner| inner.heeded().clone());
-        let base = inner.map(|inner| Box::from(inner.base()));
+        let inside = peer.inside.as_deref();
+        let heeded = inside.map_or_else(|| heeded(request.headers()), |inside| inside.heeded().clone());
+        let base = inside.map(|inside| Box::from(inside.base()));
         let mut headers = request.into_parts().0.headers;
         let agent = label::of_agent(&headers);
         let stays = headers

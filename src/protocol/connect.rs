@@ -43,11 +43,11 @@ impl Front {
             let why = "this connection cannot be turned into a tunnel\n";
             return Answered::made(reply::text(StatusCode::BAD_REQUEST, TUNNEL, why), TUNNEL, at);
         };
-        if let Some(within) = self.looks_within(&visit, &host, port) {
-            return self.enter(visit, upgrade, within, (host, port), &listed);
+        if let Some(server) = self.looks_inside(&visit, &host, port) {
+            return self.enter(visit, upgrade, server, (host, port), &listed);
         }
-        let (trust, inside) = (self.hosts.trust(&listed), self.inside(&visit.party));
-        let ask = TunnelAsk { host: &host, port, trust, party: &visit.party, inside };
+        let (trust, look) = (self.hosts.trust(&listed), self.look(&visit.party));
+        let ask = TunnelAsk { host: &host, port, trust, party: &visit.party, look };
         let Opened { io: upstream, carrier } = match self.cache.tunnel(ask).await {
             Ok(opened) => opened,
             Err(error) => return self.failed(&error, at),

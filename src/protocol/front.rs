@@ -184,8 +184,8 @@ struct Noted {
 impl Mount for Front {
     fn serve<'a>(&'a self, mut request: Request<Incoming>, peer: &'a Arc<Peer>) -> Answering<'a> {
         let form = self.form(&request, peer);
-        if let (Form::Inside, Some(inner)) = (&form, &peer.inner) {
-            inner.complete(request.uri_mut());
+        if let (Form::Inside, Some(inside)) = (&form, &peer.inside) {
+            inside.complete(request.uri_mut());
         }
         let asker = if request.headers().contains_key(hop::ASKS) { Asker::Larder } else { Asker::Client };
         let mut noted = Noted {
@@ -264,7 +264,7 @@ impl Front {
         label: &mut Option<Arc<str>>,
     ) -> Result<(Visit<'a>, Incoming), Box<Answered>> {
         if let Form::Misdirected = form {
-            let why = match peer.inner {
+            let why = match peer.inside {
                 None => "this name is not larder's; add it to public.names if it should be\n",
                 Some(_) => "this tunnel leads to another host\n",
             };
@@ -364,8 +364,8 @@ impl Front {
     }
 
     pub(super) fn form<B>(&self, request: &Request<B>, peer: &Peer) -> Form {
-        if let Some(inner) = &peer.inner {
-            return if inner.agrees(request) { Form::Inside } else { Form::Misdirected };
+        if let Some(inside) = &peer.inside {
+            return if inside.agrees(request) { Form::Inside } else { Form::Misdirected };
         }
         if request.method() == Method::CONNECT {
             return Form::Connect;

@@ -14,7 +14,7 @@ use super::front::{Answered, Front, Visit};
 use super::label;
 use super::reply::ReplyBody;
 use super::status::Verdict;
-use crate::cache::relay::Inside;
+use crate::cache::relay::Look;
 use crate::ecosystem::path::name_in_path;
 use crate::model::hop;
 use crate::model::kind::ErrorKind;
@@ -112,13 +112,13 @@ impl Front {
     }
 
     /// Whether a larder that carries a tunnel may look into it: not where a tool would be shown what it does not trust.
-    pub(super) fn inside(&self, party: &Party) -> Inside {
+    pub(super) fn look(&self, party: &Party) -> Look {
         let trusts = |parent: &Parent| match party.build() {
             Some(build) => parent.trusting.get(build) == Some(true),
             // Python sends no user name without a password: it may be any of them.
             None => !parent.trusting.is_empty() && !parent.is_doubted.load(Ordering::Relaxed),
         };
-        if self.parent.as_ref().is_some_and(trusts) { Inside::Shown } else { Inside::Unread }
+        if self.parent.as_ref().is_some_and(trusts) { Look::Allowed } else { Look::Declined }
     }
 
     /// Tells another larder who answers.

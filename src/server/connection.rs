@@ -26,7 +26,7 @@ use super::pulse::{Order, Pulse, Stage};
 use super::service::{Session, answer};
 use super::settings::Limits;
 use super::watch::{Registered, Watch};
-use crate::protocol::{Inner, Mount, Peer};
+use crate::protocol::{Inside, Mount, Peer};
 use crate::runtime::tasks::Tasks;
 
 /// What all connections share.
@@ -58,14 +58,14 @@ pub(crate) struct Place {
     pub tls: Option<Tally>,
     pub http2: Option<Tally>,
     /// The tunnel that it goes through.
-    pub inner: Option<Arc<Inner>>,
+    pub inside: Option<Arc<Inside>>,
 }
 
 impl Place {
     fn new(shared: &Shared, admitted: Admitted) -> Place {
         let bucket = admitted.bucket.clone();
         let registered = shared.watch.register();
-        Place { _admitted: Some(admitted), bucket, registered, tls: None, http2: None, inner: None }
+        Place { _admitted: Some(admitted), bucket, registered, tls: None, http2: None, inside: None }
     }
 }
 
@@ -187,8 +187,8 @@ where
 {
     let Opened { io, first, http2 } = opened;
     let pulse = place.registered.pulse.clone();
-    let inner = place.inner.take();
-    let peer = Peer { addr: ends.addr, local: ends.local, tls: place.tls.is_some(), http2, inner };
+    let inside = place.inside.take();
+    let peer = Peer { addr: ends.addr, local: ends.local, tls: place.tls.is_some(), http2, inside };
     let session = Arc::new(Session {
         root: shared.root.clone(),
         peer: Arc::new(peer),

@@ -15,8 +15,8 @@ use hyper::body::Incoming;
 use super::admission::Bucket;
 use super::connection::Shared;
 use super::counters::Counters;
-use super::inner::Insides;
 use super::pulse::{Order, Pulse};
+use super::tunnels::Tunnels;
 use crate::protocol::reply::{BodyError, ReplyBody};
 use crate::protocol::{Mount, Peer};
 
@@ -47,7 +47,7 @@ pub(crate) async fn answer(
     let chunked = http1 && request.headers().contains_key(TRANSFER_ENCODING);
     let connect = http1 && request.method() == Method::CONNECT;
     if request.method() == Method::CONNECT {
-        request.extensions_mut().insert(Insides::within(session));
+        request.extensions_mut().insert(Tunnels::of(session));
         if !http1 {
             // Such a tunnel is a stream of this connection, which would be taken for idle.
             request.extensions_mut().insert(Arc::new(Flight::begin(session.clone())));

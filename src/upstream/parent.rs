@@ -23,7 +23,7 @@ use url::Url;
 
 use super::client::Client;
 use super::fetch::{
-    Carrier, Ends, Fetch, FetchAsk, FetchBody, Fetched, FetchedBody, Inside, Opened, Redirects, Resume, TunnelAsk,
+    Carrier, Ends, Fetch, FetchAsk, FetchBody, Fetched, FetchedBody, Look, Opened, Redirects, Resume, TunnelAsk,
     UpstreamError,
 };
 use super::origin::Origin;
@@ -342,7 +342,7 @@ impl Parent {
     /// What tells it of a CONNECT who asks, and that what it says of itself is understood.
     fn shown_for(&self, ask: TunnelAsk<'_>) -> HeaderMap {
         let mut fields = HeaderMap::from_iter([(ASKS, HeaderValue::from_static("1"))]);
-        if ask.inside == Inside::Unread {
+        if ask.look == Look::Declined {
             fields.insert(UNREAD, HeaderValue::from_static("1"));
         }
         let credential = match (ask.party.build(), &self.token) {
