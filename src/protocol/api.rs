@@ -325,9 +325,9 @@ impl Front {
         match route {
             Ok(Route::Cached(lookup)) => Ok(*lookup),
             Ok(Route::Generation(generation)) => Ok(generation.document),
-            Ok(Route::Within(within)) => {
-                let meant = self.meant(visit, &within, Asking::No).await.map_err(internal)?;
-                Ok(meant.unwrap_or(within.plain))
+            Ok(Route::Member(member)) => {
+                let meant = self.meant(visit, &member, Asking::No).await.map_err(internal)?;
+                Ok(meant.unwrap_or(member.plain))
             }
             Ok(Route::Generated(_)) => Err(bad_request("larder makes this answer itself; it is not cached")),
             Ok(Route::PassThrough(_)) => Err(bad_request("this is passed through and never cached")),

@@ -157,9 +157,9 @@ impl Hosts {
         match route {
             Route::Cached(lookup) => self.settle(lookup),
             Route::Generation(generation) => self.settle(&mut generation.document),
-            Route::Within(within) => {
-                self.settle(&mut within.plain);
-                within.by.iter_mut().for_each(|named| self.settle(&mut named.document));
+            Route::Member(member) => {
+                self.settle(&mut member.plain);
+                member.by.iter_mut().for_each(|named| self.settle(&mut named.document));
             }
             Route::Generated(_) | Route::PassThrough(_) | Route::NoUpstream => {}
         }

@@ -20,8 +20,8 @@ use crate::cache::served::{Ask, Partiality, Served};
 use crate::ecosystem::Ecosystem;
 use crate::model::kind::ErrorKind;
 use crate::model::lookup::{
-    Answer, Expect, Freshness, Lookup, Origin, Origins, Rejection, Request, Rewrite, Route, Shown, Trust, Upstream,
-    Within,
+    Answer, Expect, Freshness, Lookup, Member, Origin, Origins, Rejection, Request, Rewrite, Route, Shown, Trust,
+    Upstream,
 };
 use crate::model::outcome::{Outcome, Reason};
 
@@ -112,7 +112,7 @@ impl Front {
         let answer = match route {
             Ok(Route::Cached(lookup)) => self.cached(&visit, &lookup, ByName::Asked(asked(&visit)), at).await,
             Ok(Route::Generation(generation)) => self.generation(&visit, &generation, at).await,
-            Ok(Route::Within(within)) => self.within(&visit, &within, at).await,
+            Ok(Route::Member(member)) => self.member(&visit, &member, at).await,
             Ok(Route::Generated(answer)) => {
                 let response = answered(answer, Outcome::Generated);
                 return Answered::made(response, Outcome::Generated, at);
@@ -145,13 +145,13 @@ impl Front {
     }
 
     /// A name that a generation gives its meaning, or that stands for itself.
-    async fn within(&self, visit: &Visit<'_>, within: &Within, at: usize) -> Result<Answered, CacheError> {
-        if let Some(host) = self.unknown_host(visit, &within.plain) {
+    async fn member(&self, visit: &Visit<'_>, member: &Member, at: usize) -> Result<Answered, CacheError> {
+        if let Some(host) = self.unknown_host(visit, &member.plain) {
             return Ok(self.host_must_wait(visit, &host, at));
         }
-        match self.meant(visit, within, Asking::Allowed).await {
+        match self.meant(visit, member, Asking::Allowed).await {
             Ok(Some(lookup)) => self.cached(visit, &lookup, ByName::Own, at).await,
-            Ok(None) | Err(CacheError::Upstream(_)) => self.cached(visit, &within.plain, ByName::Own, at).await,
+            Ok(None) | Err(CacheError::Upstream(_)) => self.cached(visit, &member.plain, ByName::Own, at).await,
             Err(error) => Err(error),
         }
     }

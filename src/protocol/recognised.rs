@@ -53,8 +53,8 @@ impl Front {
         let recognised = ecosystem::recognise(url).map(|(_, recognised)| (recognised.route, recognised.evidence));
         Ok(match recognised {
             Some((Route::Generation(generation), _)) => generation.document,
-            Some((Route::Within(within), _)) => {
-                self.meant(visit, &within, Asking::No).await?.unwrap_or_else(|| forward::lookup(url))
+            Some((Route::Member(member), _)) => {
+                self.meant(visit, &member, Asking::No).await?.unwrap_or_else(|| forward::lookup(url))
             }
             Some((Route::Cached(lookup), Evidence::InItself)) => *lookup,
             Some((Route::Cached(lookup), Evidence::BelowGeneration)) if self.handed.knows_archive_of(&lookup.key) => {
@@ -72,7 +72,7 @@ impl Front {
     ) -> Result<Option<Answered>, CacheError> {
         match (&known.recognised.route, known.recognised.evidence) {
             (Route::Generation(generation), _) => self.generation(visit, generation, known.at).await.map(Some),
-            (Route::Within(within), _) => match self.meant(visit, within, Asking::No).await? {
+            (Route::Member(member), _) => match self.meant(visit, member, Asking::No).await? {
                 Some(lookup) => {
                     let lookup = &*self.through(visit, &lookup, ByName::Own);
                     let served = self.cache.serve(&ask(visit, target, lookup, lookup.key.hash())).await?;

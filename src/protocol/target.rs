@@ -140,7 +140,7 @@ impl Known {
         let hash = match &recognised.route {
             Route::Cached(lookup) => Some(lookup.key.hash()),
             Route::Generation(_)
-            | Route::Within(_)
+            | Route::Member(_)
             | Route::Generated(_)
             | Route::PassThrough(_)
             | Route::NoUpstream => None,
