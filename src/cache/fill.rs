@@ -13,7 +13,6 @@ use super::body::{self, Beginning, TakenUp};
 use super::coalesce::{Flight, FlightId, Stage};
 use super::decide;
 use super::error::CacheError;
-use super::form::{self, Formed};
 use super::origins::Question;
 use super::policy::ask::AskHead;
 use super::policy::rules::Rules;
@@ -21,6 +20,7 @@ use super::policy::store::{self, Storable};
 use super::policy::{fields, validate};
 use super::relay;
 use super::served::Served;
+use super::sniff::{self, Sniffed};
 use super::source::{Addresses, Keeping, Reader, Sums};
 use crate::index::Ack;
 use crate::index::catalog::Put;
@@ -148,8 +148,8 @@ async fn fill(cache: &Arc<Inner>, plan: &FillPlan, ending: &Ending) -> Result<St
         Ok(_) => return Ok(hand_off_solo(cache, plan, ending, fetched, Reason::Unproven)),
         Err(reason) => return Ok(hand_off_solo(cache, plan, ending, fetched, reason)),
     };
-    let (fetched, form) = form::looked_at(&plan.lookup.expect, fetched).await.map_err(CacheError::Upstream)?;
-    if form == Formed::Otherwise {
+    let (fetched, sniffed) = sniff::looked_at(&plan.lookup.expect, fetched).await.map_err(CacheError::Upstream)?;
+    if sniffed == Sniffed::Otherwise {
         return Ok(hand_off_solo(cache, plan, ending, fetched, Reason::Unproven));
     }
     let is_shared = plan.lookup.freshness != Freshness::Http

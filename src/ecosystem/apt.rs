@@ -31,8 +31,8 @@ use super::path::{self, Source};
 use crate::model::checksum::{Algorithm, Checksum};
 use crate::model::kind::ErrorKind;
 use crate::model::lookup::{
-    About, Answer, Evidence, Expect, Fallback, Form, Freshness, Generation, Lookup, Member, Named, Origin, Origins,
-    Recognised, Rejection, Request, Route,
+    About, Answer, Evidence, Expect, Fallback, Freshness, Generation, Lookup, Member, Named, Origin, Origins,
+    Recognised, Rejection, Request, Route, Sniff,
 };
 
 const OUTAGE: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -181,7 +181,7 @@ fn is_versioned(name: &str) -> bool {
 
 fn route(source: &Source, what: What) -> Route {
     let plain = |freshness, max_bytes, expect| lookup(source, &source.rest, freshness, max_bytes, expect);
-    let form = |is_sound| Expect::Form(Form { is_sound });
+    let sniffed = |is_sound| Expect::Sniff(Sniff { is_sound });
     let cached = match what {
         What::Release { archive } => {
             let document = release(source, &source.rest);
@@ -190,9 +190,9 @@ fn route(source: &Source, what: What) -> Route {
             return Route::Generation(Box::new(Generation { document, archive, may_replace }));
         }
         What::Index { from, to } => return Route::Member(Box::new(member(source, from..=to))),
-        What::Signature => plain(EACH_TIME, RELEASE_BYTES, form(is_signature)),
+        What::Signature => plain(EACH_TIME, RELEASE_BYTES, sniffed(is_signature)),
         What::ByHash(sum) => by_its_hash(source, sum, None),
-        What::Package => plain(Freshness::Immutable, FILE_BYTES, form(is_archive)),
+        What::Package => plain(Freshness::Immutable, FILE_BYTES, sniffed(is_archive)),
         What::File => plain(Freshness::Immutable, FILE_BYTES, Expect::Nothing),
         What::Document => plain(MINUTES, INDEX_BYTES, Expect::Nothing),
     };
@@ -201,7 +201,7 @@ fn route(source: &Source, what: What) -> Route {
 
 fn release(source: &Source, path: &[String]) -> Lookup {
     let is_sound = if path.last().is_some_and(|name| name == "InRelease") { is_signed } else { is_release };
-    lookup(source, path, EACH_TIME, RELEASE_BYTES, Expect::Form(Form { is_sound }))
+    lookup(source, path, EACH_TIME, RELEASE_BYTES, Expect::Sniff(Sniff { is_sound }))
 }
 
 /// `name`: what it is called where the archive keeps no files by hash.

@@ -262,7 +262,7 @@ pub enum Expect {
         unproven: Unproven,
     },
     /// The beginning must look like what the path says.
-    Form(Form),
+    Sniff(Sniff),
 }
 
 /// What becomes of a thing that nothing proves.
@@ -276,12 +276,12 @@ pub enum Unproven {
 
 /// Judges an answer by how it begins; one that is not sound is passed on and not kept. Pure.
 #[derive(Clone, Copy, Debug)]
-pub struct Form {
+pub struct Sniff {
     /// Argument: the first `BYTES` of a body, or all of a shorter one.
     pub is_sound: fn(&[u8]) -> bool,
 }
 
-impl Form {
+impl Sniff {
     /// How much of a body is looked at.
     pub const BYTES: usize = 4096;
 }

@@ -212,7 +212,7 @@ fn named_hosts(lookup: &Lookup) -> Vec<String> {
     };
     let mut hosts = match &lookup.expect {
         Expect::InDocument { document, .. } | Expect::Beside { document, .. } => named_hosts(document),
-        Expect::Nothing | Expect::Sum(_) | Expect::Exactly { .. } | Expect::Form(_) => Vec::new(),
+        Expect::Nothing | Expect::Sum(_) | Expect::Exactly { .. } | Expect::Sniff(_) => Vec::new(),
     };
     let named = origins.iter().filter(|origin| origin.trust == Trust::Client);
     hosts.extend(named.filter_map(|origin| host_of(&origin.url)));

@@ -71,7 +71,7 @@ impl Parent {
     fn put(&self, lookup: &mut Lookup, label: Option<&str>, asked: Option<&str>) {
         match &mut lookup.expect {
             Expect::InDocument { document, .. } | Expect::Beside { document, .. } => self.put(document, label, None),
-            Expect::Nothing | Expect::Sum(_) | Expect::Exactly { .. } | Expect::Form(_) => {}
+            Expect::Nothing | Expect::Sum(_) | Expect::Exactly { .. } | Expect::Sniff(_) => {}
         }
         match &mut lookup.origins {
             Origins::InDocument { document, .. } | Origins::SumOf { thing: document, .. } => {
