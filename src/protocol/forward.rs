@@ -51,9 +51,9 @@ impl Front {
         if is_plain && let Some(answered) = self.generic_again(target) {
             return Some(answered);
         }
-        let known = self.known_at_once(visit, target);
-        let known = known.and_then(|(ask, at)| Some((self.cache.at_once_and_again(&ask)?, at)));
-        let ((served, standing), at) = match known {
+        let recognised = self.recognised_at_once(visit, target);
+        let recognised = recognised.and_then(|(ask, at)| Some((self.cache.at_once_and_again(&ask)?, at)));
+        let ((served, standing), at) = match recognised {
             Some(answer) => answer,
             None => (self.cache.at_once_and_again(&ask(visit, target))?, self.http_label()),
         };
@@ -91,7 +91,7 @@ impl Front {
         let answer = match visit.method {
             Method::GET | Method::HEAD if body.is_end_stream() => {
                 hop::strip_claims(&mut visit.headers);
-                if let Some(answered) = self.known(&visit, target).await {
+                if let Some(answered) = self.recognised(&visit, target).await {
                     return answered;
                 }
                 let lookup = &*self.through(&visit, &target.lookup, ByName::Proxied(&target.url));

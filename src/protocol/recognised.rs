@@ -12,7 +12,7 @@ use super::forward;
 use super::front::{Answered, Front, Visit};
 use super::generation::Asking;
 use super::parent::ByName;
-use super::target::{Known, Target};
+use super::target::{Recognition, Target};
 use crate::cache::error::CacheError;
 use crate::cache::served::{Ask, Partiality, Served};
 use crate::ecosystem;
@@ -23,28 +23,30 @@ use crate::model::outcome::{Outcome, Reason};
 
 impl Front {
     /// What the ecosystem's key has, if that may be given at once.
-    pub(super) fn known_at_once<'a>(&self, visit: &'a Visit<'_>, target: &'a Target) -> Option<(Ask<'a>, usize)> {
-        let known = target.known.as_ref().filter(|known| !known.mistaken.load(Ordering::Relaxed))?;
-        match (&known.recognised.route, known.hash) {
+    pub(super) fn recognised_at_once<'a>(&self, visit: &'a Visit<'_>, target: &'a Target) -> Option<(Ask<'a>, usize)> {
+        let recognition =
+            target.recognition.as_ref().filter(|recognition| !recognition.mistaken.load(Ordering::Relaxed))?;
+        match (&recognition.recognised.route, recognition.hash) {
             (Route::Cached(lookup), Some(hash)) if !is_personal(&visit.headers) => {
-                Some((ask(visit, target, lookup, hash), known.at))
+                Some((ask(visit, target, lookup, hash), recognition.at))
             }
             _ => None,
         }
     }
 
     /// Answers by the ecosystem's rules. None: RFC 9111 has to do.
-    pub(super) async fn known(&self, visit: &Visit<'_>, target: &Target) -> Option<Answered> {
-        let known = target.known.as_ref().filter(|known| !known.mistaken.load(Ordering::Relaxed))?;
+    pub(super) async fn recognised(&self, visit: &Visit<'_>, target: &Target) -> Option<Answered> {
+        let recognition =
+            target.recognition.as_ref().filter(|recognition| !recognition.mistaken.load(Ordering::Relaxed))?;
         if visit.method != Method::GET || is_personal(&visit.headers) {
             return None;
         }
-        match self.by_its_rules(visit, target, known).await {
+        match self.by_its_rules(visit, target, recognition).await {
             Ok(Some(answered)) if is_refused(&answered) => None,
             Ok(answered) => answered,
             // The same thing may be stored under its plain address. Another generation's index is not the same thing.
-            Err(CacheError::Upstream(_)) if matches!(known.recognised.route, Route::Cached(_)) => None,
-            Err(error) => Some(self.failed(&error, known.at)),
+            Err(CacheError::Upstream(_)) if matches!(recognition.recognised.route, Route::Cached(_)) => None,
+            Err(error) => Some(self.failed(&error, recognition.at)),
         }
     }
 
@@ -68,15 +70,15 @@ impl Front {
         &self,
         visit: &Visit<'_>,
         target: &Target,
-        known: &Known,
+        recognition: &Recognition,
     ) -> Result<Option<Answered>, CacheError> {
-        match (&known.recognised.route, known.recognised.evidence) {
-            (Route::Generation(generation), _) => self.generation(visit, generation, known.at).await.map(Some),
+        match (&recognition.recognised.route, recognition.recognised.evidence) {
+            (Route::Generation(generation), _) => self.generation(visit, generation, recognition.at).await.map(Some),
             (Route::Member(member), _) => match self.meant(visit, member, Asking::No).await? {
                 Some(lookup) => {
                     let lookup = &*self.through(visit, &lookup, ByName::Own);
                     let served = self.cache.serve(&ask(visit, target, lookup, lookup.key.hash())).await?;
-                    Ok(Some(Answered::of_served(served, &visit.method, known.at)))
+                    Ok(Some(Answered::of_served(served, &visit.method, recognition.at)))
                 }
                 None => Ok(None),
             },
@@ -86,8 +88,8 @@ impl Front {
             (Route::Cached(lookup), Evidence::InItself | Evidence::BelowGeneration) => {
                 let lookup = &*self.through(visit, lookup, ByName::Proxied(&target.url));
                 let served = self.cache.serve(&ask(visit, target, lookup, lookup.key.hash())).await?;
-                known.mistaken.store(is_mistake(&served), Ordering::Relaxed);
-                Ok(Some(Answered::of_served(served, &visit.method, known.at)))
+                recognition.mistaken.store(is_mistake(&served), Ordering::Relaxed);
+                Ok(Some(Answered::of_served(served, &visit.method, recognition.at)))
             }
             (Route::Generated(_) | Route::PassThrough(_) | Route::NoUpstream, _) => Ok(None),
         }
