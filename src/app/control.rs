@@ -14,7 +14,7 @@ use crate::config::Config;
 use crate::index::Index;
 use crate::model::lookup::{Fallback, Origin};
 use crate::model::outcome::Outcome;
-use crate::protocol::api::{Authorities, Control, Listed};
+use crate::protocol::api::{Control, Listed, TrustAnchors};
 use crate::store::ClassUse;
 use crate::telemetry::table::Name;
 use crate::upstream::hosts::Health;
@@ -116,8 +116,8 @@ impl Control for ProcessControl {
         tracing::info!(offline, "offline switched");
     }
 
-    fn authorities(&self) -> Authorities {
-        intercept::authorities(&self.parts)
+    fn trust_anchors(&self) -> TrustAnchors {
+        intercept::trust_anchors(&self.parts)
     }
 
     fn reload(&self) -> BoxFuture<'_, Result<String, String>> {

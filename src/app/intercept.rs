@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::{RunningParts, StartError, StartErrorKind};
 use crate::config::Config;
-use crate::protocol::api::Authorities;
+use crate::protocol::api::TrustAnchors;
 use crate::protocol::intercept::Pattern;
 use crate::runtime::clock::Clock;
 use crate::server::error::ServerError;
@@ -37,12 +37,12 @@ fn not_intercepted(error: ServerError) -> StartError {
 }
 
 /// What clients of a running larder have to trust.
-pub(super) fn authorities(parts: &RunningParts) -> Authorities {
+pub(super) fn trust_anchors(parts: &RunningParts) -> TrustAnchors {
     let config = parts.config.lock();
     let is_own = parts.certificates.is_some() && !config.server.tls.names.is_empty();
     // One that cannot be read is none that a client could be told to trust.
     let own = || std::fs::read_to_string(parts.dir.join("ca/ca.pem")).unwrap_or_default();
     let hosts = config.intercept.hosts.clone();
     let intercept = if hosts.is_empty() { String::new() } else { parts.guises.authorities().pem() };
-    Authorities { own: if is_own { own() } else { String::new() }, intercept, hosts }
+    TrustAnchors { own: if is_own { own() } else { String::new() }, intercept, hosts }
 }

@@ -42,7 +42,7 @@ Examples:
     Print {
         /// Form to print; DER holds one certificate, the first
         #[arg(long, value_enum, value_name = "FORM", default_value = "pem")]
-        format: Form,
+        format: Format,
         /// Password of a JKS or PKCS #12 store
         #[arg(long, value_name = "PASSWORD", default_value = keystore::PASSWORD)]
         password: String,
@@ -74,7 +74,7 @@ Examples:
 
 /// How certificates are written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
-enum Form {
+enum Format {
     Pem,
     Der,
     /// For Java
@@ -112,12 +112,12 @@ pub(crate) fn ca(args: &Args) -> Result<(), Failure> {
     Ok(())
 }
 
-fn print(certificates: &[Der], format: Form, password: &str) -> Result<(), Failure> {
+fn print(certificates: &[Der], format: Format, password: &str) -> Result<(), Failure> {
     match format {
-        Form::Pem => out::text_out(&keystore::pem(certificates)),
-        Form::Der => out::bytes_out(certificates.first().map_or(&[], Vec::as_slice)),
-        Form::Jks => out::bytes_out(&keystore::jks(certificates, password)),
-        Form::Pkcs12 => {
+        Format::Pem => out::text_out(&keystore::pem(certificates)),
+        Format::Der => out::bytes_out(certificates.first().map_or(&[], Vec::as_slice)),
+        Format::Jks => out::bytes_out(&keystore::jks(certificates, password)),
+        Format::Pkcs12 => {
             let store = keystore::pkcs12(certificates, password);
             out::bytes_out(&store.map_err(|error| Failure::failed(error.to_string(), "print it as PEM or JKS"))?);
         }

@@ -34,7 +34,7 @@ Examples:
 pub(crate) struct Args {
     /// Form to print
     #[arg(long, value_enum, value_name = "FORM", default_value = "sh")]
-    format: render::Form,
+    format: render::Format,
     /// Print nothing when the server does not answer within 300 ms
     #[arg(long)]
     if_up: bool,

@@ -111,10 +111,10 @@ impl Parent {
         let wrong = |why: &str| SettingsError::Proxy { why: why.to_owned() };
         let origin = Origin::of(&parent.base).ok_or_else(|| wrong("the server's address names no host"))?;
         let token = parent.token.map(Secret::new);
-        let shown = token.as_ref().map(|token| token.bearer().ok_or_else(|| wrong("the token cannot be sent")));
-        let shown = shown.transpose()?.map(|value| (origin.clone(), PROXY_AUTHORIZATION, value));
+        let credential = token.as_ref().map(|token| token.bearer().ok_or_else(|| wrong("the token cannot be sent")));
+        let credential = credential.transpose()?.map(|value| (origin.clone(), PROXY_AUTHORIZATION, value));
         let proxy = Proxy { scheme: origin.scheme, target: origin.target, authorization: None };
-        let client = Client::showing(Parent::settings(settings), clock.clone(), tasks.clone(), shown)?;
+        let client = Client::showing(Parent::settings(settings), clock.clone(), tasks.clone(), credential)?;
         let made = Arc::new(Parent {
             base: parent.base,
             client,

@@ -11,7 +11,7 @@ use super::containers;
 use crate::cli::discover::{Found, Surroundings, tool::NoTools};
 use crate::cli::point;
 use crate::cli::tools::pasted::{Pasted, pasted};
-use crate::cli::tools::render::{Form, render};
+use crate::cli::tools::render::{Format, render};
 use crate::cli::tools::{Client, NO_FALLBACK, Purpose, Settings, TOOLS, Tool, settings_of};
 
 /// The larder of the pages.
@@ -25,7 +25,7 @@ const SHARING: [&str; 4] = [SHARED, "gradle", "git", "curl"];
 struct Place {
     file: &'static str,
     title: &'static str,
-    form: Form,
+    form: Format,
     /// As on the command line, and as Markdown calls it.
     name: &'static str,
     language: &'static str,
@@ -39,7 +39,7 @@ const PLACES: [Place; 6] = [
     Place {
         file: "github",
         title: "GitHub Actions",
-        form: Form::Github,
+        form: Format::Github,
         name: "github",
         language: "yaml",
         tools: &["go", "cargo"],
@@ -50,7 +50,7 @@ const PLACES: [Place; 6] = [
     Place {
         file: "gitlab",
         title: "GitLab CI",
-        form: Form::Gitlab,
+        form: Format::Gitlab,
         name: "gitlab",
         language: "yaml",
         tools: &["go", "cargo"],
@@ -61,7 +61,7 @@ const PLACES: [Place; 6] = [
     Place {
         file: "circleci",
         title: "CircleCI",
-        form: Form::Circleci,
+        form: Format::Circleci,
         name: "circleci",
         language: "yaml",
         tools: &["go", "cargo"],
@@ -71,7 +71,7 @@ const PLACES: [Place; 6] = [
     Place {
         file: "kubernetes",
         title: "Kubernetes",
-        form: Form::Kubernetes,
+        form: Format::Kubernetes,
         name: "kubernetes",
         language: "yaml",
         tools: &["go", "cargo"],
@@ -82,7 +82,7 @@ const PLACES: [Place; 6] = [
     Place {
         file: "make",
         title: "Make",
-        form: Form::Make,
+        form: Format::Make,
         name: "make",
         language: "make",
         tools: &["go", "cargo"],
@@ -94,7 +94,7 @@ const PLACES: [Place; 6] = [
     Place {
         file: "dockerfile",
         title: "Dockerfile",
-        form: Form::Dockerfile,
+        form: Format::Dockerfile,
         name: "dockerfile",
         language: "dockerfile",
         tools: &["go", "apt"],
@@ -166,7 +166,7 @@ fn shared() -> String {
          Where larder is not installed:\n\n```sh\n{}```\n\n\
          ## When larder is dead\n\nThe first line sets nothing. The others, and a build under way:\n\n{}\n\
          ## What is kept\n\n{}\n{}",
-        render(&Settings { server: None, ..settings }, Form::Sh),
+        render(&Settings { server: None, ..settings }, Format::Sh),
         alone(&tools),
         kept(&tools),
         see()
