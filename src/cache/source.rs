@@ -6,7 +6,7 @@ use std::sync::Arc;
 use http::{HeaderMap, HeaderValue, Method, header};
 
 use super::error::CacheError;
-use super::fill::FillPlan;
+use super::plan::FillPlan;
 use super::served::{Ask, Framing, Partiality, Served};
 use super::{Inner, decide};
 use crate::model::checksum::Checksum;
