@@ -18,6 +18,7 @@ mod guarded;
 mod lane;
 mod pulse;
 mod service;
+mod session;
 mod tunnels;
 mod watch;
 

@@ -14,11 +14,11 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::server::{Acceptor, ClientHello};
 use tokio_rustls::rustls::{self, AlertDescription, SignatureScheme};
 
-use super::connection::{Ends, Place, Tally, obeying, opened, serve, serve_stream};
+use super::connection::{obeying, opened, serve, serve_stream};
 use super::counters::Counters;
 use super::guarded::PREFACE;
 use super::pulse::{Order, Stage};
-use super::service::Session;
+use super::session::{Ends, Place, Session, Tally};
 use crate::protocol::{BoxFuture, Inside, Opening, Reception, Replayed, TunnelServer};
 
 /// What a client may begin with before it is taken for something else, in bytes.
