@@ -33,12 +33,13 @@ use crate::protocol::Packages;
 use crate::protocol::front::Front;
 use crate::protocol::gate::{Gate, GateError};
 use crate::protocol::generation::Handed;
+use crate::protocol::hop::Trusting;
 use crate::protocol::hosts::{Hosts, host_of};
 use crate::protocol::intercept::Intercept;
 use crate::protocol::observe::Observers;
 use crate::protocol::owner::OwnerKey;
 use crate::protocol::package::Upstreams;
-use crate::protocol::parent::Parent;
+use crate::protocol::parent::ParentMounts;
 use crate::protocol::target::Targets;
 use crate::protocol::upload::Tempo;
 use crate::runtime::clock::{Clock, SystemClock, random_bytes};
@@ -301,7 +302,8 @@ impl RunningParts {
             targets: Targets::default(),
             packages: Packages::default(),
             handed: Handed::default(),
-            parent: options.parent.map(|parent| Parent::new(parent.base)),
+            parent: options.parent.map(|parent| ParentMounts::new(parent.base)),
+            trusting: Trusting::default(),
             owner: self.owner,
             embedded: options.embedded,
             instance: instance(),

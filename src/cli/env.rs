@@ -10,7 +10,7 @@ use super::out;
 use super::point::{self, Target};
 use super::tools::{self, render};
 use super::where_at::{ServerArgs, block_on, is_alive};
-use crate::protocol::gate::label_of;
+use crate::protocol::label::label_of;
 use crate::protocol::label;
 
 /// How long a server may be silent with `--if-up`.

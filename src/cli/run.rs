@@ -25,7 +25,7 @@ use super::trust::{self, Consent, Offer};
 use super::unseen::{self, Containers};
 use super::where_at::{ConfigArgs, Here, answers, block_on};
 use crate::model::hex;
-use crate::protocol::gate::label_of;
+use crate::protocol::label::label_of;
 use crate::runtime::clock::random_bytes;
 
 /// How long a server may take to tell what it did for a build.

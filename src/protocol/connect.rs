@@ -14,7 +14,6 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 
 use super::front::{Answered, Front, Visit};
-use super::label::build_label;
 use super::reply::{self, ReplyBody};
 use crate::cache::relay::{Carrier, Opened, TunnelAsk};
 use crate::model::outcome::{Outcome, Reason};
@@ -53,7 +52,7 @@ impl Front {
             Err(error) => return self.failed(&error, at),
         };
         let (observers, tasks, idle) = (self.observers.clone(), self.tasks.clone(), self.tunnel_idle);
-        let label: Option<Arc<str>> = build_label(&visit.caller);
+        let label: Option<Arc<str>> = visit.caller.build_label();
         // What the server put there counts the tunnel as under way.
         let kept = visit.extensions;
         self.tasks.spawn("tunnel", async move {

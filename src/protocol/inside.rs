@@ -12,7 +12,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::BoxFuture;
-use super::front::without_port;
+use super::hosts::without_port;
 
 /// The server, as far as it looks into tunnels. It is among the extensions of each CONNECT.
 pub trait TunnelServer: Send + Sync {

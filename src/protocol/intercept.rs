@@ -11,25 +11,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use http::header::{AUTHORIZATION, UPGRADE};
-use http::{HeaderMap, Response};
-use hyper::upgrade::OnUpgrade;
 use quick_cache::sync::Cache as Kept;
 use serde::{Deserialize, Serialize};
 
-use super::Peer;
-use super::connect::carry_unless_silent;
-use super::credential::credential;
-use super::front::{Answered, Front, Visit};
-use super::gate::{Caller, Denied, Door, Right, Strip};
-use super::inside::{Inside, Opening, Reception, TunnelServer};
-use super::label::build_label;
-use super::reply::ReplyBody;
-use crate::cache::relay::TunnelAsk;
-use crate::model::hop;
-use crate::model::outcome::Outcome;
+use super::inside::{Opening, Reception};
 use crate::model::party::Party;
-use crate::telemetry::table::Name;
 
 /// How long a client that does not take our certificate is left alone.
 const DOUBT: Duration = Duration::from_secs(600);
@@ -109,13 +95,9 @@ struct Doubt {
     until: Option<Duration>,
 }
 
-/// What told of a CONNECT who asks, before it was taken out.
-#[derive(Clone)]
-pub(super) struct Heeded(pub HeaderMap);
-
 /// What is done with a tunnel.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Passage {
+pub(super) enum Passage {
     Enter { is_tls: bool },
     Around,
     End,
@@ -136,7 +118,7 @@ impl Intercept {
     }
 
     /// Whether what is in a tunnel is worth a look.
-    fn looks(&self, host: &str, port: u16, party: &Party, now: Duration) -> bool {
+    pub(super) fn looks(&self, host: &str, port: u16, party: &Party, now: Duration) -> bool {
         let is_left_alone = || {
             let doubt = self.doubts.get(&(party.clone(), Box::from(host)));
             doubt.and_then(|doubt| doubt.until).is_some_and(|until| now < until)
@@ -145,7 +127,7 @@ impl Intercept {
     }
 
     /// *Shape*: `host` and `port` of the CONNECT.
-    fn passage(&self, host: &str, port: u16, opening: &Opening) -> Passage {
+    pub(super) fn passage(&self, host: &str, port: u16, opening: &Opening) -> Passage {
         let is_listed = self.lists(host, port);
         match opening {
             Opening::Tls { name, speaks_http: true } if is_listed && is_same(name.as_deref(), host) => {
@@ -158,7 +140,7 @@ impl Intercept {
     }
 
     /// Remembers how a client took our certificate. True: it is left alone from now on.
-    fn learn(&self, host: &str, party: &Party, reception: &Reception, now: Duration) -> bool {
+    pub(super) fn learn(&self, host: &str, party: &Party, reception: &Reception, now: Duration) -> bool {
         let key = (party.clone(), Box::from(host));
         let left = match reception {
             Reception::Distrusted { .. } => LEFT_MAX,
@@ -182,91 +164,6 @@ fn is_same(name: Option<&str>, host: &str) -> bool {
         Some(name) => name.eq_ignore_ascii_case(host) && !literal,
         None => literal,
     }
-}
-
-impl Front {
-    /// The server, where the inside of this tunnel is worth a look.
-    pub(super) fn looks_inside(&self, visit: &Visit<'_>, host: &str, port: u16) -> Option<Arc<dyn TunnelServer>> {
-        let now = self.observers.clock.elapsed();
-        let is_worth = !visit.headers.contains_key(hop::UNREAD) && self.intercept.looks(host, port, &visit.party, now);
-        if is_worth { visit.extensions.get::<Arc<dyn TunnelServer>>().cloned() } else { None }
-    }
-
-    /// Opens a tunnel whose inside is looked at.
-    pub(super) fn enter(
-        &self,
-        visit: Visit<'_>,
-        upgrade: OnUpgrade,
-        server: Arc<dyn TunnelServer>,
-        (host, port): (String, u16),
-        listed: &str,
-    ) -> Answered {
-        let (intercept, observers, tasks) = (self.intercept.clone(), self.observers.clone(), self.tasks.clone());
-        let (cache, trust, idle) = (self.cache.clone(), self.hosts.trust(listed), self.tunnel_idle);
-        let (label, look, party) = (build_label(&visit.caller), self.look(&visit.party), visit.party);
-        let heeded = visit.extensions.get::<Heeded>().map(|heeded| heeded.0.clone()).unwrap_or_default();
-        // What the server put there counts the tunnel as under way.
-        let kept = visit.extensions;
-        self.tasks.spawn("looked into tunnel", async move {
-            let mut around = None;
-            let work = async {
-                let Ok(client) = upgrade.await else { return };
-                let (opening, client) = server.look(client).await;
-                match intercept.passage(&host, port, &opening) {
-                    Passage::Enter { is_tls } => {
-                        let inside = Arc::new(Inside::new(is_tls, &host, port, heeded));
-                        observers.metrics.add(Name::InterceptedConnections, 1);
-                        let reception = server.serve(client, inside).await;
-                        tracing::debug!(%host, ?reception, "a tunnel that was entered has ended");
-                        let now = observers.clock.elapsed();
-                        if is_tls && intercept.learn(&host, &party, &reception, now) {
-                            observers.distrusted(label.as_ref(), &host, &reception);
-                        }
-                    }
-                    Passage::Around => {
-                        match cache.tunnel(TunnelAsk { host: &host, port, trust, party: &party, look }).await {
-                            Ok(upstream) => {
-                                tracing::debug!(%host, ?opening, "a tunnel to a listed host is carried unread");
-                                let meter = observers.metered(label.as_ref(), &host, upstream.carrier);
-                                around = Some((meter.clone(), upstream.carrier));
-                                carry_unless_silent(client, upstream.io, &meter, idle).await;
-                            }
-                            Err(error) => tracing::warn!(%host, %error, "a tunnel that was opened leads nowhere"),
-                        }
-                    }
-                    Passage::End => {}
-                }
-            };
-            tokio::select! { () = work => {}, () = tasks.stopping() => {} }
-            if let Some((meter, carrier)) = around {
-                observers.tunnelled(label.as_ref(), &host, &meter, carrier);
-            }
-            drop(kept);
-        });
-        // No request of a build: those come through it.
-        Answered::made(Response::new(ReplyBody::empty()), Outcome::Generated, self.api_label())
-    }
-
-    /// Lets a caller in. Within a tunnel it is the one of the CONNECT, who is judged anew each time: tokens end.
-    pub(super) fn admitted(
-        &self,
-        headers: &HeaderMap,
-        peer: &Peer,
-        needs: Right,
-        door: Door,
-    ) -> Result<Caller, Denied> {
-        let Some(inside) = &peer.inside else { return self.gate.admit(headers, &peer.addr, needs, door) };
-        let caller = self.gate.admit(inside.heeded(), &peer.addr, needs, door)?;
-        // A token of ours means nothing in there, and must not go on to the host.
-        let authorization = credential(headers, &AUTHORIZATION)?.is_ours();
-        Ok(Caller { strip: Strip { authorization, proxy_authorization: true }, ..caller })
-    }
-}
-
-/// Whether a request asks for a protocol that we do not speak. HTTP/2 in the clear may be declined by going on.
-pub(super) fn is_upgrade(headers: &HeaderMap) -> bool {
-    let mut asked = headers.get_all(UPGRADE).iter().filter_map(|value| value.to_str().ok());
-    asked.any(|value| value.split(',').any(|one| !one.trim().eq_ignore_ascii_case("h2c")))
 }
 
 #[cfg(test)]
@@ -363,15 +260,5 @@ mod tests {
         assert!(!some.learn("a.example", &other, &Reception::Left, at(2)));
         assert!(some.learn("a.example", &other, &Reception::Left, at(3)));
         assert!(!looks(&other, 4));
-    }
-
-    #[test]
-    fn http2_in_the_clear_is_declined_and_other_upgrades_refused() {
-        let with = |value: &'static str| {
-            let mut headers = HeaderMap::new();
-            headers.insert(UPGRADE, http::HeaderValue::from_static(value));
-            is_upgrade(&headers)
-        };
-        assert!(with("websocket") && with("h2c, websocket") && !with("h2c") && !is_upgrade(&HeaderMap::new()));
     }
 }

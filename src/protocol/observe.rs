@@ -11,8 +11,8 @@ use parking_lot::Mutex;
 use serde::Serialize;
 
 use super::connect::Meter;
+use super::hop::Asker;
 use super::inside::Reception;
-use super::parent::Asker;
 use crate::cache::Cache;
 use crate::cache::error::CacheError;
 use crate::cache::ledger::Line;

@@ -10,8 +10,9 @@ use http::{Response, StatusCode};
 use super::again::Ready;
 use super::front::{Answered, Front, Visit};
 use super::generation::Asking;
+use super::hop::{Asker, add_advice};
 use super::hosts::host_of;
-use super::parent::{Asker, ByName, add_advice};
+use super::parent::ByName;
 use super::reply::{self, ReplyBody};
 use super::status;
 use crate::cache::error::CacheError;
@@ -242,21 +243,12 @@ fn asked<'a>(visit: &'a Visit<'_>) -> &'a str {
 
 /// None: the lookup names no address.
 pub(super) fn ask<'a>(visit: &'a Visit<'_>, lookup: &'a Lookup) -> Option<Ask<'a>> {
-    Some(Ask {
-        lookup,
-        hash: lookup.key.hash(),
-        method: &visit.method,
-        headers: &visit.headers,
-        url: &lookup.first_origin()?.url,
-        identity: visit.identity(),
-        label: visit.writer(),
-        party: &visit.party,
-        partial: match visit.asker {
-            Asker::Client if lookup.rewrite.is_some() => Partiality::Whole,
-            Asker::Client | Asker::Larder => Partiality::Allowed,
-        },
-        framing: visit.framing(),
-    })
+    let partial = match visit.asker {
+        Asker::Client if lookup.rewrite.is_some() => Partiality::Whole,
+        Asker::Client | Asker::Larder => Partiality::Allowed,
+    };
+    let url = &lookup.first_origin()?.url;
+    Some(Ask { partial, ..visit.ask(lookup, lookup.key.hash(), url, visit.identity()) })
 }
 
 /// Applies a rewrite to a document of bounded size. Its validators name what upstream sent, so they do not go along.

@@ -14,10 +14,9 @@ use super::generation::Asking;
 use super::parent::ByName;
 use super::target::{Recognition, Target};
 use crate::cache::error::CacheError;
-use crate::cache::served::{Ask, Partiality, Served};
+use crate::cache::served::{Ask, Served};
 use crate::ecosystem;
 use crate::model::credential;
-use crate::model::key::KeyHash;
 use crate::model::lookup::{Evidence, Lookup, Route};
 use crate::model::outcome::{Outcome, Reason};
 
@@ -28,7 +27,7 @@ impl Front {
             target.recognition.as_ref().filter(|recognition| !recognition.mistaken.load(Ordering::Relaxed))?;
         match (&recognition.recognised.route, recognition.hash) {
             (Route::Cached(lookup), Some(hash)) if !is_personal(&visit.headers) => {
-                Some((ask(visit, target, lookup, hash), recognition.at))
+                Some((visit.ask(lookup, hash, &target.url, None), recognition.at))
             }
             _ => None,
         }
@@ -77,7 +76,7 @@ impl Front {
             (Route::Member(member), _) => match self.meant(visit, member, Asking::No).await? {
                 Some(lookup) => {
                     let lookup = &*self.through(visit, &lookup, ByName::Own);
-                    let served = self.cache.serve(&ask(visit, target, lookup, lookup.key.hash())).await?;
+                    let served = self.cache.serve(&visit.ask(lookup, lookup.key.hash(), &target.url, None)).await?;
                     Ok(Some(Answered::of_served(served, &visit.method, recognition.at)))
                 }
                 None => Ok(None),
@@ -87,27 +86,12 @@ impl Front {
             }
             (Route::Cached(lookup), Evidence::InItself | Evidence::BelowGeneration) => {
                 let lookup = &*self.through(visit, lookup, ByName::Proxied(&target.url));
-                let served = self.cache.serve(&ask(visit, target, lookup, lookup.key.hash())).await?;
+                let served = self.cache.serve(&visit.ask(lookup, lookup.key.hash(), &target.url, None)).await?;
                 recognition.mistaken.store(is_mistake(&served), Ordering::Relaxed);
                 Ok(Some(Answered::of_served(served, &visit.method, recognition.at)))
             }
             (Route::Generated(_) | Route::PassThrough(_) | Route::NoUpstream, _) => Ok(None),
         }
-    }
-}
-
-fn ask<'a>(visit: &'a Visit<'_>, target: &'a Target, lookup: &'a Lookup, hash: KeyHash) -> Ask<'a> {
-    Ask {
-        lookup,
-        hash,
-        method: &visit.method,
-        headers: &visit.headers,
-        url: &target.url,
-        identity: None,
-        label: visit.writer(),
-        party: &visit.party,
-        partial: Partiality::Allowed,
-        framing: visit.framing(),
     }
 }
 
