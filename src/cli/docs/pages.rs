@@ -1,22 +1,14 @@
 //! `docs/use/`: what to paste for each CI system and tool. The lines come from the renderers of `larder env`, so that they
 //! are what it prints; tests/it/ runs each block.
 
-use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::path::{Path, PathBuf};
-
-use url::Url;
 
 use super::containers;
-use crate::cli::discover::{Found, Surroundings, tool::NoTools};
-use crate::cli::point;
+use super::sample::{MADE, SERVER, sample, see, with_client};
 use crate::cli::tools::pasted::{Pasted, pasted};
 use crate::cli::tools::render::{Format, render};
-use crate::cli::tools::{Client, NO_FALLBACK, Purpose, Settings, TOOLS, Tool, settings_of};
+use crate::cli::tools::{NO_FALLBACK, Settings, TOOLS, Tool};
 
-/// The larder of the pages.
-pub(super) const SERVER: &str = "http://larder.example:7070";
-pub(super) const MADE: &str = "Made by `larder docs` from what `larder env` prints; do not edit.";
 /// Tools that need more than the proxy variables have a page each; the rest share one.
 const SHARED: &str = "proxy";
 const SHARING: [&str; 4] = [SHARED, "gradle", "git", "curl"];
@@ -275,26 +267,4 @@ fn kept(tools: &[&Tool]) -> String {
         }
     }
     by_text.iter().map(|(text, names)| format!("- {}: {text}\n", names.join(", "))).collect()
-}
-
-pub(super) fn see() -> String {
-    format!(
-        "## See that it works\n\n```sh\nlarder doctor {SERVER}\nlarder stats --server {SERVER}\n```\n\n\
-         The first fetches something of each ecosystem, cold then warm. The second counts hits: the build's second run has \
-         them.\n"
-    )
-}
-
-/// What tools are told on a machine that has nothing and names no upstream.
-pub(super) fn sample(tools: &[&str]) -> Settings {
-    with_client(|client| settings_of(client, &|word| tools.contains(&word)))
-}
-
-fn with_client<T>(then: impl FnOnce(&Client<'_>) -> T) -> T {
-    let nowhere = Path::new("/dev/null");
-    let around = Surroundings::new(nowhere, nowhere, BTreeMap::new(), &NoTools);
-    let server = Url::parse(SERVER).expect("is an address");
-    let found: Vec<Found> = point::unnamed(&server);
-    let (purpose, overlays) = (Purpose::Print, PathBuf::from("/larder"));
-    then(&Client { labelled: server.clone(), server, label: None, found: &found, around: &around, purpose, overlays })
 }
