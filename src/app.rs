@@ -3,14 +3,16 @@
 //! Start: gate (refuses an open door), the predecessor's sockets, the directory's lock, store, index, upstream client,
 //! engine, front, server. Stop: the other way round; what was acknowledged is committed before the directory is let go.
 
+pub mod adopted;
+pub mod certificates;
 mod control;
 mod directory;
-mod intercept;
+pub mod error;
 mod metrics;
+mod parts;
+mod upstreams;
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -19,36 +21,35 @@ use arc_swap::ArcSwap;
 use http::HeaderValue;
 use parking_lot::Mutex;
 
-use self::control::{Adopted, ProcessControl};
+use self::certificates::{certificates, guises, intercepted};
+use self::control::ProcessControl;
+use self::directory::HANDOVER_PATIENCE;
+use self::error::{StartError, StartErrorKind};
+use self::parts::RunningParts;
 use crate::cache::{Cache, Parts};
 use crate::config::{Config, Variables};
 use crate::ecosystem;
-use crate::index::Index;
 use crate::model::hex;
-use crate::model::lookup::{Fallback, Trust, Upstream};
 use crate::model::outcome::Outcome;
 use crate::model::units::rounded_bytes;
 use crate::protocol::Mount;
 use crate::protocol::Packages;
 use crate::protocol::front::Front;
-use crate::protocol::gate::{Gate, GateError};
+use crate::protocol::gate::Gate;
 use crate::protocol::generation::Handed;
-use crate::protocol::hosts::{Hosts, host_of};
+use crate::protocol::hop::Trusting;
+use crate::protocol::hosts::Hosts;
 use crate::protocol::intercept::Intercept;
 use crate::protocol::observe::Observers;
 use crate::protocol::owner::OwnerKey;
-use crate::protocol::package::Upstreams;
-use crate::protocol::parent::Parent;
+use crate::protocol::parent::ParentMounts;
 use crate::protocol::target::Targets;
 use crate::protocol::upload::Tempo;
 use crate::runtime::clock::{Clock, SystemClock, random_bytes};
 use crate::runtime::tasks::Tasks;
 use crate::server::front::{Doors, Server};
-use crate::server::guise::Guises;
 use crate::server::handover::Control as HandoverControl;
-use crate::server::tls::Certificates;
-use crate::server::{authorities, ca, front, systemd};
-use crate::store::Store;
+use crate::server::systemd;
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::metrics::Metrics;
 use crate::upstream::client::Client;
@@ -57,8 +58,6 @@ use crate::upstream::parent::{self, ParentSettings, WithParent};
 
 /// How long a stop waits for requests and fills under way.
 const DRAIN: Duration = Duration::from_secs(30);
-/// How long a successor waits for the directory.
-const HANDOVER_PATIENCE: Duration = Duration::from_secs(20);
 
 /// What the command line decides about a start, beside the configuration.
 #[derive(Clone, Default)]
@@ -71,81 +70,12 @@ pub struct StartOptions {
     pub parent: Option<ParentSettings>,
 }
 
-/// A source that a tool's files name.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Found {
-    /// An ecosystem's word; perhaps one that has no mount as yet.
-    pub ecosystem: String,
-    /// Which of the tool's sources. Empty: the default one, which the mount without a host serves.
-    pub name: String,
-    /// Base address without a credential.
-    pub url: String,
-    pub next: Fallback,
-    /// For people: the file or command that named it.
-    pub found_in: String,
-}
-
 /// A larder that serves.
 pub struct Running {
     pub addr: SocketAddr,
     /// What to print after the address: data directory and budget, upstreams with where each was found.
     pub banner: Vec<String>,
     parts: Arc<RunningParts>,
-}
-
-pub(crate) struct RunningParts {
-    pub dir: PathBuf,
-    pub owner: OwnerKey,
-    pub cache: Cache,
-    pub store: Store,
-    pub index: Index,
-    pub client: Client,
-    pub gate: Arc<Gate>,
-    pub front: Mutex<Option<Arc<Front>>>,
-    pub server: Mutex<Option<Server>>,
-    pub certificates: Option<Arc<Certificates>>,
-    pub guises: Arc<Guises>,
-    pub metrics: Arc<Metrics>,
-    pub log: Arc<AccessLog>,
-    pub tasks: Tasks,
-    pub clock: Arc<dyn Clock>,
-    pub config: Mutex<Config>,
-    pub adopted: Mutex<Vec<Adopted>>,
-    pub offline: AtomicBool,
-}
-
-/// It could not start.
-#[derive(Debug, thiserror::Error)]
-#[error("{message}")]
-pub struct StartError {
-    pub kind: StartErrorKind,
-    pub message: String,
-    pub help: String,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum StartErrorKind {
-    /// The configuration must change.
-    Config,
-    /// Another larder owns the data directory.
-    InUse,
-    Failed,
-}
-
-impl StartError {
-    pub(crate) fn new(kind: StartErrorKind, message: impl Into<String>, help: impl Into<String>) -> StartError {
-        StartError { kind, message: message.into(), help: help.into() }
-    }
-
-    fn failed(message: impl std::fmt::Display) -> StartError {
-        StartError::new(StartErrorKind::Failed, message.to_string(), "see the message; larder doctor checks the rest")
-    }
-}
-
-impl From<GateError> for StartError {
-    fn from(error: GateError) -> StartError {
-        StartError::new(StartErrorKind::Config, error.to_string(), error.help())
-    }
 }
 
 /// Starts all parts and listens.
@@ -197,9 +127,9 @@ pub async fn start(mut config: Config, options: StartOptions) -> Result<Running,
     })?;
     let parts = Arc::new(RunningParts {
         certificates: certificates(&config, &dir, &clock)?,
-        guises: intercept::guises(&config, &dir, &clock)?,
+        guises: guises(&config, &dir, &clock)?,
         offline: (options.offline || config.upstream.offline).into(),
-        adopted: Mutex::new(control::adopted(&index)),
+        adopted: Mutex::new(adopted::adopted(&index)),
         front: Mutex::new(None),
         server: Mutex::new(None),
         config: Mutex::new(config),
@@ -239,40 +169,6 @@ fn instance() -> HeaderValue {
     HeaderValue::try_from(hex::encode(&random_bytes::<8>())).unwrap_or(HeaderValue::from_static("larder"))
 }
 
-/// Makes larder's own certificate authority in a data directory, if it is not there, and those for intercepted hosts.
-///
-/// *Errors*: no name is set for either; the directory cannot be written.
-pub fn certificate_authority(dir: &Path, config: &Config) -> Result<(), StartError> {
-    let clock = SystemClock::new();
-    let names = &config.server.tls.names;
-    if names.is_empty() && config.intercept.hosts.is_empty() && !ca::Ca::is_in(&dir.join("ca")) {
-        let message = "there is no name that an authority would vouch for";
-        return Err(StartError::new(StartErrorKind::Config, message, "set server.tls.names, or intercept.hosts"));
-    }
-    if !names.is_empty() {
-        authorities::own(&dir.join("ca"), names, clock.clone()).map_err(StartError::failed)?;
-    }
-    intercept::guises(config, dir, &(clock as Arc<dyn Clock>)).map(drop)
-}
-
-fn certificates(config: &Config, dir: &Path, clock: &Arc<dyn Clock>) -> Result<Option<Arc<Certificates>>, StartError> {
-    let wrong = |error: crate::server::error::ServerError| {
-        let help =
-            "server.tls.certificate and server.tls.key name PEM files; or set server.tls.names for larder's own CA";
-        StartError::new(StartErrorKind::Config, format!("server.tls: {error}"), help)
-    };
-    if let Some(from_files) = front::certificates_from(&config.server).map_err(wrong)? {
-        return Ok(Some(from_files));
-    }
-    let names = &config.server.tls.names;
-    if names.is_empty() {
-        return Ok(None);
-    }
-    let authority = authorities::own(&dir.join("ca"), names, clock.clone()).map(Arc::new).map_err(wrong)?;
-    let issued = Certificates::from_ca(authority, names.clone(), clock.clone()).map_err(wrong)?;
-    Ok(Some(Arc::new(issued)))
-}
-
 impl RunningParts {
     async fn open_doors(
         self: Arc<RunningParts>,
@@ -281,7 +177,7 @@ impl RunningParts {
         options: StartOptions,
     ) -> Result<Running, StartError> {
         let config = self.config.lock().clone();
-        let allowed = control::allowed(&self.index);
+        let allowed = adopted::allowed(&self.index);
         let upstreams = self.upstreams(&config)?;
         let hosts = Hosts::new(&config.upstreams, allowed);
         hosts.adopt(self.vouched(&config, &upstreams));
@@ -291,7 +187,7 @@ impl RunningParts {
             cache: self.cache.clone(),
             gate: self.gate.clone(),
             hosts,
-            intercept: Arc::new(Intercept::new(intercept::intercepted(&config)?)),
+            intercept: Arc::new(Intercept::new(intercepted(&config)?)),
             upstreams: ArcSwap::from_pointee(upstreams),
             observers,
             tasks: self.tasks.clone(),
@@ -301,7 +197,8 @@ impl RunningParts {
             targets: Targets::default(),
             packages: Packages::default(),
             handed: Handed::default(),
-            parent: options.parent.map(|parent| Parent::new(parent.base)),
+            parent: options.parent.map(|parent| ParentMounts::new(parent.base)),
+            trusting: Trusting::default(),
             owner: self.owner,
             embedded: options.embedded,
             instance: instance(),
@@ -378,49 +275,6 @@ impl RunningParts {
                 () = stopped => {}
             }
         });
-    }
-
-    /// Commits what was sealed and lets go of the data directory. Fills that still run are passed on and not kept.
-    async fn let_go(&self) {
-        let store = self.store.clone();
-        // It waits for writes under way; should the pool be gone, so are they.
-        let _ = tokio::task::spawn_blocking(move || store.close()).await;
-        self.index.close().await;
-    }
-
-    /// The configured upstreams, and for ecosystems without any the adopted ones.
-    pub(crate) fn upstreams(&self, config: &Config) -> Result<Upstreams, StartError> {
-        let mut configured = BTreeMap::new();
-        for one in ecosystem::ALL {
-            let name = one.about().name;
-            let listed = match config.ecosystem.get(name) {
-                Some(settings) => settings.upstreams().map_err(|why| {
-                    let help = "larder init prints what this machine's tools use";
-                    StartError::new(StartErrorKind::Config, format!("ecosystem.{name}.upstreams: {why}"), help)
-                })?,
-                None => Vec::new(),
-            };
-            let adopted = self.adopted.lock();
-            let found = adopted.iter().filter(|found| found.ecosystem == name && found.name.is_empty());
-            let found = found.filter_map(|found| {
-                let url = url::Url::parse(&found.url).ok()?;
-                Some(Upstream { url, next: found.fallback(), trust: Trust::Configured })
-            });
-            let upstreams: Vec<_> = if listed.is_empty() { found.collect() } else { listed };
-            configured.insert(name, upstreams);
-        }
-        Ok(Upstreams::new(ecosystem::ALL, configured))
-    }
-
-    /// Hosts that clients may name as if they were configured: those of all upstreams, and what was adopted for tools
-    /// that have no mount, such as apt's mirrors.
-    pub(crate) fn vouched(&self, config: &Config, upstreams: &Upstreams) -> Vec<String> {
-        let mut hosts = upstreams.hosts();
-        let adopted = self.adopted.lock();
-        // What the configuration names stands in the place of what was adopted.
-        let adopted = adopted.iter().filter(|one| !config.ecosystem.contains_key(&one.ecosystem));
-        hosts.extend(adopted.filter_map(|one| host_of(&url::Url::parse(&one.url).ok()?)));
-        hosts
     }
 
     fn banner(&self, config: &Config) -> Vec<String> {

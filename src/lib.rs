@@ -1,7 +1,7 @@
 //! larder: one warm cache for everything a build fetches, makes and ships.
 //!
 //! The modules below stand in the order of the floors, top first. Imports run downwards only and peers on one
-//! floor never import each other; `tests/tidy.rs` holds the table. `docs/ARCHITECTURE.md` has the invariants and
+//! floor never import each other; `tests/tidy` holds the table. `docs/ARCHITECTURE.md` has the invariants and
 //! walks one request through the house.
 
 #[cfg(any(test, feature = "fuzz"))]

@@ -53,7 +53,7 @@ fn agent(data: &Path, server: &Peer, path: impl Fn(u64) -> String + 'static) -> 
     let guest = File::create(data.join("users.lock")).expect("scratch can be written");
     guest.lock_shared().expect("nobody else is there");
     let mut command = Command::new(env!("CARGO_BIN_EXE_larder"));
-    command.arg("agent").arg("--data").arg(data).args(["--server", &format!("http://{}", server.addr)]).env_clear();
+    command.arg("shared").arg("--data").arg(data).args(["--server", &format!("http://{}", server.addr)]).env_clear();
     let (running, addr) = start_and_read(command, "ready http://");
     (Peer { name: "its agent", addr: addr.parse().expect("an address"), running, path: Box::new(path) }, guest)
 }

@@ -3,84 +3,20 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::intercept::{self, cover, intercepted};
-use super::{Found, RunningParts, StartError, StartErrorKind};
+use super::adopted::{Adopted, keep_allowed};
+use super::certificates::{self, cover, intercepted};
+use super::error::{StartError, StartErrorKind};
+use super::parts::RunningParts;
 use crate::config::Config;
-use crate::index::Index;
-use crate::model::lookup::{Fallback, Origin};
+use crate::model::lookup::Origin;
 use crate::model::outcome::Outcome;
-use crate::protocol::api::{Authorities, Control, Listed};
+use crate::protocol::api::{Control, Listed, TrustAnchors};
 use crate::store::ClassUse;
 use crate::telemetry::table::Name;
 use crate::upstream::hosts::Health;
-
-/// Where the index keeps what was adopted and allowed.
-const ADOPTED: &str = "adopted-upstreams";
-const ALLOWED: &str = "allowed-hosts";
-
-/// An upstream that was found on some machine and kept.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Adopted {
-    pub ecosystem: String,
-    /// Empty: the default source of its tool.
-    #[serde(default)]
-    pub name: String,
-    pub url: String,
-    #[serde(default)]
-    pub next: String,
-    #[serde(default)]
-    pub found_in: String,
-}
-
-impl Adopted {
-    pub(crate) fn fallback(&self) -> Fallback {
-        if self.next == "failure" { Fallback::OnFailure } else { Fallback::OnAbsence }
-    }
-}
-
-impl From<&Found> for Adopted {
-    fn from(found: &Found) -> Adopted {
-        let next = match found.next {
-            Fallback::OnAbsence => "absence",
-            Fallback::OnFailure => "failure",
-        };
-        Adopted {
-            ecosystem: found.ecosystem.clone(),
-            name: found.name.clone(),
-            url: found.url.clone(),
-            next: next.to_owned(),
-            found_in: found.found_in.clone(),
-        }
-    }
-}
-
-/// What was adopted before.
-pub(super) fn adopted(index: &Index) -> Vec<Adopted> {
-    kept(index, ADOPTED)
-}
-
-/// Hosts that an operator allowed.
-pub(super) fn allowed(index: &Index) -> Vec<String> {
-    kept(index, ALLOWED)
-}
-
-fn kept<T: for<'de> Deserialize<'de>>(index: &Index, name: &str) -> Vec<T> {
-    let Some(bytes) = index.get_fact(name) else { return Vec::new() };
-    serde_json::from_slice(&bytes).unwrap_or_else(|error| {
-        tracing::warn!(%error, name, "a kept list could not be read");
-        Vec::new()
-    })
-}
-
-async fn keep<T: Serialize>(index: &Index, name: &str, list: &[T]) -> Result<(), String> {
-    let bytes = serde_json::to_vec(list).map_err(|error| error.to_string())?;
-    index.put_fact(name, Bytes::from(bytes)).await.map_err(|error| error.to_string())
-}
 
 /// The process, as its API sees it.
 pub(super) struct ProcessControl {
@@ -116,8 +52,8 @@ impl Control for ProcessControl {
         tracing::info!(offline, "offline switched");
     }
 
-    fn authorities(&self) -> Authorities {
-        intercept::authorities(&self.parts)
+    fn trust_anchors(&self) -> TrustAnchors {
+        certificates::trust_anchors(&self.parts)
     }
 
     fn reload(&self) -> BoxFuture<'_, Result<String, String>> {
@@ -162,7 +98,7 @@ impl Control for ProcessControl {
     }
 
     fn keep_allowed(&self, hosts: Vec<String>) -> BoxFuture<'_, Result<(), String>> {
-        Box::pin(async move { keep(&self.parts.index, ALLOWED, &hosts).await })
+        Box::pin(async move { keep_allowed(&self.parts.index, &hosts).await })
     }
 
     fn adopt(&self, found: Value) -> BoxFuture<'_, Result<Vec<String>, String>> {
@@ -170,9 +106,6 @@ impl Control for ProcessControl {
             let found = found.get("upstreams").cloned().unwrap_or(found);
             let found: Vec<Adopted> = serde_json::from_value(found)
                 .map_err(|error| format!("not the JSON of larder init --json: {error}"))?;
-            for one in &found {
-                check(one)?;
-            }
             self.parts.adopt(found).await
         })
     }
@@ -208,29 +141,6 @@ impl RunningParts {
         *self.config.lock() = config;
         Ok(())
     }
-
-    /// Adopts upstreams: those of the same ecosystems are replaced.
-    async fn adopt(&self, found: Vec<Adopted>) -> Result<Vec<String>, String> {
-        let all = {
-            let mut adopted = self.adopted.lock();
-            adopted.retain(|one| !found.iter().any(|new| new.ecosystem == one.ecosystem));
-            adopted.extend(found.iter().cloned());
-            adopted.clone()
-        };
-        keep(&self.index, ADOPTED, &all).await?;
-        let config = self.config.lock().clone();
-        let upstreams = self.upstreams(&config).map_err(|error| error.to_string())?;
-        if let Some(front) = &*self.front.lock() {
-            front.hosts.adopt(self.vouched(&config, &upstreams));
-            front.upstreams.store(Arc::new(upstreams));
-        }
-        Ok(found.iter().map(|one| format!("{} from {}", one.ecosystem, one.url)).collect())
-    }
-}
-
-/// What is adopted is kept and listed: an address that holds a credential is not taken.
-fn check(found: &Adopted) -> Result<(), String> {
-    crate::config::sections::base(&found.url).map(|_| ())
 }
 
 /// What every part says of itself: `/api/v1/stats`.
@@ -302,22 +212,4 @@ fn host(host: &crate::upstream::hosts::HostUse) -> Value {
         "origin": host.origin, "health": health(host.health), "in_flight": host.in_flight, "waiting": host.waiting,
         "requests": host.requests, "failures": host.failures, "retries": host.retries, "resumes": host.resumes,
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_address_with_a_credential_is_not_adopted_nor_shown() {
-        let read = |url: &str| {
-            let found = json!({ "ecosystem": "go", "url": url });
-            check(&serde_json::from_value(found).expect("has what it needs"))
-        };
-        assert!(read("https://go.example/x").is_ok());
-        for url in ["https://me:hush@go.example/", "https://hush@go.example/", "file:///srv", "hush"] {
-            let why = read(url).expect_err(url);
-            assert!(!why.contains("me:hush") && !why.contains("hush@"), "{why}");
-        }
-    }
 }

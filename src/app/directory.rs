@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{HANDOVER_PATIENCE, StartError, StartErrorKind};
+use super::error::{StartError, StartErrorKind};
 use crate::config::Config;
 use crate::index::Index;
 use crate::index::error::IndexError;
@@ -14,6 +14,9 @@ use crate::index::open::OnPlace;
 use crate::runtime::clock::Clock;
 use crate::server::handover::Takeover;
 use crate::store::{Store, SystemFiles};
+
+/// How long a successor waits for the directory.
+pub(super) const HANDOVER_PATIENCE: Duration = Duration::from_secs(20);
 
 /// Whether this version can read what is there. Asked before a running larder is told to make room for this one.
 pub(super) fn check(dir: &Path) -> Result<(), StartError> {

@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Weak};
 
-use super::RunningParts;
+use super::parts::RunningParts;
 use crate::telemetry::metrics::Samples;
 use crate::telemetry::table::Name;
 use crate::upstream::hosts::Health;

@@ -6,95 +6,35 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use http::{HeaderMap, Method, StatusCode, header};
+use http::{StatusCode, header};
 
 use super::Inner;
 use super::body::{self, Beginning, TakenUp};
-use super::coalesce::{Flight, FlightId, Stage};
+use super::coalesce::{Flight, Stage};
 use super::decide;
 use super::error::CacheError;
-use super::form::{self, Formed};
 use super::origins::Question;
-use super::policy::ask::AskHead;
-use super::policy::rules::Rules;
+use super::plan::{Ending, FillPlan};
+use super::policy::rules::{self, Rules};
 use super::policy::store::{self, Storable};
-use super::policy::{fields, validate};
+use super::policy::validate;
 use super::relay;
 use super::served::Served;
+use super::sniff::{self, Sniffed};
 use super::source::{Addresses, Keeping, Reader, Sums};
 use crate::index::Ack;
 use crate::index::catalog::Put;
 use crate::index::record::Record;
 use crate::model::checksum::Checksum;
-use crate::model::entry::{Candidates, Entry};
-use crate::model::key::Key;
-use crate::model::lookup::{Expect, Freshness, Lookup, Origin};
+use crate::model::entry::Entry;
+use crate::model::lookup::{Expect, Freshness, Origin};
 use crate::model::outcome::{Outcome, Reason};
-use crate::model::party::Party;
-use crate::model::place::Class;
-use crate::model::realm::Realm;
 use crate::store::{BlobWriter, Intent, StoreError};
-use crate::upstream::fetch::{Ends, Fetched, Redirects};
-
-/// All that a fill needs; it outlives the request that started it.
-pub(super) struct FillPlan {
-    pub lookup: Lookup,
-    pub key: Arc<Key>,
-    pub id: FlightId,
-    /// The client's method and fields: storing depends on them.
-    pub method: Method,
-    pub client_headers: HeaderMap,
-    /// What goes upstream: fields of the key, or of `Vary`.
-    pub request: HeaderMap,
-    /// The stored answer to be confirmed, and the conditions that ask for it.
-    pub confirm: Option<(Arc<Entry>, HeaderMap)>,
-    pub stored: Candidates,
-    pub realm: Realm,
-    pub writer: Arc<str>,
-    pub redirects: Redirects,
-    /// The first asker's.
-    pub party: Party,
-}
-
-impl FillPlan {
-    pub(super) fn ask_head(&self) -> AskHead<'_> {
-        AskHead { asker: Some(&self.party), ..super::ask_head(&self.method, &self.client_headers, &self.lookup) }
-    }
-
-    pub(super) fn class(&self) -> Class {
-        match self.lookup.freshness {
-            Freshness::Immutable => Class::Trusted,
-            Freshness::Revalidate { .. } => Class::Document,
-            Freshness::Http => Class::Trusted,
-        }
-    }
-}
-
-/// Publishes a failure if the fill ends without a word.
-pub(super) struct Ending {
-    cache: Arc<Inner>,
-    id: FlightId,
-    pub flight: Arc<Flight>,
-}
-
-impl Ending {
-    pub fn publish(&self, stage: Stage) {
-        self.flight.publish(stage);
-    }
-}
-
-impl Drop for Ending {
-    fn drop(&mut self) {
-        self.cache.flights.land(&self.id, &self.flight);
-        if !self.flight.is_ended() {
-            self.flight.publish(Stage::Failed(CacheError::Abandoned));
-        }
-    }
-}
+use crate::upstream::fetch::{Ends, Fetched};
 
 /// Runs a fill to its end. Whoever waits for it is told of its end even if the task never runs.
 pub(super) fn run(cache: Arc<Inner>, plan: FillPlan, flight: Arc<Flight>) -> impl Future<Output = ()> + Send {
-    let ending = Ending { cache: cache.clone(), id: plan.id.clone(), flight };
+    let ending = Ending::new(cache.clone(), plan.id.clone(), flight);
     async move {
         let stage = match fill(&cache, &plan, &ending).await {
             Ok(stage) => stage,
@@ -148,8 +88,8 @@ async fn fill(cache: &Arc<Inner>, plan: &FillPlan, ending: &Ending) -> Result<St
         Ok(_) => return Ok(hand_off_solo(cache, plan, ending, fetched, Reason::Unproven)),
         Err(reason) => return Ok(hand_off_solo(cache, plan, ending, fetched, reason)),
     };
-    let (fetched, form) = form::looked_at(&plan.lookup.expect, fetched).await.map_err(CacheError::Upstream)?;
-    if form == Formed::Otherwise {
+    let (fetched, sniffed) = sniff::looked_at(&plan.lookup.expect, fetched).await.map_err(CacheError::Upstream)?;
+    if sniffed == Sniffed::Otherwise {
         return Ok(hand_off_solo(cache, plan, ending, fetched, Reason::Unproven));
     }
     let is_shared = plan.lookup.freshness != Freshness::Http
@@ -296,7 +236,7 @@ async fn ask(cache: &Arc<Inner>, plan: &FillPlan, reader: &Reader, expect: &[Che
 }
 
 fn draft(plan: &FillPlan, fetched: &Fetched, vary: Vec<(String, Option<String>)>) -> Entry {
-    let mut headers = fields::stored(&fetched.headers);
+    let mut headers = rules::stored_fields(&fetched.headers);
     if plan.lookup.freshness != Freshness::Http {
         // A package is the same for all, and no package manager keeps a session.
         headers.remove(header::SET_COOKIE);

@@ -39,7 +39,7 @@ pub struct Line {
 
 /// One request of a build, as it is shown.
 #[derive(Serialize)]
-pub struct Shown {
+pub struct ShownLine {
     pub seq: u64,
     pub url: String,
     pub key: String,
@@ -71,14 +71,14 @@ impl Cache {
     /// A build's record, in order, with all that was noted before this was asked. Empty when none is kept.
     ///
     /// *Errors*: the index's.
-    pub async fn record_of(&self, label: &str) -> Result<Vec<Shown>, CacheError> {
+    pub async fn record_of(&self, label: &str) -> Result<Vec<ShownLine>, CacheError> {
         let (written, told) = oneshot::channel();
         // After shutdown nobody writes, and nothing waits either.
         if self.inner.notes.send(Note::Until(written)).await.is_ok() {
             let _ = told.await;
         }
         self.inner.index.flush().await?;
-        let mut shown: Vec<Shown> = Vec::new();
+        let mut shown: Vec<ShownLine> = Vec::new();
         loop {
             let after = shown.last().map_or(0, |line| line.seq);
             let page = self.inner.index.record_lines(label, after, PAGE).await?;
@@ -185,8 +185,8 @@ async fn filled(index: &Index, line: &Line) -> Option<Digest> {
     if whole_at < began_at { None } else { entry.body }
 }
 
-fn show(line: &RecordLine) -> Shown {
-    Shown {
+fn show(line: &RecordLine) -> ShownLine {
+    ShownLine {
         seq: line.seq,
         url: line.url.clone(),
         key: line.key.to_string(),

@@ -5,6 +5,7 @@
 //! and then either the store answers, or a flight does: one fill task that every asker follows.
 
 mod blob;
+mod board;
 mod body;
 pub mod coalesce;
 pub mod counters;
@@ -15,18 +16,20 @@ pub mod evict;
 mod explain;
 mod fill;
 mod follow;
-mod form;
 mod head;
 pub mod invalidate;
 pub mod ledger;
+mod open;
 mod origins;
 mod own_sum;
 mod parent;
 mod park;
+mod plan;
 pub mod policy;
 pub mod relay;
 pub mod scrub;
 pub mod served;
+mod sniff;
 mod source;
 mod stand_in;
 pub mod standing;
@@ -37,40 +40,30 @@ pub mod upkeep;
 
 use std::sync::Arc;
 
-use http::{HeaderMap, Method};
+use http::Method;
 use tokio::sync::mpsc;
 
-use self::coalesce::{Boarded, FlightId, Flights, Seat, Stage};
+use self::coalesce::Flights;
 use self::counters::Counters;
 use self::decide::{Decision, Refresh};
 use self::error::CacheError;
-use self::fill::FillPlan;
 use self::park::Parked;
 use self::policy::freshness;
 use self::policy::validate;
-use self::served::{Ask, Part, Served, ServedBody, StoredBlob};
+use self::served::{Ask, Part, Served, ServedBody};
 use self::standing::Standing;
-use self::terms::{
-    ask_head, fits, hashed, head_of, judged, keyed, only_if_cached, part_of, redirects, upstream_fields, wanted,
-};
+use self::terms::{hashed, head_of, keyed, only_if_cached, part_of, wanted};
 use crate::index::{Index, Presence};
-use crate::model::digest::Digest;
 use crate::model::entry::{Candidates, Entry};
 use crate::model::key::{Key, KeyHash};
 use crate::model::lookup::Freshness;
 use crate::model::outcome::{Forwarded, Outcome, Reason};
-use crate::model::place::{Place, TierName};
-use crate::model::range::ByteRange;
-use crate::model::realm::Realm;
+use crate::model::place::TierName;
 use crate::model::time::Timestamp;
 use crate::runtime::clock::Clock;
 use crate::runtime::tasks::Tasks;
-use crate::store::{BlobReader, Store, StoreError};
+use crate::store::Store;
 use crate::upstream::fetch::Fetch;
-
-/// A range that starts so far past what a fill has is relayed, when it is also small.
-const RANGE_AHEAD_BYTES: u64 = 8 << 20;
-const RANGE_SMALL_BYTES: u64 = 4 << 20;
 
 /// Where no bytes are needed, none have to be looked for.
 const NO_BODY: (ServedBody, TierName) = (ServedBody::Empty, TierName::Memory);
@@ -257,219 +250,6 @@ impl Inner {
         let age = freshness::age(entry, self.clock.now());
         Ok(Some(served(entry, part, body, outcome.unwrap_or(Outcome::Hit(tier)), age)))
     }
-
-    /// The bytes, if they can be had without asking a database. None: not so, or not at all.
-    fn open_now(self: &Arc<Inner>, digest: &Digest, range: ByteRange) -> Option<(ServedBody, TierName)> {
-        if let Some(remembered) = self.remembered(digest, range) {
-            return Some(remembered);
-        }
-        let Presence::Present(place) = self.index.place(digest) else { return None };
-        // What is wrong with the blob is dealt with where it can be set aside.
-        let reader = self.store.open_blob(digest, &place, range).ok()?;
-        self.index.touch(digest);
-        Some(self.unfolded(reader, digest, place))
-    }
-
-    fn unfolded(self: &Arc<Inner>, reader: BlobReader, digest: &Digest, place: Place) -> (ServedBody, TierName) {
-        let tier = reader.tier();
-        match reader.into_bytes() {
-            Ok(bytes) => (ServedBody::Bytes(bytes), tier),
-            Err(reader) => (ServedBody::Blob(StoredBlob::new(reader, self.clone(), *digest, place)), tier),
-        }
-    }
-
-    fn remembered(&self, digest: &Digest, range: ByteRange) -> Option<(ServedBody, TierName)> {
-        let (start, end) = (to_index(range.start), to_index(range.end));
-        let bytes = self.store.recall(digest).filter(|bytes| end <= bytes.len())?;
-        self.index.touch(digest);
-        let part = if (start, end) == (0, bytes.len()) { bytes } else { bytes.slice(start..end) };
-        Some((ServedBody::Bytes(part), TierName::Memory))
-    }
-
-    async fn open(
-        self: &Arc<Inner>,
-        digest: &Digest,
-        range: ByteRange,
-    ) -> Result<Option<(ServedBody, TierName)>, CacheError> {
-        if let Some(remembered) = self.remembered(digest, range) {
-            return Ok(Some(remembered));
-        }
-        // A place may move between the look-up and the open: ask once more, then it is absent.
-        let mut gone = None;
-        for _ in 0..2 {
-            let place = match self.index.place(digest) {
-                Presence::Present(place) => place,
-                Presence::Absent => return Ok(None),
-                Presence::Unknown => match self.index.find_place(digest).await? {
-                    Some(place) => place,
-                    None => return Ok(None),
-                },
-            };
-            match self.store.open_blob(digest, &place, range) {
-                Ok(reader) => {
-                    self.index.touch(digest);
-                    return Ok(Some(self.unfolded(reader, digest, place)));
-                }
-                Err(StoreError::Gone) if gone == Some(place) => {
-                    tracing::error!(%digest, "a stored blob's bytes are gone, it is fetched anew");
-                    self.index.drop_place(digest, &place).await?;
-                    return Ok(None);
-                }
-                Err(StoreError::Gone) => gone = Some(place),
-                Err(error @ StoreError::Corrupt { .. }) => {
-                    tracing::error!(%digest, %error, "a stored blob is damaged, it is set aside and fetched anew");
-                    self.set_aside(digest, &place).await?;
-                    return Ok(None);
-                }
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Ok(None)
-    }
-
-    /// Answers from a fill: one under way, or one started here.
-    async fn through_flight(
-        self: &Arc<Inner>,
-        ask: &Ask<'_>,
-        key: Key,
-        hash: KeyHash,
-        stored: Candidates,
-        confirm: Option<(Arc<Entry>, HeaderMap)>,
-    ) -> Result<Served, CacheError> {
-        let plan = self.plan(ask, key, hash, stored, confirm);
-        let (id, confirming) = (plan.id.clone(), plan.confirm.is_some());
-        let (seat, outcome) = match self.flights.board(&id, self.clock.elapsed()) {
-            Boarded::First(seat) => {
-                self.start(plan, &seat);
-                (seat, Outcome::Miss)
-            }
-            Boarded::Joined(seat) => (seat, Outcome::Coalesced),
-        };
-        let mut watch = seat.flight.watch();
-        let stage = match watch.wait_for(|stage| !seat.flight.is_awaited(stage)).await {
-            Ok(stage) => stage.clone(),
-            Err(_) => return Err(CacheError::Abandoned),
-        };
-        match stage {
-            Stage::Asking | Stage::Failed(CacheError::Abandoned) => Err(CacheError::Abandoned),
-            Stage::Failed(error) => Err(error),
-            Stage::HandedOff(reason) => self.take_off(ask, &seat, reason).await,
-            Stage::Kept(entry, kept) if fits(ask, &entry) => match self.from_store(ask, &entry, Some(kept)).await? {
-                Some(served) => Ok(served),
-                // The body went meanwhile.
-                None if confirming || outcome == Outcome::Coalesced => {
-                    Box::pin(self.through_flight(ask, keyed(ask), hash, Arc::from([]), None)).await
-                }
-                None => Err(CacheError::Abandoned),
-            },
-            Stage::Kept(..) => self.relay(ask, Reason::NoStore).await,
-            Stage::Streaming { .. } | Stage::Sealed(_) | Stage::Overflowed { .. } => {
-                self.along(ask, seat, outcome).await
-            }
-        }
-    }
-
-    /// Follows a fill whose head is there.
-    async fn along(self: &Arc<Inner>, ask: &Ask<'_>, seat: Seat, outcome: Outcome) -> Result<Served, CacheError> {
-        let flight = seat.flight.clone();
-        let head = flight.head.get().ok_or(CacheError::Abandoned)?;
-        if outcome == Outcome::Coalesced && !(head.is_shared && fits(ask, &head.entry)) {
-            // Another variant than ours, or meant for the first asker: an exchange of our own.
-            return self.relay(ask, Reason::NoStore).await;
-        }
-        let part = part_of(ask, head.entry.status, &head.entry.headers, head.len);
-        let range = match part {
-            Part::Range(range) => Some(range),
-            Part::Whole | Part::NotModified | Part::PreconditionFailed | Part::Unsatisfiable => None,
-        };
-        if let Some(range) = range
-            && range.len() <= RANGE_SMALL_BYTES
-            && range.start > head.partial.written() + RANGE_AHEAD_BYTES
-        {
-            return self.relay(ask, Reason::Range).await;
-        }
-        let body = match part {
-            Part::Whole | Part::Range(_) if *ask.method == Method::GET => {
-                ServedBody::Stream(follow::follow(self.clone(), seat, range, ask.framing))
-            }
-            Part::Whole | Part::Range(_) | Part::NotModified | Part::PreconditionFailed | Part::Unsatisfiable => {
-                ServedBody::Empty
-            }
-        };
-        Ok(Served {
-            status: head.entry.status,
-            headers: head.entry.headers.clone(),
-            len: head.len,
-            part,
-            body,
-            outcome,
-            forwarded: Forwarded::default(),
-            age: None,
-            key: Some(head.entry.hash),
-            digest: None,
-            fetch_ms: 0,
-        })
-    }
-
-    /// The first asker takes an answer that cannot be shared; the others make an exchange of their own.
-    async fn take_off(self: &Arc<Inner>, ask: &Ask<'_>, seat: &Seat, why: Reason) -> Result<Served, CacheError> {
-        let handoff = seat.flight.handoff.lock().take();
-        match handoff {
-            Some(served) => Ok(judged(ask, served)),
-            None => self.relay(ask, why).await,
-        }
-    }
-
-    /// Refreshes behind a stale answer.
-    fn refresh(
-        self: &Arc<Inner>,
-        ask: &Ask<'_>,
-        key: Key,
-        hash: KeyHash,
-        stored: Candidates,
-        confirm: (Arc<Entry>, HeaderMap),
-    ) {
-        let plan = self.plan(ask, key, hash, stored, Some(confirm));
-        if self.flights.is_solo(&plan.id, self.clock.elapsed()) {
-            return;
-        }
-        match self.flights.board(&plan.id.clone(), self.clock.elapsed()) {
-            Boarded::First(seat) => self.start(plan, &seat),
-            Boarded::Joined(_) => {}
-        }
-    }
-
-    fn start(self: &Arc<Inner>, plan: FillPlan, seat: &Seat) {
-        self.tasks.spawn("fill", fill::run(self.clone(), plan, seat.flight.clone()));
-    }
-
-    fn plan(
-        &self,
-        ask: &Ask<'_>,
-        key: Key,
-        hash: KeyHash,
-        stored: Candidates,
-        confirm: Option<(Arc<Entry>, HeaderMap)>,
-    ) -> FillPlan {
-        let realm = match &ask.identity {
-            Some(identity) => Realm::named(&format!("{} {identity}", key.upstream)),
-            None => Realm::public(),
-        };
-        FillPlan {
-            realm,
-            key: Arc::new(key),
-            id: FlightId { key: hash, identity: ask.identity.clone() },
-            method: Method::GET,
-            client_headers: ask.headers.clone(),
-            request: upstream_fields(ask),
-            lookup: ask.lookup.clone(),
-            confirm,
-            stored,
-            writer: ask.label.clone(),
-            redirects: redirects(&ask.lookup.freshness),
-            party: ask.party.clone(),
-        }
-    }
 }
 
 /// Which of the stored answers was chosen, and when.
@@ -494,8 +274,4 @@ fn served(entry: &Entry, part: Part, body: ServedBody, outcome: Outcome, age: u6
         digest: entry.body,
         fetch_ms: entry.fetch_ms,
     }
-}
-
-fn to_index(offset: u64) -> usize {
-    usize::try_from(offset).unwrap_or(usize::MAX)
 }

@@ -13,11 +13,12 @@ use super::error::CacheError;
 use super::origins::Question;
 use super::served::{Ask, Part, Served, ServedBody};
 use super::source::{Addresses, Reader};
-use super::{Cache, Inner, redirects};
+use super::terms::{redirects, upstream_fields};
+use super::{Cache, Inner};
 use crate::model::lookup::{Freshness, Origin};
 use crate::model::outcome::{Forwarded, Outcome, Reason};
 use crate::model::party::Party;
-pub use crate::upstream::fetch::{Carrier, Inside, Opened, TunnelAsk};
+pub use crate::upstream::fetch::{Carrier, Look, Opened, TunnelAsk};
 use crate::upstream::fetch::{FetchAsk, FetchBody, Fetched, FetchedBody, Resume, UpstreamError};
 
 /// A request that is passed on with its body.
@@ -91,7 +92,7 @@ impl Inner {
     pub(super) async fn relay(self: &Arc<Inner>, ask: &Ask<'_>, reason: Reason) -> Result<Served, CacheError> {
         let mut headers = match ask.lookup.freshness {
             Freshness::Http => ask.headers.clone(),
-            Freshness::Immutable | Freshness::Revalidate { .. } => super::upstream_fields(ask),
+            Freshness::Immutable | Freshness::Revalidate { .. } => upstream_fields(ask),
         };
         if let Some(range) = ask.headers.get(http::header::RANGE).filter(|_| reason == Reason::Range) {
             headers.insert(http::header::RANGE, range.clone());

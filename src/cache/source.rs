@@ -6,7 +6,7 @@ use std::sync::Arc;
 use http::{HeaderMap, HeaderValue, Method, header};
 
 use super::error::CacheError;
-use super::fill::FillPlan;
+use super::plan::FillPlan;
 use super::served::{Ask, Framing, Partiality, Served};
 use super::{Inner, decide};
 use crate::model::checksum::Checksum;
@@ -99,7 +99,7 @@ impl Inner {
     pub(super) async fn sums(self: &Arc<Inner>, reader: &Reader, expect: &Expect) -> Result<Sums, CacheError> {
         let mut keeping = Keeping::Allowed;
         let expect = match expect {
-            Expect::Nothing | Expect::Form(_) => Vec::new(),
+            Expect::Nothing | Expect::Sniff(_) => Vec::new(),
             Expect::Sum(sum) | Expect::Exactly { sum, .. } => vec![*sum],
             Expect::Beside { document, extract, unproven } => {
                 match self.document(reader, document, Reading::Stored).await? {

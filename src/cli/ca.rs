@@ -9,14 +9,11 @@ use tokio_rustls::rustls::pki_types::pem::PemObject;
 use super::failure::Failure;
 use super::keystore::{self, Der};
 use super::out;
-use super::trust::{self, Consent};
+use super::trust;
+use super::trust::offer::{Consent, offered};
 use super::where_at::{ConfigArgs, block_on, make_dir};
-use crate::app;
-
-/// Where the certificate is, below the data directory.
-pub(crate) const CERTIFICATE: &str = "ca/ca.pem";
-/// Where those for intercepted hosts are, numbered.
-const INTERCEPT: &str = "ca/intercept";
+use crate::app::certificates::certificate_authority;
+use crate::server::authorities::{INTERCEPT, OWN_CERTIFICATE, certificate_files};
 
 /// larder's own certificate authority, for TLS without certificate files
 #[derive(clap::Args)]
@@ -42,7 +39,7 @@ Examples:
     Print {
         /// Form to print; DER holds one certificate, the first
         #[arg(long, value_enum, value_name = "FORM", default_value = "pem")]
-        format: Form,
+        format: Format,
         /// Password of a JKS or PKCS #12 store
         #[arg(long, value_name = "PASSWORD", default_value = keystore::PASSWORD)]
         password: String,
@@ -74,7 +71,7 @@ Examples:
 
 /// How certificates are written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
-enum Form {
+enum Format {
     Pem,
     Der,
     /// For Java
@@ -104,20 +101,20 @@ pub(crate) fn ca(args: &Args) -> Result<(), Failure> {
         Action::Create { at } => {
             let (config, dir) = at.here(None)?.settled()?;
             make_dir(&dir)?;
-            app::certificate_authority(&dir, &config)?;
-            let made = [CERTIFICATE, INTERCEPT].map(|made| dir.join(made));
+            certificate_authority(&dir, &config)?;
+            let made = [OWN_CERTIFICATE, INTERCEPT].map(|made| dir.join(made));
             made.iter().filter(|made| made.exists()).for_each(|made| out::line(&made.display().to_string()));
         }
     }
     Ok(())
 }
 
-fn print(certificates: &[Der], format: Form, password: &str) -> Result<(), Failure> {
+fn print(certificates: &[Der], format: Format, password: &str) -> Result<(), Failure> {
     match format {
-        Form::Pem => out::text_out(&keystore::pem(certificates)),
-        Form::Der => out::bytes_out(certificates.first().map_or(&[], Vec::as_slice)),
-        Form::Jks => out::bytes_out(&keystore::jks(certificates, password)),
-        Form::Pkcs12 => {
+        Format::Pem => out::text_out(&keystore::pem(certificates)),
+        Format::Der => out::bytes_out(certificates.first().map_or(&[], Vec::as_slice)),
+        Format::Jks => out::bytes_out(&keystore::jks(certificates, password)),
+        Format::Pkcs12 => {
             let store = keystore::pkcs12(certificates, password);
             out::bytes_out(&store.map_err(|error| Failure::failed(error.to_string(), "print it as PEM or JKS"))?);
         }
@@ -128,11 +125,8 @@ fn print(certificates: &[Der], format: Form, password: &str) -> Result<(), Failu
 /// All that is in the data directory.
 fn of_here(at: &ConfigArgs) -> Result<Vec<Der>, Failure> {
     let dir = at.here(None)?.data_dir()?;
-    let intercept = dir.join(INTERCEPT);
-    let numbered = (1..).map(|number| intercept.join(format!("{number}/ca.pem"))).take_while(|file| file.is_file());
-    let files = Some(dir.join(CERTIFICATE)).filter(|file| file.is_file()).into_iter().chain(numbered);
     let mut certificates = Vec::new();
-    for file in files {
+    for file in certificate_files(&dir) {
         let read: Result<Vec<_>, _> = CertificateDer::pem_file_iter(&file).and_then(Iterator::collect);
         let read = read.map_err(|error| {
             let help = "run it as the user that owns the data directory";
@@ -141,14 +135,14 @@ fn of_here(at: &ConfigArgs) -> Result<Vec<Der>, Failure> {
         certificates.extend(read.into_iter().map(|one| one.to_vec()));
     }
     if certificates.is_empty() {
-        return Err(none(&dir.join(CERTIFICATE)));
+        return Err(none(&dir.join(OWN_CERTIFICATE)));
     }
     Ok(certificates)
 }
 
 fn of_server(server: &str, consent: Consent, at: &ConfigArgs) -> Result<Vec<Der>, Failure> {
     let client = at.here(None)?.client(server)?;
-    match block_on(trust::offered(&client, consent))? {
+    match block_on(offered(&client, consent))? {
         Some(offer) => Ok(offer.certificates()),
         None => Err(Failure::failed(
             format!("{} asks nobody to trust anything: it has no authority of its own in use", client.address()),
@@ -158,7 +152,7 @@ fn of_server(server: &str, consent: Consent, at: &ConfigArgs) -> Result<Vec<Der>
 }
 
 fn existing(at: &ConfigArgs) -> Result<PathBuf, Failure> {
-    let file = at.here(None)?.data_dir()?.join(CERTIFICATE);
+    let file = at.here(None)?.data_dir()?.join(OWN_CERTIFICATE);
     if file.is_file() {
         return Ok(file);
     }

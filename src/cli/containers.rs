@@ -31,11 +31,10 @@ use url::Url;
 
 use super::client::Client;
 use super::discover::Found;
-use super::env::tools_url;
 use super::failure::Failure;
-use super::point::{self, Target};
+use super::point::{self, Target, tools_url};
 use super::tools::{Settings, render};
-use super::trust::Offer;
+use super::trust::offer::Offer;
 use super::where_at::admits;
 use crate::model::hex;
 use crate::runtime::clock::random_bytes;

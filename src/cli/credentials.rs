@@ -3,8 +3,7 @@
 //! its user: some hosts take a token there.
 
 use std::collections::BTreeMap;
-use std::io::Write;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
 use base64::Engine;
@@ -14,6 +13,7 @@ use toml::Value;
 use super::discover::{Found, Secret};
 use super::failure::Failure;
 use super::out;
+use crate::runtime::aside::{Mode, replace};
 
 /// Below the data directory.
 const FOLDER: &str = "credentials";
@@ -52,13 +52,9 @@ pub(crate) fn keep(data: &Path, found: &[Found]) -> Result<String, Failure> {
 
 fn write(dir: &Path, file: &Path, secret: &Secret) -> std::io::Result<()> {
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
-    let fresh = file.with_extension(format!("new-{}", std::process::id()));
-    let mut options = std::fs::File::options();
-    let mut out = options.write(true).create_new(true).mode(0o600).open(&fresh)?;
     // RFC 7617, as a tool would have sent it.
     let words = STANDARD.encode(format!("{}:{}", secret.user, secret.password));
-    out.write_all(format!("Basic {words}\n").as_bytes())?;
-    std::fs::rename(&fresh, file)
+    replace(file, format!("Basic {words}\n").as_bytes(), Mode::Exactly(0o600))
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 mod containers;
 mod pages;
+mod sample;
 
 use std::path::PathBuf;
 

@@ -2,16 +2,13 @@
 
 use std::time::Duration;
 
-use url::Url;
-
 use super::containers::print::{Builder, print};
 use super::failure::Failure;
 use super::out;
-use super::point::{self, Target};
+use super::point::{self, Target, credential, tools_url, wrong_label};
 use super::tools::{self, render};
 use super::where_at::{ServerArgs, block_on, is_alive};
-use crate::protocol::gate::label_of;
-use crate::protocol::label;
+use crate::protocol::label::label_of;
 
 /// How long a server may be silent with `--if-up`.
 const IF_UP: Duration = Duration::from_millis(300);
@@ -34,7 +31,7 @@ Examples:
 pub(crate) struct Args {
     /// Form to print
     #[arg(long, value_enum, value_name = "FORM", default_value = "sh")]
-    format: render::Form,
+    format: render::Format,
     /// Print nothing when the server does not answer within 300 ms
     #[arg(long)]
     if_up: bool,
@@ -93,27 +90,6 @@ pub(crate) fn env(args: &Args) -> Result<(), Failure> {
     Ok(())
 }
 
-pub(crate) fn wrong_label(label: &str) -> Failure {
-    Failure::usage(format!("{label:?} cannot be a build label"), "use up to 64 letters, digits and -_.:/+@#=")
-}
-
-/// The address that tools are given: `/~LABEL` in its path counts a request for that label.
-pub(crate) fn tools_url(base: &Url, label: Option<&str>) -> Url {
-    let mut url = base.clone();
-    if let Some(label) = label {
-        url.set_path(&format!("{}{}", base.path().trim_end_matches('/'), label::in_path(label)));
-    }
-    url
-}
-
-/// What proxies are shown. None: nothing to tell.
-pub(crate) fn credential(label: Option<&str>, token: Option<&str>) -> Option<(String, String)> {
-    match (label, token) {
-        (None, None) => None,
-        (label, token) => Some((label.unwrap_or("larder").to_owned(), token.unwrap_or_default().to_owned())),
-    }
-}
-
 fn names() -> Vec<&'static str> {
     tools::TOOLS.iter().filter(|tool| tool.is_mounted()).map(|tool| tool.word).collect()
 }
@@ -121,18 +97,4 @@ fn names() -> Vec<&'static str> {
 /// Whether one that is named reads the proxy variables and nothing else.
 fn by_proxy(named: &dyn Fn(&str) -> bool) -> bool {
     tools::TOOLS.iter().any(|tool| tool.needs_variables() && named(tool.word))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_label_stands_in_the_path() {
-        let base = Url::parse("http://cache.example:7070/").expect("an address");
-        let url = |label| tools_url(&base, label).to_string();
-        assert_eq!(url(Some("pr-42")), "http://cache.example:7070/~pr-42");
-        assert_eq!(url(Some("pr/42")), "http://cache.example:7070/~pr%2F42");
-        assert_eq!(url(None), "http://cache.example:7070/");
-    }
 }

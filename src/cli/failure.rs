@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use crate::app::{StartError, StartErrorKind};
+use crate::app::error::{StartError, StartErrorKind};
 use crate::config::ConfigError;
 use crate::protocol::gate::GateError;
 use crate::protocol::token::TokenError;

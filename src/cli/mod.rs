@@ -1,6 +1,5 @@
 //! The commands: what is typed, what is printed, which code comes back.
 
-mod agent;
 mod beacon;
 mod ca;
 mod client;
@@ -24,6 +23,7 @@ mod public_dir;
 mod run;
 mod run_child;
 mod serve;
+mod serve_shared;
 mod settings;
 mod shared;
 mod stats;
@@ -80,7 +80,7 @@ enum Command {
     Completions(completions::CompletionsArgs),
     Man(completions::ManArgs),
     Docs(docs::Args),
-    Agent(agent::Args),
+    Shared(serve_shared::Args),
 }
 
 /// Runs the command line.
@@ -126,7 +126,7 @@ fn dispatch(command: Command) -> Result<ExitCode, Failure> {
         Command::Completions(args) => completions::completions(&args, Cli::command()),
         Command::Man(args) => completions::man(&args, Cli::command()),
         Command::Docs(args) => docs::docs(&args, Cli::command()),
-        Command::Agent(args) => agent::agent(&args),
+        Command::Shared(args) => serve_shared::serve_shared(&args),
     };
     done.map(|()| ExitCode::SUCCESS)
 }

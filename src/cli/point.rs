@@ -11,11 +11,12 @@ use super::discover::{Found, Surroundings, look};
 use super::failure::Failure;
 use super::out;
 use super::tools::{self, Purpose, Settings};
-use crate::app;
+use crate::app::adopted::Source;
 use crate::config::print::{Adopted, Discovered};
 use crate::config::sections::Next;
 use crate::ecosystem;
 use crate::model::lookup::Fallback;
+use crate::protocol::label;
 use crate::runtime::clock::SystemClock;
 
 /// Looks at the tools of this machine and of the directory that the command runs in. Blocks: a tool may be asked.
@@ -57,6 +58,27 @@ pub(crate) struct Target {
     pub overlays: PathBuf,
 }
 
+pub(crate) fn wrong_label(label: &str) -> Failure {
+    Failure::usage(format!("{label:?} cannot be a build label"), "use up to 64 letters, digits and -_.:/+@#=")
+}
+
+/// The address that tools are given: `/~LABEL` in its path counts a request for that label.
+pub(crate) fn tools_url(base: &Url, label: Option<&str>) -> Url {
+    let mut url = base.clone();
+    if let Some(label) = label {
+        url.set_path(&format!("{}{}", base.path().trim_end_matches('/'), label::in_path(label)));
+    }
+    url
+}
+
+/// What proxies are shown. None: nothing to tell.
+pub(crate) fn credential(label: Option<&str>, token: Option<&str>) -> Option<(String, String)> {
+    match (label, token) {
+        (None, None) => None,
+        (label, token) => Some((label.unwrap_or("larder").to_owned(), token.unwrap_or_default().to_owned())),
+    }
+}
+
 /// What the tools of this machine are told for one command.
 pub(crate) fn settings(target: Target, found: &[Found]) -> Settings {
     told(target, found, Purpose::Command, &|_| true)
@@ -75,10 +97,10 @@ fn told(target: Target, found: &[Found], purpose: Purpose, wanted: &dyn Fn(&str)
 }
 
 /// What was found, as the server takes it.
-pub(crate) fn sources(found: &[Found]) -> Vec<app::Found> {
+pub(crate) fn sources(found: &[Found]) -> Vec<Source> {
     let each = |found: &Found| {
         let (name, found_in) = (found.name.clone(), found.from.clone());
-        let source = move |(url, next): &(Url, Fallback)| app::Found {
+        let source = move |(url, next): &(Url, Fallback)| Source {
             ecosystem: found.ecosystem.to_owned(),
             name: name.clone(),
             url: url.to_string(),
@@ -91,8 +113,8 @@ pub(crate) fn sources(found: &[Found]) -> Vec<app::Found> {
 }
 
 /// What `init --json` prints and `upstream import` sends.
-pub(crate) fn as_json(sources: &[app::Found]) -> Value {
-    let each = |source: &app::Found| {
+pub(crate) fn as_json(sources: &[Source]) -> Value {
+    let each = |source: &Source| {
         let next = match source.next {
             Fallback::OnAbsence => "absence",
             Fallback::OnFailure => "failure",
@@ -104,7 +126,7 @@ pub(crate) fn as_json(sources: &[app::Found]) -> Value {
 }
 
 /// What was found, as a configuration holds it: default sources of ecosystems that are mounted, and further hosts.
-pub(crate) fn discovered(sources: &[app::Found]) -> Discovered {
+pub(crate) fn discovered(sources: &[Source]) -> Discovered {
     let mounted = |name: &str| ecosystem::ALL.iter().any(|known| known.about().name == name);
     let mut discovered = Discovered::default();
     for source in sources {
@@ -158,8 +180,17 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_label_stands_in_the_path() {
+        let base = Url::parse("http://cache.example:7070/").expect("an address");
+        let url = |label| tools_url(&base, label).to_string();
+        assert_eq!(url(Some("pr-42")), "http://cache.example:7070/~pr-42");
+        assert_eq!(url(Some("pr/42")), "http://cache.example:7070/~pr%2F42");
+        assert_eq!(url(None), "http://cache.example:7070/");
+    }
+
+    #[test]
     fn default_sources_are_adopted_and_others_allowed() {
-        let source = |ecosystem: &str, name: &str, url: &str| app::Found {
+        let source = |ecosystem: &str, name: &str, url: &str| Source {
             ecosystem: ecosystem.into(),
             name: name.into(),
             url: url.into(),

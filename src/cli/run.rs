@@ -11,21 +11,21 @@ use serde_json::Value;
 use super::client::Client;
 use super::containers::{self, Contained, Larder, Larders};
 use super::discover::{Found, Surroundings};
-use super::env::{credential, tools_url, wrong_label};
 use super::failure::Failure;
 use super::keystore::Der;
 use super::out;
-use super::point::{self, Target};
+use super::point::{self, Target, credential, tools_url, wrong_label};
 use super::progress::waiting;
 use super::run_child::run_child;
 use super::shared::{self, Entered, Shared};
 use super::stats::{encoded, of_build};
 use super::summary::{Behind, Told};
-use super::trust::{self, Consent, Offer};
+use super::trust;
+use super::trust::offer::{self, Consent, Offer};
 use super::unseen::{self, Containers};
 use super::where_at::{ConfigArgs, Here, answers, block_on};
 use crate::model::hex;
-use crate::protocol::gate::label_of;
+use crate::protocol::label::label_of;
 use crate::runtime::clock::random_bytes;
 
 /// How long a server may take to tell what it did for a build.
@@ -274,21 +274,21 @@ async fn offered(args: &Args, place: &Place) -> (Option<Offer>, Vec<Der>) {
     let consent = if args.trust_plain_http { Consent::Given } else { Consent::Missing };
     let agent = place.agent();
     if let Some((dir, false)) = agent {
-        return (None, trust::known(dir));
+        return (None, offer::known(dir));
     }
-    let offer = match tokio::time::timeout(SOON, trust::offered(place.server(), consent)).await {
+    let offer = match tokio::time::timeout(SOON, offer::offered(place.server(), consent)).await {
         Ok(Ok(offer)) => offer,
         Ok(Err(failure)) => {
             out::error(&format!("larder: this build does not trust the server's authority\n{}", failure.text()));
             return (None, Vec::new());
         }
         // It has fallen silent just now.
-        Err(_) => return (None, agent.map(|(dir, _)| trust::known(dir)).unwrap_or_default()),
+        Err(_) => return (None, agent.map(|(dir, _)| offer::known(dir)).unwrap_or_default()),
     };
     let for_tools = |offer: &Offer| offer.clone().at(&place.client.base).certificates();
     let certificates = offer.as_ref().map(for_tools).unwrap_or_default();
     if let Some((dir, _)) = agent {
-        trust::remember(dir, &certificates);
+        offer::remember(dir, &certificates);
     }
     (offer, certificates)
 }

@@ -21,7 +21,7 @@ const AGAIN: Duration = Duration::from_millis(20);
 /// What it says once it serves.
 pub(super) const READY: &str = "ready ";
 /// Its own messages; begun anew when they are this long.
-const LOG: &str = "agent.log";
+const LOG: &str = "shared.log";
 const LOG_BYTES: u64 = 1 << 20;
 
 /// What it should be.
@@ -115,7 +115,7 @@ impl Shared {
             )
         };
         let mut command = Command::new(std::env::current_exe().map_err(failed)?);
-        command.arg("agent").arg("--data").arg(&self.dir);
+        command.arg("shared").arg("--data").arg(&self.dir);
         if let Some(config) = &self.config {
             command.arg("--config").arg(config);
         }

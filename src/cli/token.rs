@@ -11,7 +11,7 @@ use super::out;
 use super::where_at::{ConfigArgs, Here, make_dir};
 use crate::model::{hex, units};
 use crate::protocol::gate::TOKEN_FILE;
-use crate::protocol::gate::label_of;
+use crate::protocol::label::label_of;
 use crate::protocol::token::{Keyed, Line, Right, Token, TokenFile, datetime};
 use crate::runtime::clock::{SystemClock, random_bytes};
 

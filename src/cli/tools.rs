@@ -21,13 +21,13 @@ pub mod render;
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
-use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
 use url::Url;
 
 use super::discover::{Found, Surroundings};
 use crate::ecosystem::{self, path};
+use crate::runtime::aside::{Mode, replace};
 
 /// Whom the settings are for.
 pub struct Client<'a> {
@@ -326,12 +326,8 @@ impl Overlay {
             fs::create_dir_all(dir)?;
         }
         for (at, text) in &self.files {
-            let fresh = at.with_extension(format!("new-{}", std::process::id()));
-            fs::write(&fresh, text)?;
-            if self.programs.contains(at) {
-                fs::set_permissions(&fresh, fs::Permissions::from_mode(0o755))?;
-            }
-            fs::rename(&fresh, at)?;
+            let mode = if self.programs.contains(at) { Mode::Exactly(0o755) } else { Mode::Usual };
+            replace(at, text.as_bytes(), mode)?;
         }
         for (at, target) in &self.links {
             if fs::read_link(at).is_ok_and(|known| known == *target) {
@@ -408,6 +404,7 @@ fn python_settings(client: &Client<'_>) -> Settings {
 #[cfg(test)]
 pub(crate) mod tests {
     use std::collections::BTreeMap;
+    use std::os::unix::fs::PermissionsExt;
     use std::path::Path;
 
     use super::super::discover::tool::NoTools;

@@ -7,30 +7,21 @@
 //! Tried with curl 7.88, git 2.39, go 1.26, cargo 1.95, node 20, pip 23, java 17 and apt 2.6.
 
 mod apt;
+pub(crate) mod offer;
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
-use tokio_rustls::rustls::pki_types::CertificateDer;
-use tokio_rustls::rustls::pki_types::pem::PemObject;
-
-use url::Url;
-
-use super::client::{Client, ClientError};
 use super::discover::{Surroundings, cargo, ini, npm, pip};
-use super::failure::Failure;
 use super::keystore::{self, Der};
 use super::out;
 use crate::model::digest::Digest;
 use crate::model::hex;
+use crate::runtime::aside::{Mode, replace};
 
 /// Bundles that are kept; they are named by what is in them, and parallel builds share them.
 const KEPT: usize = 32;
-/// What a server's authorities are kept in, in the directory of its agent.
-const KNOWN: &str = "authorities.pem";
 /// What Java calls the file that it trusts.
 const JAVA_STORE: &str = "-Djavax.net.ssl.trustStore";
 /// Where a Java keeps its own.
@@ -107,77 +98,6 @@ pub(crate) fn markdown() -> String {
                 file that holds what was named there before, else what the system trusts, and larder's authority. `larder \
                 ca tools` prints the same.\n\n| Setting | Read by |\n|---|---|\n";
     table("FILE").iter().fold(head.to_owned(), |page, row| format!("{page}| `{}` | {} |\n", row[0], row[1]))
-}
-
-/// What a server says that its clients have to trust.
-#[derive(Deserialize, Debug, Default, Clone)]
-#[serde(default)]
-pub(crate) struct Offer {
-    own: String,
-    intercept: String,
-    pub hosts: Vec<String>,
-}
-
-impl Offer {
-    /// As tools need it that are led to larder at `address`: over plain HTTP none of them sees its own certificate.
-    pub fn at(mut self, address: &Url) -> Offer {
-        if address.scheme() == "http" {
-            self.own.clear();
-        }
-        self
-    }
-
-    /// Every authority, as DER.
-    pub fn certificates(&self) -> Vec<Der> {
-        let both = format!("{}{}", self.own, self.intercept);
-        CertificateDer::pem_slice_iter(both.as_bytes()).filter_map(|one| Some(one.ok()?.to_vec())).collect()
-    }
-}
-
-/// Whether the user said that an authority may be believed which came over a network in the clear.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Consent {
-    Given,
-    Missing,
-}
-
-/// Asks a server what its clients have to trust. None: nothing, or it is too old to know.
-///
-/// *Errors*: it does not answer; the answer came in the clear, and there is no consent.
-pub(crate) async fn offered(client: &Client, consent: Consent) -> Result<Option<Offer>, Failure> {
-    let offer: Offer = match client.get("/api/v1/ca").await {
-        Ok(offer) => offer,
-        Err(ClientError::Status { status: 404, .. }) => return Ok(None),
-        Err(error) => return Err(error.into()),
-    };
-    if offer.certificates().is_empty() {
-        return Ok(None);
-    }
-    if client.base.scheme() == "http" && client.owner.is_none() && consent == Consent::Missing {
-        let message = format!(
-            "the authority of {} came over plain HTTP: whoever is on the way, or has that port, could have \
-             put its own in its place",
-            client.address()
-        );
-        let help = "use https://; or take it there by `larder ca print` and trust it as you do others; or, where the \
-                    network can be trusted, say --trust-plain-http";
-        return Err(Failure::failed(message, help));
-    }
-    Ok(Some(offer))
-}
-
-/// What the server behind an agent offered last, from the agent's directory.
-pub(crate) fn known(agent: &Path) -> Vec<Der> {
-    let known = CertificateDer::pem_file_iter(agent.join(KNOWN));
-    known.into_iter().flatten().filter_map(|one| Some(one.ok()?.to_vec())).collect()
-}
-
-/// Keeps that, for builds that find the server lost. What is not kept is not trusted then, and that is all.
-pub(crate) fn remember(agent: &Path, offered: &[Der]) {
-    if known(agent) != offered {
-        let fresh = agent.join(format!("{KNOWN}.new-{}", std::process::id()));
-        let _ = fs::write(&fresh, keystore::pem(offered)).and_then(|()| fs::rename(&fresh, agent.join(KNOWN)));
-    }
 }
 
 /// What a command trusts before larder comes.
@@ -340,11 +260,8 @@ fn kept(dir: &Path, ending: &str, bytes: &[u8]) -> io::Result<PathBuf> {
         return Ok(file);
     }
     make_room(dir)?;
-    let fresh = dir.join(format!("{name}.new-{}", std::process::id()));
-    fs::write(&fresh, bytes)?;
     // Certificates are no secret, and who reads them may be another user.
-    fs::set_permissions(&fresh, fs::Permissions::from_mode(0o644))?;
-    fs::rename(&fresh, &file)?;
+    replace(&file, bytes, Mode::Exactly(0o644))?;
     Ok(file)
 }
 
@@ -365,6 +282,9 @@ fn make_room(dir: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use tokio_rustls::rustls::pki_types::CertificateDer;
+    use tokio_rustls::rustls::pki_types::pem::PemObject;
+
     use super::super::discover::tool::NoTools;
     use super::*;
 
@@ -481,14 +401,6 @@ mod tests {
         fs::write(at("java/lib/security/cacerts"), keystore::jks(std::slice::from_ref(&javas), "x")).expect("writes");
         let told = java(dir.path(), &before, std::slice::from_ref(&larder)).expect("lays");
         assert_eq!(trusted(&told, keystore::PASSWORD), both(&javas, &larder));
-    }
-
-    #[test]
-    fn only_who_speaks_tls_with_larder_needs_its_own_authority() {
-        let pem = |name: &str| keystore::pem(&certificates(&[name]));
-        let offer = Offer { own: pem("own.example"), intercept: pem("files.example"), hosts: Vec::new() };
-        let count = |url: &str| offer.clone().at(&Url::parse(url).expect("an address")).certificates().len();
-        assert_eq!((count("http://127.0.0.1:1/"), count("https://cache.example/")), (1, 2));
     }
 
     #[test]

@@ -12,6 +12,7 @@ use super::failure::Failure;
 use crate::config::sections::{Log, LogFormat};
 use crate::config::{Config, Flags, Loaded, Variables, load};
 use crate::protocol::owner::OwnerKey;
+use crate::server::authorities::OWN_CERTIFICATE;
 use crate::telemetry::log::{self, LogLevel};
 
 /// Where agents before servers keep what is theirs, below the data directory.
@@ -76,7 +77,7 @@ impl Here {
 
     /// *Errors*: the address is not one.
     pub fn client(&self, address: &str) -> Result<Client, Failure> {
-        let own = self.data_dir().ok().map(|dir| dir.join(super::ca::CERTIFICATE)).filter(|file| file.is_file());
+        let own = self.data_dir().ok().map(|dir| dir.join(OWN_CERTIFICATE)).filter(|file| file.is_file());
         let client = Client::new(address, self.token())?.trusting(own);
         Ok(match self.owner_of(client.address()) {
             Some(key) => client.of_owner(key),

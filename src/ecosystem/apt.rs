@@ -5,7 +5,7 @@
 //! **A generation.** `InRelease` (or `Release` with `Release.gpg`) names every index of its suite with its sum. An archive
 //! replaces all of them at once, so a client that asks for a `Packages.xz` just after the archive has moved on gets
 //! one that its `InRelease` does not know: `Hash Sum mismatch`. Here an index's plain name means what the `InRelease`
-//! says that the asking client was handed (`Route::Within`): the file with that sum, which is kept under
+//! says that the asking client was handed (`Route::Member`): the file with that sum, which is kept under
 //! `by-hash/SHA256/SUM` whatever name it was asked by, fetched from there where the archive keeps files by hash, and
 //! kept only if it hashes to it. Several generations live side by side like this. `InRelease` itself is confirmed
 //! upstream each time, which costs a 304, so that it is never older than the indexes that are fetched by its word.
@@ -31,8 +31,8 @@ use super::path::{self, Source};
 use crate::model::checksum::{Algorithm, Checksum};
 use crate::model::kind::ErrorKind;
 use crate::model::lookup::{
-    About, Answer, Evidence, Expect, Fallback, Form, Freshness, Generation, Lookup, Named, Origin, Origins, Recognised,
-    Rejection, Request, Route, Within,
+    About, Answer, Evidence, Expect, Fallback, Freshness, Generation, Lookup, Member, Named, Origin, Origins,
+    Recognised, Rejection, Request, Route, Sniff,
 };
 
 const OUTAGE: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -181,7 +181,7 @@ fn is_versioned(name: &str) -> bool {
 
 fn route(source: &Source, what: What) -> Route {
     let plain = |freshness, max_bytes, expect| lookup(source, &source.rest, freshness, max_bytes, expect);
-    let form = |is_sound| Expect::Form(Form { is_sound });
+    let sniffed = |is_sound| Expect::Sniff(Sniff { is_sound });
     let cached = match what {
         What::Release { archive } => {
             let document = release(source, &source.rest);
@@ -189,10 +189,10 @@ fn route(source: &Source, what: What) -> Route {
             let archive = source.key(ABOUT.name, &below).path;
             return Route::Generation(Box::new(Generation { document, archive, may_replace }));
         }
-        What::Index { from, to } => return Route::Within(Box::new(within(source, from..=to))),
-        What::Signature => plain(EACH_TIME, RELEASE_BYTES, form(is_signature)),
+        What::Index { from, to } => return Route::Member(Box::new(member(source, from..=to))),
+        What::Signature => plain(EACH_TIME, RELEASE_BYTES, sniffed(is_signature)),
         What::ByHash(sum) => by_its_hash(source, sum, None),
-        What::Package => plain(Freshness::Immutable, FILE_BYTES, form(is_archive)),
+        What::Package => plain(Freshness::Immutable, FILE_BYTES, sniffed(is_archive)),
         What::File => plain(Freshness::Immutable, FILE_BYTES, Expect::Nothing),
         What::Document => plain(MINUTES, INDEX_BYTES, Expect::Nothing),
     };
@@ -201,7 +201,7 @@ fn route(source: &Source, what: What) -> Route {
 
 fn release(source: &Source, path: &[String]) -> Lookup {
     let is_sound = if path.last().is_some_and(|name| name == "InRelease") { is_signed } else { is_release };
-    lookup(source, path, EACH_TIME, RELEASE_BYTES, Expect::Form(Form { is_sound }))
+    lookup(source, path, EACH_TIME, RELEASE_BYTES, Expect::Sniff(Sniff { is_sound }))
 }
 
 /// `name`: what it is called where the archive keeps no files by hash.
@@ -223,14 +223,14 @@ fn name_of(query: Option<&str>) -> Option<&str> {
     (name.chars().all(is_name) && name.contains(|char: char| char.is_ascii_alphanumeric())).then_some(name)
 }
 
-fn within(source: &Source, depths: std::ops::RangeInclusive<usize>) -> Within {
+fn member(source: &Source, depths: std::ops::RangeInclusive<usize>) -> Member {
     let named = |depth: usize, file: &str| {
         let (folder, name) = source.rest.split_at(depth);
         let path: Vec<String> = folder.iter().cloned().chain([file.to_owned()]).collect();
         Named { document: release(source, &path), name: name.join("/") }
     };
     let by = depths.flat_map(|depth| ["InRelease", "Release"].map(|file| named(depth, file))).collect();
-    Within { by, plain: lookup(source, &source.rest, MINUTES, INDEX_BYTES, Expect::Nothing), meant }
+    Member { by, plain: lookup(source, &source.rest, MINUTES, INDEX_BYTES, Expect::Nothing), meant }
 }
 
 fn lookup(source: &Source, path: &[String], freshness: Freshness, max_bytes: u64, expect: Expect) -> Lookup {
@@ -368,9 +368,9 @@ mod tests {
         }
     }
 
-    fn within(path: &str) -> Within {
+    fn member(path: &str) -> Member {
         match routed(path) {
-            Route::Within(within) => *within,
+            Route::Member(member) => *member,
             other => panic!("{path}: {other:?}"),
         }
     }
@@ -423,11 +423,11 @@ mod tests {
             ("/flat/Packages.gz", "/debian/flat/InRelease Packages.gz"),
             ("/Sources", "/debian/InRelease Sources"),
         ] {
-            let found = within(path);
+            let found = member(path);
             assert_eq!(format!("{} {}", found.by[0].document.key.path, found.by[0].name), by);
             assert_eq!(found.plain.freshness, MINUTES);
         }
-        let two = within("/dists/s/updates/main/binary-amd64/Packages");
+        let two = member("/dists/s/updates/main/binary-amd64/Packages");
         let by: Vec<_> = two.by.iter().map(|one| one.document.key.path.as_str()).collect();
         let paths = ["s/InRelease", "s/Release", "s/updates/InRelease", "s/updates/Release"];
         assert_eq!(by, paths.map(|path| format!("/debian/dists/{path}")));
@@ -435,7 +435,7 @@ mod tests {
 
     #[test]
     fn what_is_meant_is_kept_by_its_hash() {
-        let asked = within("/dists/s/main/binary-amd64/Packages.xz");
+        let asked = member("/dists/s/main/binary-amd64/Packages.xz");
         let addresses = |by_hash: &str| {
             let found = (asked.meant)(text(by_hash).as_bytes(), &asked.by[0].name, &asked.plain).expect("is named");
             assert_eq!(found.key.path, format!("/debian/dists/s/main/binary-amd64/by-hash/SHA256/{SUM}"));

@@ -82,7 +82,7 @@ pub(crate) fn any_path(ecosystem: &dyn Ecosystem, path: &str) {
         let lookup = match route {
             Ok(Route::Cached(lookup)) => *lookup,
             Ok(Route::Generation(generation)) => generation.document,
-            Ok(Route::Within(within)) => within.plain,
+            Ok(Route::Member(member)) => member.plain,
             Ok(Route::Generated(_) | Route::PassThrough(_) | Route::NoUpstream) | Err(_) => continue,
         };
         let key = &lookup.key.path;

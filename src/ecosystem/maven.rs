@@ -27,7 +27,7 @@ use super::path::{self, Source};
 use crate::model::checksum::{Algorithm, Checksum};
 use crate::model::kind::ErrorKind;
 use crate::model::lookup::{
-    About, Answer, Evidence, Expect, Extract, Form, Freshness, Lookup, Origins, Recognised, Rejection, Request, Route,
+    About, Answer, Evidence, Expect, Extract, Freshness, Lookup, Origins, Recognised, Rejection, Request, Route, Sniff,
     Unproven,
 };
 
@@ -39,7 +39,7 @@ const FILE_BYTES: u64 = 8 << 30;
 /// Catalogues of archetypes and of prefixes have some ten megabytes.
 const DOCUMENT_BYTES: u64 = 256 << 20;
 const METADATA_BYTES: u64 = 32 << 20;
-const SUM_BYTES: u64 = Form::BYTES as u64;
+const SUM_BYTES: u64 = Sniff::BYTES as u64;
 
 static ABOUT: About = About {
     name: "maven",
@@ -106,7 +106,7 @@ enum Kind {
 fn lookup(source: &Source, rest: &[String], unproven: Unproven) -> Lookup {
     let Some((thing, algorithm)) = summed(rest) else { return of_thing(source, rest, unproven) };
     let below = path::join(rest.iter().map(String::as_str));
-    let plain = document(source, &below, SUM_BYTES, Expect::Form(Form { is_sound: is_sum }));
+    let plain = document(source, &below, SUM_BYTES, Expect::Sniff(Sniff { is_sound: is_sum }));
     let kind = kind(&thing);
     let otherwise = match (source.origins(&below), kind) {
         (Origins::Listed(origins), Kind::File | Kind::Signature | Kind::Document) => origins,
@@ -124,16 +124,16 @@ fn of_thing(source: &Source, rest: &[String], unproven: Unproven) -> Lookup {
     let below = path::join(rest.iter().map(String::as_str));
     match kind(rest) {
         Kind::File => {
-            let sum = document(source, &format!("{below}.sha1"), SUM_BYTES, Expect::Form(Form { is_sound: is_sum }));
+            let sum = document(source, &format!("{below}.sha1"), SUM_BYTES, Expect::Sniff(Sniff { is_sound: is_sum }));
             let extract = Extract { find: sha1_in, what: below.clone() };
             let expect = Expect::Beside { document: Box::new(sum), extract, unproven };
             Lookup { freshness: Freshness::Immutable, ..document(source, &below, FILE_BYTES, expect) }
         }
         Kind::Signature => {
-            let expect = Expect::Form(Form { is_sound: is_signature });
+            let expect = Expect::Sniff(Sniff { is_sound: is_signature });
             Lookup { freshness: Freshness::Immutable, ..document(source, &below, SUM_BYTES, expect) }
         }
-        Kind::Metadata => document(source, &below, METADATA_BYTES, Expect::Form(Form { is_sound: is_metadata })),
+        Kind::Metadata => document(source, &below, METADATA_BYTES, Expect::Sniff(Sniff { is_sound: is_metadata })),
         Kind::Document => document(source, &below, DOCUMENT_BYTES, Expect::Nothing),
     }
 }
@@ -197,7 +197,7 @@ fn made_at(rest: &str) -> Option<&str> {
 
 /// The sum in a checksum file: alone, before the name of the file, or after `SHA1(NAME)=`.
 pub(super) fn sum_in(document: &[u8], algorithm: Algorithm) -> Option<Checksum> {
-    let text = std::str::from_utf8(document).ok().filter(|text| text.len() < Form::BYTES)?;
+    let text = std::str::from_utf8(document).ok().filter(|text| text.len() < Sniff::BYTES)?;
     text.split_ascii_whitespace().find_map(|word| Checksum::from_hex(algorithm, word))
 }
 
@@ -304,7 +304,7 @@ mod tests {
         let file = recognised("/repo/g/a/1.0/a-1.0.jar").expect("fits the layout");
         assert!(matches!(file.expect, Expect::Beside { unproven: Unproven::PassedOn, .. }));
         assert_eq!(file.key, lookup("/g/a/1.0/a-1.0.jar").key);
-        assert!(matches!(recognised("/repo/g/a/maven-metadata.xml").expect("a name").expect, Expect::Form(_)));
+        assert!(matches!(recognised("/repo/g/a/maven-metadata.xml").expect("a name").expect, Expect::Sniff(_)));
         assert!(recognised("/repo/g/a/1.0/a-1.0.jar.sha1").is_some());
         for path in ["/docs/index.html", "/repo/g/a/1.0/b-1.0.jar", "/g/a/1.0/a-1.0.jar?x=1", "/x.sha1", "/"] {
             assert!(recognised(path).is_none(), "{path}");

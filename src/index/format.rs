@@ -9,12 +9,13 @@
 //! `Index::close` (which moves the logs into the databases), and packing `format`, `places.sqlite` and
 //! `catalog.sqlite` together with the store's own files.
 
-use std::fs::{self, File};
-use std::io::{self, Write};
+use std::fs;
+use std::io;
 use std::path::Path;
 
 use super::error::IndexError;
 use super::lock::cannot;
+use crate::runtime::aside::{Mode, replace_durably};
 
 /// The format that this version writes.
 pub(super) const FORMAT: u32 = 1;
@@ -86,12 +87,8 @@ pub(super) fn migrate(dir: &Path, found: u32, steps: &[Step], stopping: &dyn Fn(
 
 /// The number and the version that a reader needs, whole or not at all.
 fn write(dir: &Path, format: u32) -> io::Result<()> {
-    let new = dir.join("format.new");
-    let mut file = File::create(&new)?;
-    writeln!(file, "{format} {}", env!("CARGO_PKG_VERSION"))?;
-    file.sync_all()?;
-    fs::rename(&new, dir.join("format"))?;
-    File::open(dir)?.sync_all()
+    let line = format!("{format} {}\n", env!("CARGO_PKG_VERSION"));
+    replace_durably(&dir.join("format"), line.as_bytes(), Mode::Usual)
 }
 
 #[cfg(test)]

@@ -73,8 +73,8 @@ pub enum Route {
     PassThrough(Origin),
     /// A document that says what names beside it mean, to whoever was handed it.
     Generation(Box<Generation>),
-    /// A name that means what such a document says.
-    Within(Box<Within>),
+    /// A name in an archive that means what such a document says.
+    Member(Box<Member>),
     /// Understood, but no upstream is configured and the path names none: `About::without_upstream`.
     NoUpstream,
 }
@@ -89,9 +89,9 @@ pub struct Generation {
     pub may_replace: fn(&str) -> bool,
 }
 
-/// A name whose meaning stands in the generation that the asker holds.
+/// A member of an archive by its name, whose meaning stands in the generation that the asker holds.
 #[derive(Clone, Debug)]
-pub struct Within {
+pub struct Member {
     /// Where it may be named, the likeliest first. Never empty.
     pub by: Vec<Named>,
     /// The name as an address, for what no generation names.
@@ -262,7 +262,7 @@ pub enum Expect {
         unproven: Unproven,
     },
     /// The beginning must look like what the path says.
-    Form(Form),
+    Sniff(Sniff),
 }
 
 /// What becomes of a thing that nothing proves.
@@ -276,12 +276,12 @@ pub enum Unproven {
 
 /// Judges an answer by how it begins; one that is not sound is passed on and not kept. Pure.
 #[derive(Clone, Copy, Debug)]
-pub struct Form {
+pub struct Sniff {
     /// Argument: the first `BYTES` of a body, or all of a shorter one.
     pub is_sound: fn(&[u8]) -> bool,
 }
 
-impl Form {
+impl Sniff {
     /// How much of a body is looked at.
     pub const BYTES: usize = 4096;
 }

@@ -40,6 +40,11 @@ impl fmt::Display for Party {
     }
 }
 
+/// Whether it is this machine, however IPv6 writes it.
+pub fn is_loopback(address: IpAddr) -> bool {
+    address.to_canonical().is_loopback()
+}
+
 /// What counts as one address: an IPv4 address, or an IPv6 /64, which one subscriber has all of.
 pub fn neighbourhood(address: IpAddr) -> IpAddr {
     match address.to_canonical() {

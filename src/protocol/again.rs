@@ -14,14 +14,15 @@ use quick_cache::Weighter;
 use quick_cache::sync::Cache as Kept;
 
 use super::Peer;
-use super::front::{self, Answered, Form, Front};
+use super::form::Form;
+use super::front::{self, Answered, Front};
 use super::gate::{Door, Right, heeded};
+use super::hop::Asker;
 use super::hosts::Nearness;
 use super::label;
 use super::observe::Ended;
 use super::package::Upstreams;
 use super::page;
-use super::parent::Asker;
 use crate::cache::error::CacheError;
 use crate::cache::policy::date;
 use crate::cache::served::ServedBody;
@@ -209,9 +210,9 @@ impl Front {
         }
         let door = form.door();
         let caller = self.admitted(request.headers(), peer, Right::Read, door).ok()?;
-        let inner = peer.inner.as_deref();
-        let heeded = inner.map_or_else(|| heeded(request.headers()), |inner| inner.heeded().clone());
-        let base = inner.map(|inner| Box::from(inner.base()));
+        let inside = peer.inside.as_deref();
+        let heeded = inside.map_or_else(|| heeded(request.headers()), |inside| inside.heeded().clone());
+        let base = inside.map(|inside| Box::from(inside.base()));
         let mut headers = request.into_parts().0.headers;
         let agent = label::of_agent(&headers);
         let stays = headers
@@ -304,7 +305,7 @@ impl Front {
 fn without_label<'a>(target: &'a str, fields: &mut Fields) -> Option<&'a str> {
     let (label, path) = label::split(target)?;
     if fields.path.as_deref() != Some(label) {
-        fields.path = Some(Arc::from(super::gate::label_of(label)?));
+        fields.path = Some(Arc::from(super::label::label_of(label)?));
     }
     // A label that is written otherwise than it is meant would be looked up each time.
     (fields.path.as_deref() == Some(label)).then_some(path)

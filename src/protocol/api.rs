@@ -37,7 +37,7 @@ pub trait Control: Send + Sync + 'static {
     /// Answers from the cache alone, or asks upstream again.
     fn set_offline(&self, offline: bool);
     /// The certificates that clients have to trust (PEM): of our own listener, and of intercepted hosts.
-    fn authorities(&self) -> Authorities;
+    fn trust_anchors(&self) -> TrustAnchors;
     /// Reads tokens, certificates and policy anew. Ok: what was read; Err: what is wrong, with the old settings kept.
     fn reload(&self) -> BoxFuture<'_, Result<String, String>>;
     /// What every part says of itself.
@@ -76,9 +76,9 @@ struct BuildAsk {
     trusts: bool,
 }
 
-/// What clients have to trust, as PEM; empty where there is nothing.
+/// What clients have to trust (the trust anchors of RFC 5280), as PEM; empty where there is nothing.
 #[derive(Clone, Debug, Default, Serialize)]
-pub struct Authorities {
+pub struct TrustAnchors {
     /// For TLS with larder itself.
     pub own: String,
     /// For hosts that are intercepted.
@@ -135,7 +135,7 @@ impl Front {
             }
             (true, "/api/v1/health") => Ok(self.health(visit)),
             (true, "/api/v1/stats") => self.stats(visit),
-            (true, "/api/v1/ca") => Ok(json(StatusCode::OK, &self.control.authorities())),
+            (true, "/api/v1/ca") => Ok(json(StatusCode::OK, &self.control.trust_anchors())),
             (true, "/api/v1/explain") => self.explain(visit).await,
             (true, "/api/v1/upstreams") => {
                 let pending_alone = visit.uri.query().is_some_and(|query| query.starts_with("pending"));
@@ -325,9 +325,9 @@ impl Front {
         match route {
             Ok(Route::Cached(lookup)) => Ok(*lookup),
             Ok(Route::Generation(generation)) => Ok(generation.document),
-            Ok(Route::Within(within)) => {
-                let meant = self.meant(visit, &within, Asking::No).await.map_err(internal)?;
-                Ok(meant.unwrap_or(within.plain))
+            Ok(Route::Member(member)) => {
+                let meant = self.meant(visit, &member, Asking::No).await.map_err(internal)?;
+                Ok(meant.unwrap_or(member.plain))
             }
             Ok(Route::Generated(_)) => Err(bad_request("larder makes this answer itself; it is not cached")),
             Ok(Route::PassThrough(_)) => Err(bad_request("this is passed through and never cached")),

@@ -14,7 +14,6 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 
 use super::front::{Answered, Front, Visit};
-use super::label::build_label;
 use super::reply::{self, ReplyBody};
 use crate::cache::relay::{Carrier, Opened, TunnelAsk};
 use crate::model::outcome::{Outcome, Reason};
@@ -43,17 +42,17 @@ impl Front {
             let why = "this connection cannot be turned into a tunnel\n";
             return Answered::made(reply::text(StatusCode::BAD_REQUEST, TUNNEL, why), TUNNEL, at);
         };
-        if let Some(within) = self.looks_within(&visit, &host, port) {
-            return self.enter(visit, upgrade, within, (host, port), &listed);
+        if let Some(server) = self.looks_inside(&visit, &host, port) {
+            return self.enter(visit, upgrade, server, (host, port), &listed);
         }
-        let (trust, inside) = (self.hosts.trust(&listed), self.inside(&visit.party));
-        let ask = TunnelAsk { host: &host, port, trust, party: &visit.party, inside };
+        let (trust, look) = (self.hosts.trust(&listed), self.look(&visit.party));
+        let ask = TunnelAsk { host: &host, port, trust, party: &visit.party, look };
         let Opened { io: upstream, carrier } = match self.cache.tunnel(ask).await {
             Ok(opened) => opened,
             Err(error) => return self.failed(&error, at),
         };
         let (observers, tasks, idle) = (self.observers.clone(), self.tasks.clone(), self.tunnel_idle);
-        let label: Option<Arc<str>> = build_label(&visit.caller);
+        let label: Option<Arc<str>> = visit.caller.build_label();
         // What the server put there counts the tunnel as under way.
         let kept = visit.extensions;
         self.tasks.spawn("tunnel", async move {

@@ -5,7 +5,7 @@ use base64::Engine;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use http::{HeaderMap, HeaderName};
 
-use super::gate::{Denied, label_of};
+use super::label::label_of;
 use super::token::Token;
 
 /// As lenient as any upstream: what one of them would read as a token of ours must not be handed to it.
@@ -29,6 +29,10 @@ pub(super) enum Credential {
     Other,
 }
 
+/// The header is there twice.
+#[derive(Debug)]
+pub(super) struct Ambiguous;
+
 impl Credential {
     pub fn is_ours(&self) -> bool {
         matches!(self, Credential::Ours(..) | Credential::Mistyped)
@@ -37,13 +41,13 @@ impl Credential {
 
 /// Reads a header that a credential comes in.
 ///
-/// *Errors*: `Ambiguous` when it is there twice.
-pub(super) fn credential(headers: &HeaderMap, name: &HeaderName) -> Result<Credential, Denied> {
+/// *Errors*: it is there twice.
+pub(super) fn credential(headers: &HeaderMap, name: &HeaderName) -> Result<Credential, Ambiguous> {
     let mut values = headers.get_all(name).iter();
     let Some(value) = values.next() else { return Ok(Credential::None) };
     // Which one upstream would heed is anyone's guess, and ours must not slip through behind another.
     if values.next().is_some() {
-        return Err(Denied::Ambiguous);
+        return Err(Ambiguous);
     }
     // Neither a field nor a user name need be UTF-8, and what stands beside a token of ours does not make it another's.
     let text = String::from_utf8_lossy(value.as_bytes());

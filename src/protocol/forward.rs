@@ -13,14 +13,13 @@ use super::again::Ready;
 use super::front::{Answered, Front, Visit};
 use super::gate::Right;
 use super::hosts::host_of;
-use super::parent::{ByName, Parent};
+use super::parent::{ByName, ParentMounts};
 use super::reply;
 use super::target::Target;
 use super::upload::Upload;
 use crate::cache::error::CacheError;
 use crate::cache::invalidate;
 use crate::cache::relay::{Exchange, Sent};
-use crate::cache::served::{Ask, Partiality};
 use crate::cache::standing;
 use crate::model::hop;
 use crate::model::key::Key;
@@ -51,11 +50,14 @@ impl Front {
         if is_plain && let Some(answered) = self.generic_again(target) {
             return Some(answered);
         }
-        let known = self.known_at_once(visit, target);
-        let known = known.and_then(|(ask, at)| Some((self.cache.at_once_and_again(&ask)?, at)));
-        let ((served, standing), at) = match known {
+        let recognised = self.recognised_at_once(visit, target);
+        let recognised = recognised.and_then(|(ask, at)| Some((self.cache.at_once_and_again(&ask)?, at)));
+        let ((served, standing), at) = match recognised {
             Some(answer) => answer,
-            None => (self.cache.at_once_and_again(&ask(visit, target))?, self.http_label()),
+            None => (
+                self.cache.at_once_and_again(&visit.ask(&target.lookup, target.hash, &target.url, visit.identity()))?,
+                self.http_label(),
+            ),
         };
         let answered = Answered::of_served(served, &visit.method, at);
         if let Some(standing) = standing {
@@ -91,11 +93,11 @@ impl Front {
         let answer = match visit.method {
             Method::GET | Method::HEAD if body.is_end_stream() => {
                 hop::strip_claims(&mut visit.headers);
-                if let Some(answered) = self.known(&visit, target).await {
+                if let Some(answered) = self.recognised(&visit, target).await {
                     return answered;
                 }
                 let lookup = &*self.through(&visit, &target.lookup, ByName::Proxied(&target.url));
-                let served = self.cache.serve(&Ask { lookup, ..ask(&visit, target) }).await;
+                let served = self.cache.serve(&visit.ask(lookup, target.hash, &target.url, visit.identity())).await;
                 served.map(|served| Answered::of_served(served, &visit.method, at))
             }
             // Its answer repeats the request, with the operator's credential for that origin.
@@ -128,7 +130,7 @@ impl Front {
         });
         let exchange = Exchange {
             method: visit.method.clone(),
-            parent: self.parent.as_ref().and_then(|parent| parent.origin(visit, &Parent::mirror_of(url))),
+            parent: self.parent.as_ref().and_then(|parent| parent.origin(visit, &ParentMounts::mirror_of(url))),
             origin: Origin { trust, ..origin(url) },
             headers,
             body: sent,
@@ -143,21 +145,6 @@ impl Front {
             self.cache.invalidate(&keys).await?;
         }
         Ok(Answered::of_served(served, &visit.method, self.http_label()))
-    }
-}
-
-fn ask<'a>(visit: &'a Visit<'_>, target: &'a Target) -> Ask<'a> {
-    Ask {
-        lookup: &target.lookup,
-        hash: target.hash,
-        method: &visit.method,
-        headers: &visit.headers,
-        url: &target.url,
-        identity: visit.identity(),
-        label: visit.writer(),
-        party: &visit.party,
-        partial: Partiality::Allowed,
-        framing: visit.framing(),
     }
 }
 

@@ -4,7 +4,7 @@
 //! Anything else is answered 421: a name that we do not know must not reach a cache by way of a rebound address.
 
 use std::future::ready;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,28 +16,34 @@ use http::{Extensions, HeaderMap, Method, Request, Response, StatusCode, Uri};
 use http_body::Body;
 use hyper::body::Incoming;
 use serde::{Deserialize, Serialize};
+use url::Url;
 
 use super::again::{Fields, Packages, Repeated};
-use super::gate::{Caller, Denied, Door, Gate, Right, heeded};
+use super::enter::Heeded;
+use super::form::{Form, needed_right};
+use super::gate::{Caller, Denied, Door, Gate, heeded};
 use super::generation::Handed;
-use super::hosts::{Hosts, Nearness};
-use super::intercept::{Heeded, Intercept, is_upgrade};
+use super::hop::{Asker, Trusting, add_advice};
+use super::hosts::{Hosts, Nearness, without_port};
+use super::intercept::Intercept;
 use super::label;
+use super::mount::split_mount;
 use super::observe::{Observation, Observers};
-use super::owner::{self, OwnerKey};
+use super::owner::OwnerKey;
 use super::package::{Routed, Upstreams};
 use super::page;
-use super::parent::{Asker, Parent, add_advice};
+use super::parent::ParentMounts;
 use super::reply::{self, ReplyBody};
 use super::target::{Target, Targets};
 use super::upload::{Tempo, Upload};
 use super::{Answering, Mount, Peer};
 use crate::cache::Cache;
-use crate::cache::served::{Framing, Served};
+use crate::cache::served::{Ask, Framing, Partiality, Served};
 use crate::model::credential;
 use crate::model::digest::Digest;
 use crate::model::hop;
 use crate::model::key::KeyHash;
+use crate::model::lookup::Lookup;
 use crate::model::outcome::{Outcome, Reason};
 use crate::model::party::Party;
 use crate::runtime::tasks::Tasks;
@@ -74,7 +80,8 @@ pub struct Front {
     /// Of clients' bodies on HTTP/2; elsewhere the server sees to it.
     pub tempo: Tempo,
     /// The larder that this one stands before: it is asked first.
-    pub parent: Option<Parent>,
+    pub parent: Option<ParentMounts>,
+    pub trusting: Trusting,
     /// Proves who serves here.
     pub owner: OwnerKey,
     /// For builds, and gone with them.
@@ -110,6 +117,28 @@ impl Visit<'_> {
         self.caller.token.clone().unwrap_or_else(|| self.caller.label.clone())
     }
 
+    /// What is asked of the engine. `hash`: of the lookup's key; `url`: what the client calls the thing.
+    pub(super) fn ask<'b>(
+        &'b self,
+        lookup: &'b Lookup,
+        hash: KeyHash,
+        url: &'b Url,
+        identity: Option<Box<str>>,
+    ) -> Ask<'b> {
+        Ask {
+            lookup,
+            hash,
+            method: &self.method,
+            headers: &self.headers,
+            url,
+            identity,
+            label: self.writer(),
+            party: &self.party,
+            partial: Partiality::Allowed,
+            framing: self.framing(),
+        }
+    }
+
     /// A hash of the credential that is meant for upstream, if there is one.
     pub(super) fn identity(&self) -> Option<Box<str>> {
         let shown = self.headers.iter().filter(|(name, _)| credential::is_credential(name));
@@ -140,27 +169,6 @@ impl Answered {
     }
 }
 
-/// Which conversation a request belongs to.
-pub(super) enum Form {
-    Connect,
-    Forward,
-    /// Origin form, under one of our names.
-    Ours,
-    /// For the host of the tunnel that it came through.
-    Inside,
-    Misdirected,
-}
-
-impl Form {
-    pub(super) fn door(&self) -> Door {
-        match self {
-            Form::Connect | Form::Forward => Door::Proxy,
-            Form::Ours | Form::Misdirected => Door::Origin,
-            Form::Inside => Door::Tunnel,
-        }
-    }
-}
-
 /// Where a request goes once it was let in.
 enum Way {
     Connect,
@@ -184,8 +192,8 @@ struct Noted {
 impl Mount for Front {
     fn serve<'a>(&'a self, mut request: Request<Incoming>, peer: &'a Arc<Peer>) -> Answering<'a> {
         let form = self.form(&request, peer);
-        if let (Form::Inside, Some(inner)) = (&form, &peer.inner) {
-            inner.complete(request.uri_mut());
+        if let (Form::Inside, Some(inside)) = (&form, &peer.inside) {
+            inside.complete(request.uri_mut());
         }
         let asker = if request.headers().contains_key(hop::ASKS) { Asker::Larder } else { Asker::Client };
         let mut noted = Noted {
@@ -264,7 +272,7 @@ impl Front {
         label: &mut Option<Arc<str>>,
     ) -> Result<(Visit<'a>, Incoming), Box<Answered>> {
         if let Form::Misdirected = form {
-            let why = match peer.inner {
+            let why = match peer.inside {
                 None => "this name is not larder's; add it to public.names if it should be\n",
                 Some(_) => "this tunnel leads to another host\n",
             };
@@ -280,7 +288,7 @@ impl Front {
         let caller = self.admitted(request.headers(), peer, needs, door);
         let caller = caller.map_err(|denied| Box::new(self.denied(denied, door)))?;
         let (mut parts, body) = request.into_parts();
-        *label = label::build_label(&caller).or(named).or_else(|| label::of_agent(&parts.headers));
+        *label = caller.build_label().or(named).or_else(|| label::of_agent(&parts.headers));
         if let Form::Connect = form {
             parts.extensions.insert(Heeded(heeded(&parts.headers)));
         }
@@ -342,59 +350,6 @@ impl Front {
         }
     }
 
-    /// What nobody is answered, whatever right it has.
-    fn unwelcome(&self, request: &Request<Incoming>, form: &Form) -> Option<(StatusCode, &'static str)> {
-        if request.headers().contains_key(header::VIA) && self.control.is_looping(request.headers()) {
-            return Some((StatusCode::LOOP_DETECTED, "this request has been here before\n"));
-        }
-        let is_for_owner = self.embedded && matches!(form, Form::Ours) && owner::is_guarded(request.uri().path());
-        if is_for_owner && !self.owner.is_shown(request.headers()) {
-            return Some((StatusCode::FORBIDDEN, owner::WANTED));
-        }
-        let from_a_page = match form {
-            Form::Ours if is_command(request) => page::is_any(request.headers()),
-            Form::Ours => page::is_foreign(request),
-            Form::Inside if is_upgrade(request.headers()) => {
-                let why = "no WebSocket or other upgrade passes here: take this host out of intercept.hosts\n";
-                return Some((StatusCode::NOT_IMPLEMENTED, why));
-            }
-            Form::Forward | Form::Connect | Form::Inside | Form::Misdirected => false,
-        };
-        from_a_page.then_some((StatusCode::FORBIDDEN, "web pages are not answered here\n"))
-    }
-
-    pub(super) fn form<B>(&self, request: &Request<B>, peer: &Peer) -> Form {
-        if let Some(inner) = &peer.inner {
-            return if inner.agrees(request) { Form::Inside } else { Form::Misdirected };
-        }
-        if request.method() == Method::CONNECT {
-            return Form::Connect;
-        }
-        let host = match request.uri().host() {
-            Some(host) => host,
-            None => match request.headers().get(header::HOST).and_then(|host| host.to_str().ok()) {
-                Some(host) => without_port(host),
-                None if request.version() == http::Version::HTTP_10 => return Form::Ours,
-                None => return Form::Misdirected,
-            },
-        };
-        let port = request.uri().port_u16();
-        let is_proxy_form = request.uri().scheme().is_some() && request.version() <= http::Version::HTTP_11;
-        if is_proxy_form {
-            return if self.is_ours(host) && port == Some(peer.local.port()) { Form::Ours } else { Form::Forward };
-        }
-        if self.is_ours(host) { Form::Ours } else { Form::Misdirected }
-    }
-
-    /// IP literals cannot be rebound, so any of them is as good as ours.
-    fn is_ours(&self, host: &str) -> bool {
-        if host.eq_ignore_ascii_case("localhost") || host.is_empty() {
-            return true;
-        }
-        let literal = host.trim_start_matches('[').trim_end_matches(']');
-        literal.parse::<IpAddr>().is_ok() || self.names.iter().any(|name| name.eq_ignore_ascii_case(host))
-    }
-
     /// The address under which the client reaches us, without a slash at the end.
     pub(super) fn public_base(&self, visit: &Visit<'_>) -> String {
         if let Some(url) = &self.public_url {
@@ -439,34 +394,6 @@ impl Front {
     }
 }
 
-/// Reads and fills need `read`; what changes upstream or us needs more. Of the API, readers see what this lists.
-fn needed_right(request: &Request<Incoming>, form: &Form) -> Right {
-    let path = request.uri().path();
-    match form {
-        Form::Ours if is_command(request) => Right::Admin,
-        Form::Ours if is_api(path) => {
-            let open =
-                matches!(path, "/api/v1/health" | "/api/v1/stats" | "/api/v1/ca") || path.starts_with("/api/v1/blobs/");
-            if open { Right::Read } else { Right::Admin }
-        }
-        Form::Ours | Form::Forward if !is_safe(request.method()) => Right::Write,
-        // Within a tunnel a reader may do what it could through an unread one: `generic_unsafe` lends it no credential.
-        Form::Ours | Form::Forward | Form::Connect | Form::Inside | Form::Misdirected => Right::Read,
-    }
-}
-
-fn is_command(request: &Request<Incoming>) -> bool {
-    is_api(request.uri().path()) && !is_safe(request.method())
-}
-
-pub(super) fn is_api(path: &str) -> bool {
-    split_mount(path).0 == "api"
-}
-
-fn is_safe(method: &Method) -> bool {
-    matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS)
-}
-
 /// Whether somebody else's document may be shown under our own name: only what leads its reader somewhere asks for HTML.
 fn is_shown(form: &Form, way: &Way, visit: &Visit<'_>) -> bool {
     let is_document = matches!((form, way), (Form::Ours, Way::Address(_) | Way::Package(_)));
@@ -478,19 +405,4 @@ pub(super) fn wants_html(headers: &HeaderMap) -> bool {
         .get(header::ACCEPT)
         .and_then(|accept| accept.to_str().ok())
         .is_some_and(|accept| accept.contains("text/html"))
-}
-
-pub(super) fn split_mount(path: &str) -> (&str, &str) {
-    let path = path.strip_prefix('/').unwrap_or(path);
-    match path.find('/') {
-        Some(at) => (&path[..at], &path[at..]),
-        None => (path, "/"),
-    }
-}
-
-pub(super) fn without_port(host: &str) -> &str {
-    match memchr::memrchr(b':', host.as_bytes()) {
-        Some(at) if !host.as_bytes()[at..].contains(&b']') => &host[..at],
-        Some(_) | None => host,
-    }
 }

@@ -3,9 +3,10 @@
 use http::{HeaderMap, HeaderValue, Uri, header};
 
 use super::credential::{Credential, credential};
-use super::front::{split_mount, without_port};
+use super::hosts::without_port;
 use super::hosts::{Hosts, Settings, host_of};
 use super::label;
+use super::mount::split_mount;
 use super::target::Targets;
 use super::token::Token;
 

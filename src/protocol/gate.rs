@@ -5,7 +5,6 @@
 //! build label), or bare, as cargo sends it. gRPC metadata is the same header. An `Authorization` that holds no token
 //! of ours is the client's credential for upstream and is left alone.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -17,22 +16,19 @@ use http::header::{AUTHORIZATION, FORWARDED, PROXY_AUTHENTICATE, PROXY_AUTHORIZA
 use http::{HeaderMap, HeaderName, HeaderValue};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
-use subtle::ConstantTimeEq;
 
-use super::credential::{Credential, credential};
+use super::credential::{Ambiguous, Credential, credential};
+use super::grants::{Grant, Grants};
+use super::label::NO_LABEL;
 pub use super::token::Right;
-use super::token::{Line, Salt, Token, TokenError, TokenFile};
-use crate::model::hex;
+use super::token::{Token, TokenError};
 use crate::model::kind::ErrorKind;
+use crate::model::party::is_loopback;
 use crate::model::realm::Scope;
-use crate::model::time::Timestamp;
 use crate::runtime::clock::Clock;
 
 /// The node's own token file, in the data directory.
 pub const TOKEN_FILE: &str = "tokens.toml";
-/// The label of callers that give none.
-pub const NO_LABEL: &str = "default";
-const LABEL_MAX_BYTES: usize = 64;
 /// Fields that tell who asks.
 const HEEDED: [HeaderName; 4] = [AUTHORIZATION, PROXY_AUTHORIZATION, FORWARDED, X_FORWARDED_FOR];
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -59,33 +55,7 @@ pub struct Gate {
 /// What the settings and the files say.
 struct State {
     anonymous_read: Vec<IpNet>,
-    files: Vec<File>,
-}
-
-struct File {
-    path: PathBuf,
-    stamp: Option<Stamp>,
-    salt: Option<Salt>,
-    /// By the first bytes of the hash. A hash is keyed, so that its bytes tell a guesser nothing.
-    known: HashMap<[u8; 8], Vec<Arc<Known>>>,
-}
-
-/// Tells whether a file was written again.
-#[derive(PartialEq, Eq, Clone, Copy)]
-struct Stamp {
-    inode: u64,
-    len: u64,
-    modified_ns: i128,
-}
-
-/// A token that the files name.
-struct Known {
-    hash: [u8; 32],
-    name: Arc<str>,
-    right: Right,
-    ends: Option<Timestamp>,
-    label: Arc<str>,
-    scope: Scope,
+    files: Vec<Grants>,
 }
 
 /// Who asks, once admitted.
@@ -106,6 +76,11 @@ pub struct Caller {
 impl Caller {
     pub fn allows(&self, needs: Right) -> bool {
         self.right >= needs
+    }
+
+    /// The build that the caller named; None for the label that all others share.
+    pub(super) fn build_label(&self) -> Option<Arc<str>> {
+        (&*self.label != NO_LABEL).then(|| self.label.clone())
     }
 }
 
@@ -261,7 +236,7 @@ impl Gate {
     /// *Errors*: `Open`.
     pub fn check_listen(&self, addresses: &[SocketAddr]) -> Result<(), GateError> {
         let state = self.state.load();
-        let guarded = !state.anonymous_read.is_empty() || state.files.iter().any(|file| !file.known.is_empty());
+        let guarded = !state.anonymous_read.is_empty() || state.files.iter().any(|file| !file.is_empty());
         match addresses.iter().find(|address| !is_loopback(address.ip())) {
             Some(address) if !guarded => Err(GateError::Open(*address)),
             _ => Ok(()),
@@ -344,21 +319,21 @@ impl Gate {
 
     fn by_token(&self, token: &Token, label: Option<&str>) -> Result<Caller, Denied> {
         self.look_again(REREAD_MS);
-        let mut known = self.state.load().find(token);
-        if known.is_none() {
+        let mut grant = self.state.load().find(token);
+        if grant.is_none() {
             // It may have been made a moment ago.
             self.look_again(0);
-            known = self.state.load().find(token);
+            grant = self.state.load().find(token);
         }
-        let known = known.ok_or(Denied::Unknown)?;
-        if known.ends.is_some_and(|ends| self.clock.now() >= ends) {
+        let grant = grant.ok_or(Denied::Unknown)?;
+        if grant.ends.is_some_and(|ends| self.clock.now() >= ends) {
             return Err(Denied::Expired);
         }
         Ok(Caller {
-            label: label.map_or_else(|| known.label.clone(), Arc::from),
-            right: known.right,
-            scope: known.scope.clone(),
-            token: Some(known.name.clone()),
+            label: label.map_or_else(|| grant.label.clone(), Arc::from),
+            right: grant.right,
+            scope: grant.scope.clone(),
+            token: Some(grant.name.clone()),
             upstream_credential_present: false,
             strip: Strip::default(),
         })
@@ -374,16 +349,22 @@ impl Gate {
         }
         self.looked_at.store(now, Ordering::Relaxed);
         let state = self.state.load();
-        if state.files.iter().all(|file| stamp(&file.path) == file.stamp) {
+        if state.files.iter().all(|file| !file.has_changed()) {
             return;
         }
-        let read: Result<Vec<File>, TokenError> = state.files.iter().map(|file| File::read(&file.path)).collect();
+        let read: Result<Vec<Grants>, TokenError> = state.files.iter().map(|file| file.read_again()).collect();
         match read {
             Ok(files) => {
                 self.state.store(Arc::new(State { anonymous_read: state.anonymous_read.clone(), files }));
             }
             Err(error) => tracing::warn!(%error, "token file not read again; the tokens before it stay in force"),
         }
+    }
+}
+
+impl From<Ambiguous> for Denied {
+    fn from(_: Ambiguous) -> Denied {
+        Denied::Ambiguous
     }
 }
 
@@ -395,10 +376,10 @@ impl fmt::Debug for Gate {
 
 impl State {
     fn read(settings: &Settings, data_dir: &Path) -> Result<State, GateError> {
-        let mut files = vec![File::read(&data_dir.join(TOKEN_FILE))?];
+        let mut files = vec![Grants::read(&data_dir.join(TOKEN_FILE))?];
         if let Some(path) = &settings.token_file {
-            let file = File::read(path)?;
-            if file.stamp.is_none() {
+            let file = Grants::read(path)?;
+            if file.is_missing() {
                 return Err(GateError::NoFile(path.clone()));
             }
             files.push(file);
@@ -406,76 +387,14 @@ impl State {
         Ok(State { anonymous_read: settings.anonymous_read.clone(), files })
     }
 
-    fn find(&self, token: &Token) -> Option<Arc<Known>> {
+    fn find(&self, token: &Token) -> Option<Arc<Grant>> {
         self.files.iter().find_map(|file| file.find(token))
     }
-}
-
-impl File {
-    fn read(path: &Path) -> Result<File, TokenError> {
-        // Before the text, so that a change in between is seen the next time.
-        let stamp = stamp(path);
-        let read = TokenFile::read(path)?;
-        let mut file = File { path: path.to_owned(), stamp, salt: None, known: HashMap::new() };
-        if let Some(read) = read {
-            file.salt = Some(read.salt);
-            for line in &read.lines {
-                if let Some(known) = Known::of(line) {
-                    let mut first = [0; 8];
-                    first.copy_from_slice(&known.hash[..8]);
-                    file.known.entry(first).or_default().push(Arc::new(known));
-                }
-            }
-        }
-        Ok(file)
-    }
-
-    fn find(&self, token: &Token) -> Option<Arc<Known>> {
-        let hash = token.hash(self.salt.as_ref()?);
-        let mut first = [0; 8];
-        first.copy_from_slice(&hash[..8]);
-        let among = self.known.get(&first)?;
-        among.iter().find(|known| bool::from(known.hash.ct_eq(&hash))).cloned()
-    }
-}
-
-impl Known {
-    /// None: the line grants nothing. `TokenFile::read` has checked its parts.
-    fn of(line: &Line) -> Option<Known> {
-        let mut hash = [0; 32];
-        hex::decode(&line.hash, &mut hash)?;
-        Some(Known {
-            hash,
-            name: Arc::from(line.name.as_str()),
-            right: line.right()?,
-            ends: line.ends().ok()?,
-            label: Arc::from(line.label.as_deref().and_then(label_of).unwrap_or(NO_LABEL)),
-            scope: line.scope.as_deref().map_or_else(Scope::shared, Scope::named),
-        })
-    }
-}
-
-/// A label that may stand in a log, a metric's page and a path. None: it may not.
-pub fn label_of(text: &str) -> Option<&str> {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.:/+@#=".contains(&byte);
-    let fits = !text.is_empty() && text.len() <= LABEL_MAX_BYTES && text.bytes().all(plain);
-    (fits && !Token::is_ours(text)).then_some(text)
-}
-
-fn is_loopback(ip: IpAddr) -> bool {
-    ip.to_canonical().is_loopback()
 }
 
 /// Whether a reverse proxy brought the request: its loopback address is then not the caller's.
 fn was_forwarded(headers: &HeaderMap) -> bool {
     headers.contains_key(X_FORWARDED_FOR) || headers.contains_key(FORWARDED)
-}
-
-fn stamp(path: &Path) -> Option<Stamp> {
-    use std::os::unix::fs::MetadataExt;
-    let meta = std::fs::metadata(path).ok()?;
-    let modified_ns = i128::from(meta.mtime()) * 1_000_000_000 + i128::from(meta.mtime_nsec());
-    Some(Stamp { inode: meta.ino(), len: meta.len(), modified_ns })
 }
 
 fn millis(clock: &dyn Clock) -> u64 {

@@ -3,8 +3,10 @@
 use base64::Engine;
 
 use super::*;
+use crate::model::hex;
 use crate::model::time::Timestamp;
-use crate::protocol::token::{Keyed, datetime};
+use crate::protocol::label::label_of;
+use crate::protocol::token::{Keyed, Line, TokenFile, datetime};
 use crate::runtime::clock::ManualClock;
 
 struct House {

@@ -18,7 +18,7 @@ use crate::cache::error::CacheError;
 use crate::cache::served::{Ask, Part, Served, ServedBody};
 use crate::model::digest::Digest;
 use crate::model::key::{Key, KeyHash};
-use crate::model::lookup::{Generation, Lookup, Named, Within};
+use crate::model::lookup::{Generation, Lookup, Member, Named};
 use crate::model::outcome::Outcome;
 
 /// How long a client may take from a generation to the last of what it names.
@@ -116,12 +116,12 @@ impl Front {
     pub(super) async fn meant(
         &self,
         visit: &Visit<'_>,
-        within: &Within,
+        member: &Member,
         asking: Asking,
     ) -> Result<Option<Lookup>, CacheError> {
-        let meant = |document: &Bytes, named: &Named| (within.meant)(document, &named.name, &within.plain);
+        let meant = |document: &Bytes, named: &Named| (member.meant)(document, &named.name, &member.plain);
         let now = self.observers.clock.elapsed();
-        let asks = within.by.iter().filter_map(|named| Some((named, ask(visit, &named.document)?)));
+        let asks = member.by.iter().filter_map(|named| Some((named, ask(visit, &named.document)?)));
         let asks: Vec<_> = asks.collect();
         for (named, asked) in &asks {
             let held = self.handed.by(visit.peer.addr, self.cache.key_of(asked), now);

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use url::Url;
 
 use crate::model::lookup::{Expect, Lookup, Origin, Origins, Route, Trust};
-use crate::model::party::Party;
+use crate::model::party::{Party, is_loopback};
 
 /// How hosts that clients name are taken up.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -72,7 +72,7 @@ pub enum Nearness {
 
 impl Nearness {
     pub fn of(addr: IpAddr) -> Nearness {
-        if addr.to_canonical().is_loopback() { Nearness::Loopback } else { Nearness::Elsewhere }
+        if is_loopback(addr) { Nearness::Loopback } else { Nearness::Elsewhere }
     }
 }
 
@@ -157,9 +157,9 @@ impl Hosts {
         match route {
             Route::Cached(lookup) => self.settle(lookup),
             Route::Generation(generation) => self.settle(&mut generation.document),
-            Route::Within(within) => {
-                self.settle(&mut within.plain);
-                within.by.iter_mut().for_each(|named| self.settle(&mut named.document));
+            Route::Member(member) => {
+                self.settle(&mut member.plain);
+                member.by.iter_mut().for_each(|named| self.settle(&mut named.document));
             }
             Route::Generated(_) | Route::PassThrough(_) | Route::NoUpstream => {}
         }
@@ -247,6 +247,14 @@ pub(crate) fn host_of(url: &Url) -> Option<String> {
         Some(port) => format!("{host}:{port}"),
         None => host,
     })
+}
+
+/// The host of an authority; an IPv6 address keeps its brackets.
+pub(super) fn without_port(host: &str) -> &str {
+    match memchr::memrchr(b':', host.as_bytes()) {
+        Some(at) if !host.as_bytes()[at..].contains(&b']') => &host[..at],
+        Some(_) | None => host,
+    }
 }
 
 #[cfg(test)]

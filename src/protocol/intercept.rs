@@ -11,25 +11,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use http::header::{AUTHORIZATION, UPGRADE};
-use http::{HeaderMap, Response};
-use hyper::upgrade::OnUpgrade;
 use quick_cache::sync::Cache as Kept;
 use serde::{Deserialize, Serialize};
 
-use super::Peer;
-use super::connect::carry_unless_silent;
-use super::credential::credential;
-use super::front::{Answered, Front, Visit};
-use super::gate::{Caller, Denied, Door, Right, Strip};
-use super::label::build_label;
-use super::reply::ReplyBody;
-use super::within::{Inner, Opening, Served, Within};
-use crate::cache::relay::TunnelAsk;
-use crate::model::hop;
-use crate::model::outcome::Outcome;
+use super::inside::{Opening, Reception};
 use crate::model::party::Party;
-use crate::telemetry::table::Name;
 
 /// How long a client that does not take our certificate is left alone.
 const DOUBT: Duration = Duration::from_secs(600);
@@ -109,13 +95,9 @@ struct Doubt {
     until: Option<Duration>,
 }
 
-/// What told of a CONNECT who asks, before it was taken out.
-#[derive(Clone)]
-pub(super) struct Heeded(pub HeaderMap);
-
 /// What is done with a tunnel.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Way {
+pub(super) enum Passage {
     Enter { is_tls: bool },
     Around,
     End,
@@ -136,7 +118,7 @@ impl Intercept {
     }
 
     /// Whether what is in a tunnel is worth a look.
-    fn looks(&self, host: &str, port: u16, party: &Party, now: Duration) -> bool {
+    pub(super) fn looks(&self, host: &str, port: u16, party: &Party, now: Duration) -> bool {
         let is_left_alone = || {
             let doubt = self.doubts.get(&(party.clone(), Box::from(host)));
             doubt.and_then(|doubt| doubt.until).is_some_and(|until| now < until)
@@ -145,29 +127,29 @@ impl Intercept {
     }
 
     /// *Shape*: `host` and `port` of the CONNECT.
-    fn way(&self, host: &str, port: u16, opening: &Opening) -> Way {
+    pub(super) fn passage(&self, host: &str, port: u16, opening: &Opening) -> Passage {
         let is_listed = self.lists(host, port);
         match opening {
             Opening::Tls { name, speaks_http: true } if is_listed && is_same(name.as_deref(), host) => {
-                Way::Enter { is_tls: true }
+                Passage::Enter { is_tls: true }
             }
-            Opening::Http { upgrades: false } if is_listed || port == 80 => Way::Enter { is_tls: false },
-            Opening::Nothing => Way::End,
-            Opening::Tls { .. } | Opening::Http { .. } | Opening::Other => Way::Around,
+            Opening::Http { upgrades: false } if is_listed || port == 80 => Passage::Enter { is_tls: false },
+            Opening::Nothing => Passage::End,
+            Opening::Tls { .. } | Opening::Http { .. } | Opening::Other => Passage::Around,
         }
     }
 
     /// Remembers how a client took our certificate. True: it is left alone from now on.
-    fn learn(&self, host: &str, party: &Party, served: &Served, now: Duration) -> bool {
+    pub(super) fn learn(&self, host: &str, party: &Party, reception: &Reception, now: Duration) -> bool {
         let key = (party.clone(), Box::from(host));
-        let left = match served {
-            Served::Distrusted { .. } => LEFT_MAX,
-            Served::Left => self.doubts.get(&key).unwrap_or_default().left.saturating_add(1),
-            Served::Whole => {
+        let left = match reception {
+            Reception::Distrusted { .. } => LEFT_MAX,
+            Reception::Left => self.doubts.get(&key).unwrap_or_default().left.saturating_add(1),
+            Reception::Whole => {
                 self.doubts.remove(&key);
                 return false;
             }
-            Served::Failed { .. } => return false,
+            Reception::Failed { .. } => return false,
         };
         let until = (left >= LEFT_MAX).then(|| now + DOUBT);
         self.doubts.insert(key, Doubt { left, until });
@@ -184,91 +166,6 @@ fn is_same(name: Option<&str>, host: &str) -> bool {
     }
 }
 
-impl Front {
-    /// The server, where the inside of this tunnel is worth a look.
-    pub(super) fn looks_within(&self, visit: &Visit<'_>, host: &str, port: u16) -> Option<Arc<dyn Within>> {
-        let now = self.observers.clock.elapsed();
-        let is_worth = !visit.headers.contains_key(hop::UNREAD) && self.intercept.looks(host, port, &visit.party, now);
-        if is_worth { visit.extensions.get::<Arc<dyn Within>>().cloned() } else { None }
-    }
-
-    /// Opens a tunnel whose inside is looked at.
-    pub(super) fn enter(
-        &self,
-        visit: Visit<'_>,
-        upgrade: OnUpgrade,
-        within: Arc<dyn Within>,
-        (host, port): (String, u16),
-        listed: &str,
-    ) -> Answered {
-        let (intercept, observers, tasks) = (self.intercept.clone(), self.observers.clone(), self.tasks.clone());
-        let (cache, trust, idle) = (self.cache.clone(), self.hosts.trust(listed), self.tunnel_idle);
-        let (label, inside, party) = (build_label(&visit.caller), self.inside(&visit.party), visit.party);
-        let heeded = visit.extensions.get::<Heeded>().map(|heeded| heeded.0.clone()).unwrap_or_default();
-        // What the server put there counts the tunnel as under way.
-        let kept = visit.extensions;
-        self.tasks.spawn("looked into tunnel", async move {
-            let mut around = None;
-            let work = async {
-                let Ok(client) = upgrade.await else { return };
-                let (opening, client) = within.look(client).await;
-                match intercept.way(&host, port, &opening) {
-                    Way::Enter { is_tls } => {
-                        let inner = Arc::new(Inner::new(is_tls, &host, port, heeded));
-                        observers.metrics.add(Name::InterceptedConnections, 1);
-                        let served = within.serve(client, inner).await;
-                        tracing::debug!(%host, ?served, "a tunnel that was entered has ended");
-                        let now = observers.clock.elapsed();
-                        if is_tls && intercept.learn(&host, &party, &served, now) {
-                            observers.distrusted(label.as_ref(), &host, &served);
-                        }
-                    }
-                    Way::Around => {
-                        match cache.tunnel(TunnelAsk { host: &host, port, trust, party: &party, inside }).await {
-                            Ok(upstream) => {
-                                tracing::debug!(%host, ?opening, "a tunnel to a listed host is carried unread");
-                                let meter = observers.metered(label.as_ref(), &host, upstream.carrier);
-                                around = Some((meter.clone(), upstream.carrier));
-                                carry_unless_silent(client, upstream.io, &meter, idle).await;
-                            }
-                            Err(error) => tracing::warn!(%host, %error, "a tunnel that was opened leads nowhere"),
-                        }
-                    }
-                    Way::End => {}
-                }
-            };
-            tokio::select! { () = work => {}, () = tasks.stopping() => {} }
-            if let Some((meter, carrier)) = around {
-                observers.tunnelled(label.as_ref(), &host, &meter, carrier);
-            }
-            drop(kept);
-        });
-        // No request of a build: those come through it.
-        Answered::made(Response::new(ReplyBody::empty()), Outcome::Generated, self.api_label())
-    }
-
-    /// Lets a caller in. Within a tunnel it is the one of the CONNECT, who is judged anew each time: tokens end.
-    pub(super) fn admitted(
-        &self,
-        headers: &HeaderMap,
-        peer: &Peer,
-        needs: Right,
-        door: Door,
-    ) -> Result<Caller, Denied> {
-        let Some(inner) = &peer.inner else { return self.gate.admit(headers, &peer.addr, needs, door) };
-        let caller = self.gate.admit(inner.heeded(), &peer.addr, needs, door)?;
-        // A token of ours means nothing in there, and must not go on to the host.
-        let authorization = credential(headers, &AUTHORIZATION)?.is_ours();
-        Ok(Caller { strip: Strip { authorization, proxy_authorization: true }, ..caller })
-    }
-}
-
-/// Whether a request asks for a protocol that we do not speak. HTTP/2 in the clear may be declined by going on.
-pub(super) fn is_upgrade(headers: &HeaderMap) -> bool {
-    let mut asked = headers.get_all(UPGRADE).iter().filter_map(|value| value.to_str().ok());
-    asked.any(|value| value.split(',').any(|one| !one.trim().eq_ignore_ascii_case("h2c")))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -282,7 +179,7 @@ mod tests {
         Opening::Tls { name: name.map(str::to_owned), speaks_http: true }
     }
 
-    const ENTER: Way = Way::Enter { is_tls: true };
+    const ENTER: Passage = Passage::Enter { is_tls: true };
 
     #[test]
     fn only_listed_hosts_are_entered() {
@@ -303,7 +200,7 @@ mod tests {
             ("1.10.0.0.1", 443),
         ] {
             assert!(!some.lists(host, port), "{host}:{port}");
-            assert_eq!(some.way(host, port, &tls(Some(host))), Way::Around, "{host}:{port}");
+            assert_eq!(some.passage(host, port, &tls(Some(host))), Passage::Around, "{host}:{port}");
         }
         assert!(!intercept(&[]).lists("a.example", 443));
     }
@@ -311,8 +208,8 @@ mod tests {
     #[test]
     fn both_names_must_agree() {
         let some = intercept(&["a.example", "b.example", "10.0.0.1"]);
-        assert_eq!(some.way("a.example", 443, &tls(Some("A.example"))), ENTER);
-        assert_eq!(some.way("10.0.0.1", 443, &tls(None)), ENTER);
+        assert_eq!(some.passage("a.example", 443, &tls(Some("A.example"))), ENTER);
+        assert_eq!(some.passage("10.0.0.1", 443, &tls(None)), ENTER);
         for (host, name) in [
             ("a.example", None),
             ("a.example", Some("b.example")),
@@ -321,7 +218,7 @@ mod tests {
             ("10.0.0.1", Some("a.example")),
             ("10.0.0.1", Some("10.0.0.1")),
         ] {
-            assert_eq!(some.way(host, 443, &tls(name)), Way::Around, "{host} {name:?}");
+            assert_eq!(some.passage(host, 443, &tls(name)), Passage::Around, "{host} {name:?}");
         }
     }
 
@@ -330,14 +227,14 @@ mod tests {
         let some = intercept(&["a.example"]);
         let strange = Opening::Tls { name: Some("a.example".into()), speaks_http: false };
         for opening in [strange, Opening::Other, Opening::Http { upgrades: true }] {
-            assert_eq!(some.way("a.example", 443, &opening), Way::Around, "{opening:?}");
+            assert_eq!(some.passage("a.example", 443, &opening), Passage::Around, "{opening:?}");
         }
-        assert_eq!(some.way("a.example", 443, &Opening::Nothing), Way::End);
+        assert_eq!(some.passage("a.example", 443, &Opening::Nothing), Passage::End);
         let plain = Opening::Http { upgrades: false };
-        assert_eq!(some.way("a.example", 443, &plain), Way::Enter { is_tls: false });
-        assert_eq!(some.way("other.example", 80, &plain), Way::Enter { is_tls: false });
-        assert_eq!(some.way("other.example", 80, &tls(Some("other.example"))), Way::Around);
-        assert_eq!(some.way("other.example", 443, &plain), Way::Around);
+        assert_eq!(some.passage("a.example", 443, &plain), Passage::Enter { is_tls: false });
+        assert_eq!(some.passage("other.example", 80, &plain), Passage::Enter { is_tls: false });
+        assert_eq!(some.passage("other.example", 80, &tls(Some("other.example"))), Passage::Around);
+        assert_eq!(some.passage("other.example", 443, &plain), Passage::Around);
     }
 
     #[test]
@@ -354,24 +251,14 @@ mod tests {
         let (one, other) = (Party::of([127, 0, 0, 1].into(), None), Party::of([192, 0, 2, 1].into(), None));
         let at = Duration::from_secs;
         let looks = |party: &Party, now| some.looks("a.example", 443, party, at(now));
-        assert!(some.learn("a.example", &one, &Served::Distrusted { alert: "unknown_ca".into() }, at(0)));
+        assert!(some.learn("a.example", &one, &Reception::Distrusted { alert: "unknown_ca".into() }, at(0)));
         assert!(!looks(&one, 1) && looks(&other, 1) && looks(&one, 600));
         // Who leaves without a word is asked twice; who asks for anything in between took it.
-        assert!(!some.learn("a.example", &other, &Served::Left, at(0)));
+        assert!(!some.learn("a.example", &other, &Reception::Left, at(0)));
         assert!(looks(&other, 1));
-        assert!(!some.learn("a.example", &other, &Served::Whole, at(1)));
-        assert!(!some.learn("a.example", &other, &Served::Left, at(2)));
-        assert!(some.learn("a.example", &other, &Served::Left, at(3)));
+        assert!(!some.learn("a.example", &other, &Reception::Whole, at(1)));
+        assert!(!some.learn("a.example", &other, &Reception::Left, at(2)));
+        assert!(some.learn("a.example", &other, &Reception::Left, at(3)));
         assert!(!looks(&other, 4));
-    }
-
-    #[test]
-    fn http2_in_the_clear_is_declined_and_other_upgrades_refused() {
-        let with = |value: &'static str| {
-            let mut headers = HeaderMap::new();
-            headers.insert(UPGRADE, http::HeaderValue::from_static(value));
-            is_upgrade(&headers)
-        };
-        assert!(with("websocket") && with("h2c, websocket") && !with("h2c") && !is_upgrade(&HeaderMap::new()));
     }
 }

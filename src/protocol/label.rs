@@ -5,8 +5,11 @@ use std::sync::Arc;
 use http::{HeaderMap, Uri, header};
 use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
 
-use super::gate::{Caller, NO_LABEL, label_of};
+use super::token::Token;
 
+/// The label of callers that give none.
+pub const NO_LABEL: &str = "default";
+const MAX_BYTES: usize = 64;
 /// What a label may hold and a segment of a path may not.
 const IN_A_PATH: &AsciiSet = &CONTROLS.add(b'/').add(b'#').add(b'%').add(b'?');
 
@@ -37,9 +40,11 @@ pub(super) fn of_agent(headers: &HeaderMap) -> Option<Arc<str>> {
     label_of(label).map(Arc::from)
 }
 
-/// The build that a caller named; None for the label that all others share.
-pub(super) fn build_label(caller: &Caller) -> Option<Arc<str>> {
-    (&*caller.label != NO_LABEL).then(|| caller.label.clone())
+/// A label that may stand in a log, a metric's page and a path. None: it may not.
+pub fn label_of(text: &str) -> Option<&str> {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.:/+@#=".contains(&byte);
+    let fits = !text.is_empty() && text.len() <= MAX_BYTES && text.bytes().all(plain);
+    (fits && !Token::is_ours(text)).then_some(text)
 }
 
 #[cfg(test)]

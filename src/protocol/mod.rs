@@ -4,15 +4,21 @@ mod again;
 pub mod api;
 mod connect;
 mod credential;
+mod enter;
+mod form;
 mod forward;
 pub mod front;
 #[cfg(any(test, feature = "fuzz"))]
 pub mod fuzz;
 pub mod gate;
 pub mod generation;
+mod grants;
+pub mod hop;
 pub mod hosts;
+mod inside;
 pub mod intercept;
 pub mod label;
+mod mount;
 pub mod observe;
 pub mod owner;
 pub mod package;
@@ -24,7 +30,6 @@ mod status;
 pub mod target;
 pub mod token;
 pub mod upload;
-mod within;
 
 use std::future::{Future, Ready};
 use std::net::SocketAddr;
@@ -34,7 +39,7 @@ use std::sync::Arc;
 use futures_util::future::Either;
 
 pub use self::again::{Fields, Packages, Repeated};
-pub use self::within::{Inner, Opening, Replayed, Served, Within};
+pub use self::inside::{Inside, Opening, Reception, Replayed, TunnelServer};
 
 /// Who sent a request, as far as the connection tells.
 #[derive(Clone)]
@@ -45,7 +50,7 @@ pub struct Peer {
     pub tls: bool,
     pub http2: bool,
     /// The tunnel of ours that the connection goes through.
-    pub inner: Option<Arc<Inner>>,
+    pub inside: Option<Arc<Inside>>,
 }
 
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;

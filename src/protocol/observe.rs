@@ -11,8 +11,8 @@ use parking_lot::Mutex;
 use serde::Serialize;
 
 use super::connect::Meter;
-use super::parent::Asker;
-use super::within::Served;
+use super::hop::Asker;
+use super::inside::Reception;
 use crate::cache::Cache;
 use crate::cache::error::CacheError;
 use crate::cache::ledger::Line;
@@ -182,10 +182,12 @@ impl Totals {
 
 impl Observers {
     /// Notes a client that does not take our certificate for a host, and is left alone from now on.
-    pub(super) fn distrusted(&self, label: Option<&Arc<str>>, host: &str, served: &Served) {
-        let why = match served {
-            Served::Distrusted { alert } => format!("alert {alert}"),
-            Served::Left | Served::Whole | Served::Failed { .. } => "left after it saw the certificate".to_owned(),
+    pub(super) fn distrusted(&self, label: Option<&Arc<str>>, host: &str, reception: &Reception) {
+        let why = match reception {
+            Reception::Distrusted { alert } => format!("alert {alert}"),
+            Reception::Left | Reception::Whole | Reception::Failed { .. } => {
+                "left after it saw the certificate".to_owned()
+            }
         };
         let build = label.map_or("-", |label| &**label);
         tracing::warn!(

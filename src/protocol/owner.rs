@@ -12,7 +12,7 @@ use std::path::Path;
 use http::{HeaderMap, HeaderName};
 use subtle::ConstantTimeEq;
 
-use super::front::is_api;
+use super::mount::is_api;
 use super::token::replace;
 use crate::model::hex;
 use crate::runtime::clock::random_bytes;

@@ -10,8 +10,9 @@ use http::{Response, StatusCode};
 use super::again::Ready;
 use super::front::{Answered, Front, Visit};
 use super::generation::Asking;
+use super::hop::{Asker, add_advice};
 use super::hosts::host_of;
-use super::parent::{Asker, ByName, add_advice};
+use super::parent::ByName;
 use super::reply::{self, ReplyBody};
 use super::status;
 use crate::cache::error::CacheError;
@@ -20,8 +21,8 @@ use crate::cache::served::{Ask, Partiality, Served};
 use crate::ecosystem::Ecosystem;
 use crate::model::kind::ErrorKind;
 use crate::model::lookup::{
-    Answer, Expect, Freshness, Lookup, Origin, Origins, Rejection, Request, Rewrite, Route, Shown, Trust, Upstream,
-    Within,
+    Answer, Expect, Freshness, Lookup, Member, Origin, Origins, Rejection, Request, Rewrite, Route, Shown, Trust,
+    Upstream,
 };
 use crate::model::outcome::{Outcome, Reason};
 
@@ -112,7 +113,7 @@ impl Front {
         let answer = match route {
             Ok(Route::Cached(lookup)) => self.cached(&visit, &lookup, ByName::Asked(asked(&visit)), at).await,
             Ok(Route::Generation(generation)) => self.generation(&visit, &generation, at).await,
-            Ok(Route::Within(within)) => self.within(&visit, &within, at).await,
+            Ok(Route::Member(member)) => self.member(&visit, &member, at).await,
             Ok(Route::Generated(answer)) => {
                 let response = answered(answer, Outcome::Generated);
                 return Answered::made(response, Outcome::Generated, at);
@@ -145,13 +146,13 @@ impl Front {
     }
 
     /// A name that a generation gives its meaning, or that stands for itself.
-    async fn within(&self, visit: &Visit<'_>, within: &Within, at: usize) -> Result<Answered, CacheError> {
-        if let Some(host) = self.unknown_host(visit, &within.plain) {
+    async fn member(&self, visit: &Visit<'_>, member: &Member, at: usize) -> Result<Answered, CacheError> {
+        if let Some(host) = self.unknown_host(visit, &member.plain) {
             return Ok(self.host_must_wait(visit, &host, at));
         }
-        match self.meant(visit, within, Asking::Allowed).await {
+        match self.meant(visit, member, Asking::Allowed).await {
             Ok(Some(lookup)) => self.cached(visit, &lookup, ByName::Own, at).await,
-            Ok(None) | Err(CacheError::Upstream(_)) => self.cached(visit, &within.plain, ByName::Own, at).await,
+            Ok(None) | Err(CacheError::Upstream(_)) => self.cached(visit, &member.plain, ByName::Own, at).await,
             Err(error) => Err(error),
         }
     }
@@ -212,7 +213,7 @@ fn named_hosts(lookup: &Lookup) -> Vec<String> {
     };
     let mut hosts = match &lookup.expect {
         Expect::InDocument { document, .. } | Expect::Beside { document, .. } => named_hosts(document),
-        Expect::Nothing | Expect::Sum(_) | Expect::Exactly { .. } | Expect::Form(_) => Vec::new(),
+        Expect::Nothing | Expect::Sum(_) | Expect::Exactly { .. } | Expect::Sniff(_) => Vec::new(),
     };
     let named = origins.iter().filter(|origin| origin.trust == Trust::Client);
     hosts.extend(named.filter_map(|origin| host_of(&origin.url)));
@@ -242,21 +243,12 @@ fn asked<'a>(visit: &'a Visit<'_>) -> &'a str {
 
 /// None: the lookup names no address.
 pub(super) fn ask<'a>(visit: &'a Visit<'_>, lookup: &'a Lookup) -> Option<Ask<'a>> {
-    Some(Ask {
-        lookup,
-        hash: lookup.key.hash(),
-        method: &visit.method,
-        headers: &visit.headers,
-        url: &lookup.first_origin()?.url,
-        identity: visit.identity(),
-        label: visit.writer(),
-        party: &visit.party,
-        partial: match visit.asker {
-            Asker::Client if lookup.rewrite.is_some() => Partiality::Whole,
-            Asker::Client | Asker::Larder => Partiality::Allowed,
-        },
-        framing: visit.framing(),
-    })
+    let partial = match visit.asker {
+        Asker::Client if lookup.rewrite.is_some() => Partiality::Whole,
+        Asker::Client | Asker::Larder => Partiality::Allowed,
+    };
+    let url = &lookup.first_origin()?.url;
+    Some(Ask { partial, ..visit.ask(lookup, lookup.key.hash(), url, visit.identity()) })
 }
 
 /// Applies a rewrite to a document of bounded size. Its validators name what upstream sent, so they do not go along.

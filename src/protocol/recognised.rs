@@ -12,39 +12,40 @@ use super::forward;
 use super::front::{Answered, Front, Visit};
 use super::generation::Asking;
 use super::parent::ByName;
-use super::target::{Known, Target};
+use super::target::{Recognition, Target};
 use crate::cache::error::CacheError;
-use crate::cache::served::{Ask, Partiality, Served};
+use crate::cache::served::{Ask, Served};
 use crate::ecosystem;
 use crate::model::credential;
-use crate::model::key::KeyHash;
 use crate::model::lookup::{Evidence, Lookup, Route};
 use crate::model::outcome::{Outcome, Reason};
 
 impl Front {
     /// What the ecosystem's key has, if that may be given at once.
-    pub(super) fn known_at_once<'a>(&self, visit: &'a Visit<'_>, target: &'a Target) -> Option<(Ask<'a>, usize)> {
-        let known = target.known.as_ref().filter(|known| !known.mistaken.load(Ordering::Relaxed))?;
-        match (&known.recognised.route, known.hash) {
+    pub(super) fn recognised_at_once<'a>(&self, visit: &'a Visit<'_>, target: &'a Target) -> Option<(Ask<'a>, usize)> {
+        let recognition =
+            target.recognition.as_ref().filter(|recognition| !recognition.mistaken.load(Ordering::Relaxed))?;
+        match (&recognition.recognised.route, recognition.hash) {
             (Route::Cached(lookup), Some(hash)) if !is_personal(&visit.headers) => {
-                Some((ask(visit, target, lookup, hash), known.at))
+                Some((visit.ask(lookup, hash, &target.url, None), recognition.at))
             }
             _ => None,
         }
     }
 
     /// Answers by the ecosystem's rules. None: RFC 9111 has to do.
-    pub(super) async fn known(&self, visit: &Visit<'_>, target: &Target) -> Option<Answered> {
-        let known = target.known.as_ref().filter(|known| !known.mistaken.load(Ordering::Relaxed))?;
+    pub(super) async fn recognised(&self, visit: &Visit<'_>, target: &Target) -> Option<Answered> {
+        let recognition =
+            target.recognition.as_ref().filter(|recognition| !recognition.mistaken.load(Ordering::Relaxed))?;
         if visit.method != Method::GET || is_personal(&visit.headers) {
             return None;
         }
-        match self.by_its_rules(visit, target, known).await {
+        match self.by_its_rules(visit, target, recognition).await {
             Ok(Some(answered)) if is_refused(&answered) => None,
             Ok(answered) => answered,
             // The same thing may be stored under its plain address. Another generation's index is not the same thing.
-            Err(CacheError::Upstream(_)) if matches!(known.recognised.route, Route::Cached(_)) => None,
-            Err(error) => Some(self.failed(&error, known.at)),
+            Err(CacheError::Upstream(_)) if matches!(recognition.recognised.route, Route::Cached(_)) => None,
+            Err(error) => Some(self.failed(&error, recognition.at)),
         }
     }
 
@@ -53,8 +54,8 @@ impl Front {
         let recognised = ecosystem::recognise(url).map(|(_, recognised)| (recognised.route, recognised.evidence));
         Ok(match recognised {
             Some((Route::Generation(generation), _)) => generation.document,
-            Some((Route::Within(within), _)) => {
-                self.meant(visit, &within, Asking::No).await?.unwrap_or_else(|| forward::lookup(url))
+            Some((Route::Member(member), _)) => {
+                self.meant(visit, &member, Asking::No).await?.unwrap_or_else(|| forward::lookup(url))
             }
             Some((Route::Cached(lookup), Evidence::InItself)) => *lookup,
             Some((Route::Cached(lookup), Evidence::BelowGeneration)) if self.handed.knows_archive_of(&lookup.key) => {
@@ -68,15 +69,15 @@ impl Front {
         &self,
         visit: &Visit<'_>,
         target: &Target,
-        known: &Known,
+        recognition: &Recognition,
     ) -> Result<Option<Answered>, CacheError> {
-        match (&known.recognised.route, known.recognised.evidence) {
-            (Route::Generation(generation), _) => self.generation(visit, generation, known.at).await.map(Some),
-            (Route::Within(within), _) => match self.meant(visit, within, Asking::No).await? {
+        match (&recognition.recognised.route, recognition.recognised.evidence) {
+            (Route::Generation(generation), _) => self.generation(visit, generation, recognition.at).await.map(Some),
+            (Route::Member(member), _) => match self.meant(visit, member, Asking::No).await? {
                 Some(lookup) => {
                     let lookup = &*self.through(visit, &lookup, ByName::Own);
-                    let served = self.cache.serve(&ask(visit, target, lookup, lookup.key.hash())).await?;
-                    Ok(Some(Answered::of_served(served, &visit.method, known.at)))
+                    let served = self.cache.serve(&visit.ask(lookup, lookup.key.hash(), &target.url, None)).await?;
+                    Ok(Some(Answered::of_served(served, &visit.method, recognition.at)))
                 }
                 None => Ok(None),
             },
@@ -85,27 +86,12 @@ impl Front {
             }
             (Route::Cached(lookup), Evidence::InItself | Evidence::BelowGeneration) => {
                 let lookup = &*self.through(visit, lookup, ByName::Proxied(&target.url));
-                let served = self.cache.serve(&ask(visit, target, lookup, lookup.key.hash())).await?;
-                known.mistaken.store(is_mistake(&served), Ordering::Relaxed);
-                Ok(Some(Answered::of_served(served, &visit.method, known.at)))
+                let served = self.cache.serve(&visit.ask(lookup, lookup.key.hash(), &target.url, None)).await?;
+                recognition.mistaken.store(is_mistake(&served), Ordering::Relaxed);
+                Ok(Some(Answered::of_served(served, &visit.method, recognition.at)))
             }
             (Route::Generated(_) | Route::PassThrough(_) | Route::NoUpstream, _) => Ok(None),
         }
-    }
-}
-
-fn ask<'a>(visit: &'a Visit<'_>, target: &'a Target, lookup: &'a Lookup, hash: KeyHash) -> Ask<'a> {
-    Ask {
-        lookup,
-        hash,
-        method: &visit.method,
-        headers: &visit.headers,
-        url: &target.url,
-        identity: None,
-        label: visit.writer(),
-        party: &visit.party,
-        partial: Partiality::Allowed,
-        framing: visit.framing(),
     }
 }
 

@@ -22,8 +22,8 @@ const KEPT_BYTES: u64 = 16 << 20;
 const OVERHEAD: u64 = 2048;
 const COPIES: u64 = 5;
 /// The same of one that an ecosystem recognised, whose lookup may have others in it.
-const OVERHEAD_KNOWN: u64 = 6144;
-const COPIES_KNOWN: u64 = 20;
+const OVERHEAD_RECOGNISED: u64 = 6144;
+const COPIES_RECOGNISED: u64 = 20;
 /// Longer ones are parsed each time.
 const LONGEST: usize = 2 << 10;
 
@@ -40,11 +40,11 @@ pub(super) struct Target {
     /// What a plain request for it was answered with last.
     ready: ArcSwapOption<Ready>,
     /// What an ecosystem takes it for.
-    pub known: Option<Known>,
+    pub recognition: Option<Recognition>,
 }
 
 /// An address that an ecosystem recognised.
-pub(super) struct Known {
+pub(super) struct Recognition {
     /// Index of the ecosystem's metric label.
     pub at: usize,
     pub recognised: Recognised,
@@ -64,8 +64,8 @@ struct Weigh;
 
 impl Weighter<Box<str>, Arc<Target>> for Weigh {
     fn weight(&self, raw: &Box<str>, target: &Arc<Target>) -> u64 {
-        match target.known {
-            Some(_) => OVERHEAD_KNOWN + COPIES_KNOWN * raw.len() as u64,
+        match target.recognition {
+            Some(_) => OVERHEAD_RECOGNISED + COPIES_RECOGNISED * raw.len() as u64,
             None => OVERHEAD + COPIES * raw.len() as u64,
         }
     }
@@ -129,23 +129,23 @@ impl Target {
         let mut lookup = forward::lookup(&url);
         hosts.settle(&mut lookup);
         let hash = lookup.key.hash();
-        let known = ecosystem::recognise(&url).map(|(at, recognised)| Known::new(at, recognised, hosts));
-        Some(Target { url, host, lookup, hash, policy, ready: ArcSwapOption::empty(), known })
+        let recognition = ecosystem::recognise(&url).map(|(at, recognised)| Recognition::new(at, recognised, hosts));
+        Some(Target { url, host, lookup, hash, policy, ready: ArcSwapOption::empty(), recognition })
     }
 }
 
-impl Known {
-    fn new(at: usize, mut recognised: Recognised, hosts: &Hosts) -> Known {
+impl Recognition {
+    fn new(at: usize, mut recognised: Recognised, hosts: &Hosts) -> Recognition {
         hosts.settle_route(&mut recognised.route);
         let hash = match &recognised.route {
             Route::Cached(lookup) => Some(lookup.key.hash()),
             Route::Generation(_)
-            | Route::Within(_)
+            | Route::Member(_)
             | Route::Generated(_)
             | Route::PassThrough(_)
             | Route::NoUpstream => None,
         };
-        Known { at, recognised, hash, mistaken: AtomicBool::new(false) }
+        Recognition { at, recognised, hash, mistaken: AtomicBool::new(false) }
     }
 }
 

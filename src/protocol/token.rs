@@ -6,7 +6,7 @@
 
 use std::fmt;
 use std::io::{self, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::model::hex;
 use crate::model::kind::ErrorKind;
 use crate::model::time::Timestamp;
+use crate::runtime::aside::{Aside, Mode};
 use crate::runtime::clock::random_bytes;
 
 /// What every token begins with.
@@ -288,25 +289,14 @@ fn begin_neighbour(path: &Path) -> Result<Salt, TokenError> {
 pub(super) fn replace(path: &Path, text: &str) -> io::Result<()> {
     let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
     std::fs::create_dir_all(dir)?;
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let fresh = dir.join(format!(".{name}.{}", hex::encode(&random_bytes::<8>())));
-    let written = (|| {
-        let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&fresh)?;
-        file.write_all(text.as_bytes())?;
-        // Who runs a command as root is not who serves.
-        let (ours, owner) = (file.metadata()?, std::fs::metadata(dir)?);
-        if ours.uid() == 0 && owner.uid() != 0 {
-            std::os::unix::fs::fchown(&file, Some(owner.uid()), Some(owner.gid()))?;
-        }
-        file.sync_all()?;
-        std::fs::rename(&fresh, path)?;
-        std::fs::File::open(dir)?.sync_all()
-    })();
-    if written.is_err() {
-        // What was written of it is of no use to anyone.
-        let _ = std::fs::remove_file(&fresh);
+    let mut aside = Aside::new(path, Mode::Exactly(0o600))?;
+    aside.file().write_all(text.as_bytes())?;
+    // Who runs a command as root is not who serves.
+    let (ours, owner) = (aside.file().metadata()?, std::fs::metadata(dir)?);
+    if ours.uid() == 0 && owner.uid() != 0 {
+        std::os::unix::fs::fchown(aside.file(), Some(owner.uid()), Some(owner.gid()))?;
     }
-    written
+    aside.put_durably()
 }
 
 /// An instant as TOML writes it, in UTC, to the second.

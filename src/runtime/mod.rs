@@ -1,5 +1,6 @@
 //! What keeps the process going: time, tasks, shutdown, and the seam to the operating system. Knows nothing of what the tasks do.
 
+pub mod aside;
 pub mod clock;
 pub mod durable;
 /// The one seam to the operating system beyond what every Unix has.

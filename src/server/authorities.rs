@@ -18,10 +18,16 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use rcgen::{CidrSubnet, GeneralSubtree, NameConstraints};
 
-use super::ca::{CA_SPARE, Ca, LEAF_LIFE, Leaf};
+use super::ca::{CA_SPARE, CERTIFICATE_FILE, Ca, LEAF_LIFE, Leaf};
 use super::error::ServerError;
+use crate::runtime::aside::{Mode, replace_durably};
 use crate::runtime::clock::Clock;
 
+/// Where the authority for TLS with larder itself is, below the data directory, and its certificate.
+pub const OWN: &str = "ca";
+pub const OWN_CERTIFICATE: &str = "ca/ca.pem";
+/// Where those for intercepted hosts are, numbered.
+pub const INTERCEPT: &str = "ca/intercept";
 /// The hosts that an authority was made for, one a line; beside its certificate and key.
 const HOSTS_FILE: &str = "hosts";
 /// More are a sign of a list that a program writes; clients would have to trust them all.
@@ -105,10 +111,18 @@ impl Authorities {
         }
         Ca::create_for(&part, &*self.clock, constraints(hosts))?;
         let lines: String = hosts.iter().map(|host| format!("{host}\n")).collect();
-        super::ca::write_whole(&part.join(HOSTS_FILE), lines.as_bytes(), 0o644).map_err(failed)?;
+        replace_durably(&part.join(HOSTS_FILE), lines.as_bytes(), Mode::Exactly(0o644)).map_err(failed)?;
         fs::rename(&part, self.dir.join(number.to_string())).map_err(failed)?;
         fs::File::open(&self.dir).and_then(|dir| dir.sync_all()).map_err(failed)
     }
+}
+
+/// The certificates of all authorities of a data directory that are there: larder's own, then those for intercepted hosts.
+pub fn certificate_files(data: &Path) -> impl Iterator<Item = PathBuf> {
+    let intercept = data.join(INTERCEPT);
+    let numbered = (1..).map(move |number: u32| intercept.join(format!("{number}/{CERTIFICATE_FILE}")));
+    let own = Some(data.join(OWN_CERTIFICATE)).filter(|file| file.is_file());
+    own.into_iter().chain(numbered.take_while(|file| file.is_file()))
 }
 
 /// The authority for TLS with larder itself, by the names that clients know it by; made for them where there is none.
@@ -125,7 +139,7 @@ pub fn own(dir: &Path, names: &[String], clock: Arc<dyn Clock>) -> Result<Ca, Se
     if !Ca::is_in(dir) {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed)?;
         let lines: String = subtrees.iter().map(|name| format!("{name}\n")).collect();
-        super::ca::write_whole(&path, lines.as_bytes(), 0o644).map_err(failed)?;
+        replace_durably(&path, lines.as_bytes(), Mode::Exactly(0o644)).map_err(failed)?;
         Ca::create_for(dir, &*clock, constraints(&subtrees))?;
     }
     let ca = Ca::open_own(dir, clock)?;

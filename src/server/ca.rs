@@ -2,8 +2,8 @@
 //! directory, used for short-lived certificates of the names that clients reach us by.
 
 use std::fs;
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,6 +17,7 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs
 use super::error::ServerError;
 use crate::model::hex;
 use crate::model::time::Timestamp;
+use crate::runtime::aside::{Mode, replace_durably};
 use crate::runtime::clock::{Clock, random_bytes};
 
 /// How long the authority is valid.
@@ -32,7 +33,7 @@ pub const LEAF_LIFE: Duration = Duration::from_secs(7 * 86_400);
 const BACKDATED: Duration = Duration::from_secs(3600);
 
 const KEY_FILE: &str = "key.pem";
-const CERTIFICATE_FILE: &str = "ca.pem";
+pub(crate) const CERTIFICATE_FILE: &str = "ca.pem";
 
 /// The authority: its certificate and key.
 pub struct Ca {
@@ -167,21 +168,9 @@ fn create(dir: &Path, clock: &dyn Clock, constraints: NameConstraints) -> Result
     let certificate = params.self_signed(&key).map_err(generated)?;
     fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(written)?;
     // The key last: where it is, the certificate is too.
-    write_whole(&dir.join(CERTIFICATE_FILE), certificate.pem().as_bytes(), 0o644).map_err(written)?;
-    write_whole(&dir.join(KEY_FILE), key.serialize_pem().as_bytes(), 0o600).map_err(written)
-}
-
-pub(crate) fn write_whole(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
-    let part = path.with_extension("part");
-    let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&part)?;
-    file.set_permissions(fs::Permissions::from_mode(mode))?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    fs::rename(&part, path)?;
-    match path.parent() {
-        Some(dir) => fs::File::open(dir)?.sync_all(),
-        None => Ok(()),
-    }
+    replace_durably(&dir.join(CERTIFICATE_FILE), certificate.pem().as_bytes(), Mode::Exactly(0o644))
+        .map_err(written)?;
+    replace_durably(&dir.join(KEY_FILE), key.serialize_pem().as_bytes(), Mode::Exactly(0o600)).map_err(written)
 }
 
 /// From an hour ago, `life` in all.
@@ -200,6 +189,8 @@ fn serial() -> [u8; 16] {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::super::authorities::own;
     use super::*;
     use crate::runtime::clock::SystemClock;

@@ -9,12 +9,14 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::watch;
 
 use super::admission::Admission;
-use super::connection::{Ends, Shared, serve_socket};
+use super::connection::serve_socket;
 use super::counters::Counters;
 use super::error::ServerError;
 use super::guise::Guises;
+use super::session::{Ends, Shared};
 use super::settings::Settings;
 use super::tls::Certificates;
+use super::tunnels::Tunnels;
 use super::watch::Watch;
 use crate::protocol::Mount;
 use crate::runtime::tasks::Tasks;
@@ -68,6 +70,7 @@ impl Server {
             watch: Watch::new(&limits, counters.clone()),
             admission: Admission::new(&limits),
             acceptor: doors.certificates.map(|certificates| certificates.acceptor()).transpose()?,
+            tunnels: Tunnels::of,
             guises: doors.guises,
             counters,
             tasks,

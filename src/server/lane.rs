@@ -15,7 +15,7 @@ use tokio::io::AsyncWrite;
 use super::counters::Counters;
 use super::framing::Framing;
 use super::pulse::{Order, Pulse};
-use super::service::Session;
+use super::session::Session;
 use crate::protocol::{Fields, Repeated};
 
 /// How many different heads of one connection are judged. A client that never repeats itself gains nothing by it.

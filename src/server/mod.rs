@@ -15,10 +15,11 @@ mod admission;
 mod connection;
 pub mod framing;
 mod guarded;
-mod inner;
 mod lane;
 mod pulse;
 mod service;
+mod session;
+mod tunnels;
 mod watch;
 
 #[cfg(test)]

@@ -12,24 +12,10 @@ use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
-use super::admission::Bucket;
-use super::connection::Shared;
 use super::counters::Counters;
-use super::inner::Insides;
-use super::pulse::{Order, Pulse};
+use super::pulse::Order;
+use super::session::Session;
 use crate::protocol::reply::{BodyError, ReplyBody};
-use crate::protocol::{Mount, Peer};
-
-/// What the requests of one connection share.
-pub(crate) struct Session {
-    pub root: Arc<dyn Mount>,
-    pub peer: Arc<Peer>,
-    pub pulse: Arc<Pulse>,
-    pub bucket: Option<Arc<Bucket>>,
-    pub counters: Arc<Counters>,
-    pub target_bytes: usize,
-    pub shared: Arc<Shared>,
-}
 
 /// Answers one request.
 ///
@@ -47,7 +33,7 @@ pub(crate) async fn answer(
     let chunked = http1 && request.headers().contains_key(TRANSFER_ENCODING);
     let connect = http1 && request.method() == Method::CONNECT;
     if request.method() == Method::CONNECT {
-        request.extensions_mut().insert(Insides::within(session));
+        request.extensions_mut().insert((session.shared.tunnels)(session));
         if !http1 {
             // Such a tunnel is a stream of this connection, which would be taken for idle.
             request.extensions_mut().insert(Arc::new(Flight::begin(session.clone())));

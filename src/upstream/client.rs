@@ -22,7 +22,7 @@ use super::fetch::{
 };
 use super::headers::{Node, outgoing};
 use super::hosts::{Host, HostUse, Slot};
-use super::network::{Ground, Network, Shown};
+use super::network::{BoundCredential, Ground, Network};
 use super::origin::{Origin, Scheme, Target};
 use super::payload::Payload;
 use super::proxy::Proxy;
@@ -77,9 +77,9 @@ impl Client {
         settings: Settings,
         clock: Arc<dyn Clock>,
         tasks: Tasks,
-        shown: Option<Shown>,
+        own_credential: Option<BoundCredential>,
     ) -> Result<Client, SettingsError> {
-        Client::made(settings, clock, tasks, Arc::new(SystemResolver), shown)
+        Client::made(settings, clock, tasks, Arc::new(SystemResolver), own_credential)
     }
 
     fn made(
@@ -87,7 +87,7 @@ impl Client {
         clock: Arc<dyn Clock>,
         tasks: Tasks,
         resolver: Arc<dyn Resolve>,
-        shown: Option<Shown>,
+        own_credential: Option<BoundCredential>,
     ) -> Result<Client, SettingsError> {
         let id = settings.node_id.clone().unwrap_or_else(|| crate::model::hex::encode(&random_bytes::<8>()));
         let node = Node::new(&id).ok_or(SettingsError::Value {
@@ -96,7 +96,7 @@ impl Client {
             why: "is made of at most 64 letters, digits, and - . _ ~",
         })?;
         let offline = Arc::new(AtomicBool::new(settings.offline));
-        let ground = Ground { clock, tasks: tasks.clone(), resolver, node, offline, shown };
+        let ground = Ground { clock, tasks: tasks.clone(), resolver, node, offline, own_credential };
         let network = ArcSwap::from_pointee(Network::new(settings, &ground)?);
         let inner = Arc::new(Inner { network, ground });
         let weak = Arc::downgrade(&inner);

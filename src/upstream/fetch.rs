@@ -48,14 +48,14 @@ pub struct TunnelAsk<'a> {
     pub port: u16,
     pub trust: Trust,
     pub party: &'a Party,
-    pub inside: Inside,
+    pub look: Look,
 }
 
 /// Whether another larder that carries a tunnel may look into it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Inside {
-    Shown,
-    Unread,
+pub enum Look {
+    Allowed,
+    Declined,
 }
 
 /// A tunnel that is open.

@@ -45,11 +45,11 @@ pub(crate) struct Ground {
     pub(crate) resolver: Arc<dyn Resolve>,
     pub(crate) node: Node,
     pub(crate) offline: Arc<AtomicBool>,
-    pub(crate) shown: Option<Shown>,
+    pub(crate) own_credential: Option<BoundCredential>,
 }
 
 /// A credential that no settings name, and where it goes.
-pub(crate) type Shown = (Origin, HeaderName, HeaderValue);
+pub(crate) type BoundCredential = (Origin, HeaderName, HeaderValue);
 
 impl Network {
     pub(crate) fn new(settings: Settings, ground: &Ground) -> Result<Network, SettingsError> {
@@ -68,7 +68,7 @@ impl Network {
             configured: pool(Trust::Configured),
             client: pool(Trust::Client),
             hosts: Arc::new(Hosts::new(&settings, ground.clock.clone())),
-            credentials: Arc::new(Credentials::load(&settings)?.and(ground.shown.clone())),
+            credentials: Arc::new(Credentials::load(&settings)?.and(ground.own_credential.clone())),
             tunnels: Arc::new(Semaphore::new(settings.tunnels.min(Semaphore::MAX_PERMITS))),
             clock: ground.clock.clone(),
             offline: ground.offline.clone(),

@@ -23,7 +23,7 @@ use url::Url;
 
 use super::client::Client;
 use super::fetch::{
-    Carrier, Ends, Fetch, FetchAsk, FetchBody, Fetched, FetchedBody, Inside, Opened, Redirects, Resume, TunnelAsk,
+    Carrier, Ends, Fetch, FetchAsk, FetchBody, Fetched, FetchedBody, Look, Opened, Redirects, Resume, TunnelAsk,
     UpstreamError,
 };
 use super::origin::Origin;
@@ -111,10 +111,10 @@ impl Parent {
         let wrong = |why: &str| SettingsError::Proxy { why: why.to_owned() };
         let origin = Origin::of(&parent.base).ok_or_else(|| wrong("the server's address names no host"))?;
         let token = parent.token.map(Secret::new);
-        let shown = token.as_ref().map(|token| token.bearer().ok_or_else(|| wrong("the token cannot be sent")));
-        let shown = shown.transpose()?.map(|value| (origin.clone(), PROXY_AUTHORIZATION, value));
+        let credential = token.as_ref().map(|token| token.bearer().ok_or_else(|| wrong("the token cannot be sent")));
+        let credential = credential.transpose()?.map(|value| (origin.clone(), PROXY_AUTHORIZATION, value));
         let proxy = Proxy { scheme: origin.scheme, target: origin.target, authorization: None };
-        let client = Client::showing(Parent::settings(settings), clock.clone(), tasks.clone(), shown)?;
+        let client = Client::showing(Parent::settings(settings), clock.clone(), tasks.clone(), credential)?;
         let made = Arc::new(Parent {
             base: parent.base,
             client,
@@ -342,7 +342,7 @@ impl Parent {
     /// What tells it of a CONNECT who asks, and that what it says of itself is understood.
     fn shown_for(&self, ask: TunnelAsk<'_>) -> HeaderMap {
         let mut fields = HeaderMap::from_iter([(ASKS, HeaderValue::from_static("1"))]);
-        if ask.inside == Inside::Unread {
+        if ask.look == Look::Declined {
             fields.insert(UNREAD, HeaderValue::from_static("1"));
         }
         let credential = match (ask.party.build(), &self.token) {

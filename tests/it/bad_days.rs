@@ -189,7 +189,7 @@ fn a_server_that_comes_back_in_the_middle_is_trusted() {
         wait_until(LIMIT, "the build has begun", || at("began").exists() || running.is_finished());
         let server = setup.start();
         let agents = || fs::read_dir(at("agent/agents")).into_iter().flatten().map_while(Result::ok);
-        let logs = || agents().filter_map(|agent| fs::read_to_string(agent.path().join("agent.log")).ok());
+        let logs = || agents().filter_map(|agent| fs::read_to_string(agent.path().join("shared.log")).ok());
         wait_until(LIMIT, "the agent sees it", || logs().any(|log| log.contains("the server is back")));
         fs::write(at("back"), "").expect("scratch can be written");
         let ended = running.join().expect("it ends");

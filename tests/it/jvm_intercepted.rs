@@ -180,6 +180,6 @@ fn a_jvm_that_does_not_trust_larder_is_told_of_and_comes_through() {
     let ended = end_of(command, LIMIT);
     assert_ended("the second time", &ended);
     assert_right(&local);
-    let said = fs::read_to_string(dir.path().join("run/agent.log")).expect("a log");
+    let said = fs::read_to_string(dir.path().join("run/shared.log")).expect("a log");
     assert!(said.contains("does not trust larder's authority") && said.contains(HOST), "{said}");
 }

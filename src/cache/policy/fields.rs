@@ -1,31 +1,10 @@
-//! Header fields as a cache handles them: which are stored, how a list is read.
+//! Header fields as a cache handles them: how a value and a list are read.
 //!
 //! *Source*: RFC 9110 §5.3, §5.6; RFC 9111 §3.1.
 
 use std::borrow::Cow;
 
 use http::header::{HeaderMap, HeaderName, HeaderValue};
-
-use super::rules;
-use crate::model::entry::ADDED_FIELDS;
-use crate::model::hop;
-
-/// The fields of an answer that are stored: end-to-end ones, less those that `private="…"` and `no-cache="…"` name.
-///
-/// A shared cache must not store the first (RFC 9111 §5.2.2.7) and must not use the second without validation
-/// (§5.2.2.4); leaving out both serves both.
-pub fn stored(headers: &HeaderMap) -> HeaderMap {
-    let mut kept = headers.clone();
-    // Each copy that is served gets a few fields more. Without the room for them it would be laid out anew each time.
-    kept.reserve(ADDED_FIELDS);
-    hop::strip(&mut kept);
-    for name in rules::listed_fields(headers) {
-        if !hop::is_guarded(&name) {
-            kept.remove(name);
-        }
-    }
-    kept
-}
 
 /// A value as text; bytes outside of UTF-8 are replaced.
 pub(crate) fn text(value: &HeaderValue) -> Cow<'_, str> {
@@ -108,21 +87,7 @@ pub(crate) fn is_torn(list: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::fixture::headers;
     use super::*;
-
-    #[test]
-    fn fields_that_private_and_no_cache_name_are_not_stored() {
-        let fields = headers(&[
-            ("cache-control", "private=\"a, etag\", max-age=5, no-cache=b"),
-            ("a", "1"),
-            ("b", "2"),
-            ("etag", "\"3\""),
-        ]);
-        let kept = stored(&fields);
-        assert!(!kept.contains_key("a") && !kept.contains_key("b"));
-        assert!(kept.contains_key("etag") && kept.contains_key("cache-control"));
-    }
 
     #[test]
     fn lists_split_outside_of_quotes_alone() {

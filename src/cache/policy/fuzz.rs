@@ -39,7 +39,7 @@ pub fn policy(bytes: &[u8]) {
 
 /// What is done with an answer once it is here.
 fn kept(ask: &AskHead<'_>, vary: vary::Variant, status: u16, answer: &HeaderMap) {
-    let mut kept = entry(status, super::fields::stored(answer));
+    let mut kept = entry(status, super::rules::stored_fields(answer));
     kept.vary = vary;
     let document = Freshness::Revalidate { fresh_for: Duration::from_secs(60), stale_if_error: Duration::MAX };
     for later in [0, 1, 1000, i64::MAX / 2] {

@@ -12,6 +12,8 @@ use http::header::{self, HeaderMap, HeaderName};
 
 use super::fields::{has_any, is_torn, members, names, text};
 use super::targeted::{self, Value};
+use crate::model::entry::ADDED_FIELDS;
+use crate::model::hop;
 
 /// The field that answers are targeted at shared caches with.
 const TARGETED: HeaderName = HeaderName::from_static("cdn-cache-control");
@@ -206,6 +208,23 @@ pub fn pragma_no_cache(headers: &HeaderMap) -> bool {
     headers.get_all(header::PRAGMA).iter().any(is)
 }
 
+/// The fields of an answer that are stored: end-to-end ones, less those that `private="…"` and `no-cache="…"` name.
+///
+/// A shared cache must not store the first (RFC 9111 §5.2.2.7) and must not use the second without validation
+/// (§5.2.2.4); leaving out both serves both.
+pub(crate) fn stored_fields(headers: &HeaderMap) -> HeaderMap {
+    let mut kept = headers.clone();
+    // Each copy that is served gets a few fields more. Without the room for them it would be laid out anew each time.
+    kept.reserve(ADDED_FIELDS);
+    hop::strip(&mut kept);
+    for name in listed_fields(headers) {
+        if !hop::is_guarded(&name) {
+            kept.remove(name);
+        }
+    }
+    kept
+}
+
 /// The fields that `private="…"` and `no-cache="…"` name.
 pub(crate) fn listed_fields(headers: &HeaderMap) -> Vec<HeaderName> {
     let mut listed = Vec::new();
@@ -373,5 +392,18 @@ mod tests {
         assert!(Wishes::of(&headers(&[("pragma", "foo, No-Cache")])).no_cache);
         assert!(!Wishes::of(&headers(&[("pragma", "no-cache"), ("cache-control", "foo")])).no_cache);
         assert!(!Wishes::of(&headers(&[("pragma", "foo")])).no_cache);
+    }
+
+    #[test]
+    fn fields_that_private_and_no_cache_name_are_not_stored() {
+        let fields = headers(&[
+            ("cache-control", "private=\"a, etag\", max-age=5, no-cache=b"),
+            ("a", "1"),
+            ("b", "2"),
+            ("etag", "\"3\""),
+        ]);
+        let kept = stored_fields(&fields);
+        assert!(!kept.contains_key("a") && !kept.contains_key("b"));
+        assert!(kept.contains_key("etag") && kept.contains_key("cache-control"));
     }
 }

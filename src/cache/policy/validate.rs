@@ -10,6 +10,7 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use super::ask::AskHead;
 use super::date::{self, DateField};
 use super::fields::{self, members, text};
+use super::rules;
 use super::vary;
 use crate::model::entry::Entry;
 use crate::model::lookup::Freshness;
@@ -130,7 +131,7 @@ pub fn freshen(
     received_at: Timestamp,
 ) -> Entry {
     let mut fresh = entry.clone();
-    replace(&mut fresh.headers, &fields::stored(headers_304));
+    replace(&mut fresh.headers, &rules::stored_fields(headers_304));
     fresh.requested_at = requested_at;
     fresh.fetched_at = received_at;
     fresh.valid = true;

@@ -1,7 +1,7 @@
 //! What proves a thing that no index lists: the sum beside it, the form of its beginning. And the sums that are made here.
 
 use super::*;
-use crate::model::lookup::{Extract, Form, Unproven};
+use crate::model::lookup::{Extract, Sniff, Unproven};
 use crate::model::outcome::Reason;
 
 fn sum_in(document: &[u8], _: &str) -> Option<Checksum> {
@@ -66,7 +66,7 @@ async fn without_a_sum_beside_it_a_thing_is_kept_where_its_path_is_enough() {
 #[tokio::test]
 async fn what_does_not_look_like_itself_is_passed_on() {
     let mut lookup = immutable("/a");
-    lookup.expect = Expect::Form(Form { is_sound: |beginning| beginning.starts_with(b"!<arch>\n") });
+    lookup.expect = Expect::Sniff(Sniff { is_sound: |beginning| beginning.starts_with(b"!<arch>\n") });
     let bed = Bed::new();
     let package = [b"!<arch>\n".as_slice(), &noise(1, 200_000)].concat();
     bed.upstream.answers("/a", [Script::ok("<html>log in</html>"), Script::ok(""), Script::ok(package.clone())]);
@@ -109,7 +109,7 @@ async fn an_absence_is_not_held_against_the_sum_of_the_thing() {
 #[tokio::test]
 async fn an_absence_has_no_form() {
     let mut lookup = immutable("/a");
-    lookup.expect = Expect::Form(Form { is_sound: |_| false });
+    lookup.expect = Expect::Sniff(Sniff { is_sound: |_| false });
     let bed = Bed::new();
     bed.upstream.answers("/a", [Script::new(404, "no")]);
     assert_eq!(bed.fetch(&lookup).await.1, 404);

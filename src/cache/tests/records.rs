@@ -1,7 +1,7 @@
 //! What the record of a build says of each answer.
 
 use super::*;
-use crate::cache::ledger::{Line, Shown};
+use crate::cache::ledger::{Line, ShownLine};
 use crate::model::digest::Digest;
 
 async fn note(bed: &Bed, lookup: &Lookup, served: &Served) {
@@ -19,7 +19,7 @@ async fn note(bed: &Bed, lookup: &Lookup, served: &Served) {
     );
 }
 
-async fn lines(bed: &Bed, count: usize) -> Vec<Shown> {
+async fn lines(bed: &Bed, count: usize) -> Vec<ShownLine> {
     let shown = bed.cache.record_of("build").await.expect("told");
     assert_eq!(shown.len(), count);
     shown

@@ -7,10 +7,9 @@
 
 use std::path::Path;
 
-use super::super::env::{credential, tools_url};
 use super::super::failure::Failure;
-use super::super::point::{self, Target};
-use super::super::trust::{self, Consent};
+use super::super::point::{self, Target, credential, tools_url};
+use super::super::trust::offer::{Consent, offered};
 use super::super::where_at::{Here, block_on};
 use super::super::{client::Client, out};
 use super::{SECRET, Told, address, secret_line, write};
@@ -55,7 +54,7 @@ impl Builder {
 pub(crate) fn print(builder: Builder, here: &Here, client: &Client, label: Option<&str>) -> Result<(), Failure> {
     let command = builder.command().map(std::ffi::OsString::from);
     // A job of GitLab has a Docker daemon of its own, whose containers are on no network of this machine.
-    let reached = async { Ok((address(&command, client).await, trust::offered(client, Consent::Missing).await)) };
+    let reached = async { Ok((address(&command, client).await, offered(client, Consent::Missing).await)) };
     let (server, offer) = block_on(reached)?;
     let server = server.map_err(|why| Failure::failed("no address for containers", why))?;
     let offer = offer.unwrap_or_else(|failure| {

@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use super::Surroundings;
 use crate::model::digest::Digest;
 use crate::model::time::Timestamp;
+use crate::runtime::aside::{Mode, replace};
 use crate::runtime::clock::Clock;
 
 /// How long an answer holds, and that there is none: what fails may have had a bad moment.
@@ -144,11 +145,9 @@ fn read(file: &Path) -> Vec<Answer> {
 }
 
 fn write(file: &Path, answers: &[Answer]) -> io::Result<()> {
-    let (Some(dir), Some(name)) = (file.parent(), file.file_name()) else { return Ok(()) };
+    let Some(dir) = file.parent() else { return Ok(()) };
     fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
-    let fresh = dir.join(format!(".{}.{}", name.to_string_lossy(), std::process::id()));
-    fs::write(&fresh, serde_json::to_vec(answers)?)?;
-    fs::rename(&fresh, file)
+    replace(file, &serde_json::to_vec(answers)?, Mode::Usual)
 }
 
 /// Where `PATH` leads.

@@ -18,6 +18,7 @@ pub mod maven;
 pub mod npm;
 mod npm_lock;
 pub mod pip;
+mod python_index;
 mod python_project;
 pub mod tool;
 pub mod unpacked;

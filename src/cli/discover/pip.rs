@@ -7,26 +7,13 @@
 use std::path::PathBuf;
 
 use super::asked::Question;
+use super::python_index::{Index, after_name, extras_of};
 use super::{Found, Surroundings, python_project};
 
 /// With one address each, the nearest first.
 const DEFAULTS: [&str; 4] = ["UV_DEFAULT_INDEX", "UV_INDEX_URL", "PIP_INDEX_URL", "PIPENV_PYPI_MIRROR"];
 /// With addresses between blanks; uv's may be `name=address`.
 const EXTRAS: [&str; 5] = ["UV_INDEX", "UV_EXTRA_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_FIND_LINKS", "UV_FIND_LINKS"];
-
-/// An index that something names.
-pub(super) struct Index {
-    /// Empty for the default one.
-    pub name: String,
-    pub url: String,
-    pub from: String,
-}
-
-impl Index {
-    pub(super) fn new(name: &str, url: &str, from: &str) -> Index {
-        Index { name: name.to_owned(), url: url.to_owned(), from: from.to_owned() }
-    }
-}
 
 /// Looks for Python's indexes: the default one, then further ones by name or host.
 ///
@@ -63,27 +50,6 @@ fn of_variables(around: &Surroundings<'_>) -> Vec<Index> {
     let extras = EXTRAS.into_iter().filter_map(|name| Some((name, around.var(name)?)));
     let extras = extras.flat_map(|(name, value)| extras_of(value, &format!("${name}")));
     defaults.chain(extras).collect()
-}
-
-/// `NAME=ADDRESS`, or an address alone.
-fn after_name(text: &str) -> (&str, &str) {
-    let split = text.split_once('=').filter(|(name, _)| !name.contains(['/', ':']));
-    split.unwrap_or(("", text))
-}
-
-/// Addresses between blanks, each named as it says or after its host.
-pub(super) fn extras_of(value: &str, from: &str) -> Vec<Index> {
-    let words = value.split_whitespace().map(after_name);
-    words.filter_map(|(name, url)| Some(Index::new(&named(name, url)?, url, from))).collect()
-}
-
-/// A name, else the host.
-pub(super) fn named(name: &str, url: &str) -> Option<String> {
-    if !name.is_empty() {
-        return Some(name.to_owned());
-    }
-    let (url, _) = super::address(url)?;
-    url.host_str().map(str::to_owned)
 }
 
 /// pip's files, the nearest first: the one that a variable names, the environment's, the user's, the machine's.

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use toml::{Table, Value};
 
-use super::pip::{Index, extras_of, named};
+use super::python_index::{Index, extras_of, named};
 use super::{Surroundings, address};
 
 /// What the project's own files ask for.

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::pages::{MADE, SERVER, sample, see};
+use super::sample::{MADE, SERVER, sample, see};
 use crate::cli::containers::{Told, print, proxies_file, secret_line};
 
 /// Titles and files.

@@ -1,22 +1,14 @@
 //! `docs/use/`: what to paste for each CI system and tool. The lines come from the renderers of `larder env`, so that they
 //! are what it prints; tests/it/ runs each block.
 
-use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::path::{Path, PathBuf};
-
-use url::Url;
 
 use super::containers;
-use crate::cli::discover::{Found, Surroundings, tool::NoTools};
-use crate::cli::point;
+use super::sample::{MADE, SERVER, sample, see, with_client};
 use crate::cli::tools::pasted::{Pasted, pasted};
-use crate::cli::tools::render::{Form, render};
-use crate::cli::tools::{Client, NO_FALLBACK, Purpose, Settings, TOOLS, Tool, settings_of};
+use crate::cli::tools::render::{Format, render};
+use crate::cli::tools::{NO_FALLBACK, Settings, TOOLS, Tool};
 
-/// The larder of the pages.
-pub(super) const SERVER: &str = "http://larder.example:7070";
-pub(super) const MADE: &str = "Made by `larder docs` from what `larder env` prints; do not edit.";
 /// Tools that need more than the proxy variables have a page each; the rest share one.
 const SHARED: &str = "proxy";
 const SHARING: [&str; 4] = [SHARED, "gradle", "git", "curl"];
@@ -25,7 +17,7 @@ const SHARING: [&str; 4] = [SHARED, "gradle", "git", "curl"];
 struct Place {
     file: &'static str,
     title: &'static str,
-    form: Form,
+    form: Format,
     /// As on the command line, and as Markdown calls it.
     name: &'static str,
     language: &'static str,
@@ -39,7 +31,7 @@ const PLACES: [Place; 6] = [
     Place {
         file: "github",
         title: "GitHub Actions",
-        form: Form::Github,
+        form: Format::Github,
         name: "github",
         language: "yaml",
         tools: &["go", "cargo"],
@@ -50,7 +42,7 @@ const PLACES: [Place; 6] = [
     Place {
         file: "gitlab",
         title: "GitLab CI",
-        form: Form::Gitlab,
+        form: Format::Gitlab,
         name: "gitlab",
         language: "yaml",
         tools: &["go", "cargo"],
@@ -61,7 +53,7 @@ const PLACES: [Place; 6] = [
     Place {
         file: "circleci",
         title: "CircleCI",
-        form: Form::Circleci,
+        form: Format::Circleci,
         name: "circleci",
         language: "yaml",
         tools: &["go", "cargo"],
@@ -71,7 +63,7 @@ const PLACES: [Place; 6] = [
     Place {
         file: "kubernetes",
         title: "Kubernetes",
-        form: Form::Kubernetes,
+        form: Format::Kubernetes,
         name: "kubernetes",
         language: "yaml",
         tools: &["go", "cargo"],
@@ -82,7 +74,7 @@ const PLACES: [Place; 6] = [
     Place {
         file: "make",
         title: "Make",
-        form: Form::Make,
+        form: Format::Make,
         name: "make",
         language: "make",
         tools: &["go", "cargo"],
@@ -94,7 +86,7 @@ const PLACES: [Place; 6] = [
     Place {
         file: "dockerfile",
         title: "Dockerfile",
-        form: Form::Dockerfile,
+        form: Format::Dockerfile,
         name: "dockerfile",
         language: "dockerfile",
         tools: &["go", "apt"],
@@ -166,7 +158,7 @@ fn shared() -> String {
          Where larder is not installed:\n\n```sh\n{}```\n\n\
          ## When larder is dead\n\nThe first line sets nothing. The others, and a build under way:\n\n{}\n\
          ## What is kept\n\n{}\n{}",
-        render(&Settings { server: None, ..settings }, Form::Sh),
+        render(&Settings { server: None, ..settings }, Format::Sh),
         alone(&tools),
         kept(&tools),
         see()
@@ -275,26 +267,4 @@ fn kept(tools: &[&Tool]) -> String {
         }
     }
     by_text.iter().map(|(text, names)| format!("- {}: {text}\n", names.join(", "))).collect()
-}
-
-pub(super) fn see() -> String {
-    format!(
-        "## See that it works\n\n```sh\nlarder doctor {SERVER}\nlarder stats --server {SERVER}\n```\n\n\
-         The first fetches something of each ecosystem, cold then warm. The second counts hits: the build's second run has \
-         them.\n"
-    )
-}
-
-/// What tools are told on a machine that has nothing and names no upstream.
-pub(super) fn sample(tools: &[&str]) -> Settings {
-    with_client(|client| settings_of(client, &|word| tools.contains(&word)))
-}
-
-fn with_client<T>(then: impl FnOnce(&Client<'_>) -> T) -> T {
-    let nowhere = Path::new("/dev/null");
-    let around = Surroundings::new(nowhere, nowhere, BTreeMap::new(), &NoTools);
-    let server = Url::parse(SERVER).expect("is an address");
-    let found: Vec<Found> = point::unnamed(&server);
-    let (purpose, overlays) = (Purpose::Print, PathBuf::from("/larder"));
-    then(&Client { labelled: server.clone(), server, label: None, found: &found, around: &around, purpose, overlays })
 }

@@ -14,9 +14,9 @@ use serde_json::{Map, json};
 
 use super::{NO_FALLBACK, Overlay, Settings};
 
-/// A form.
+/// How settings are printed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
-pub enum Form {
+pub enum Format {
     /// For `eval "$(larder env)"`.
     Sh,
     /// One `RUN` that changes nothing of the image but what the build itself does.
@@ -35,16 +35,16 @@ pub enum Form {
 }
 
 /// Prints settings in a form. Ends with a line feed.
-pub fn render(settings: &Settings, form: Form) -> String {
-    match form {
-        Form::Sh => sh(settings),
-        Form::Dockerfile => dockerfile(settings),
-        Form::Github => github(settings),
-        Form::Gitlab => gitlab(settings),
-        Form::Circleci => circleci(settings),
-        Form::Kubernetes => kubernetes(settings),
-        Form::Make => make(settings),
-        Form::Json => json(settings),
+pub fn render(settings: &Settings, format: Format) -> String {
+    match format {
+        Format::Sh => sh(settings),
+        Format::Dockerfile => dockerfile(settings),
+        Format::Github => github(settings),
+        Format::Gitlab => gitlab(settings),
+        Format::Circleci => circleci(settings),
+        Format::Kubernetes => kubernetes(settings),
+        Format::Make => make(settings),
+        Format::Json => json(settings),
     }
 }
 
@@ -280,8 +280,8 @@ mod tests {
         settings.here.links = vec![(at.join("bin"), "/h/bin".into())];
         let script = format!(
             "set -e\n{}{}printf '%s\\n' \"$GOPROXY\" \"$ODD\"",
-            render(&settings, Form::Sh),
-            render(&settings, Form::Sh)
+            render(&settings, Format::Sh),
+            render(&settings, Format::Sh)
         );
         let output = std::process::Command::new("sh").args(["-c", &script]).output().expect("sh runs");
         let said = String::from_utf8_lossy(&output.stdout);
@@ -293,14 +293,14 @@ mod tests {
     #[test]
     fn each_form_is_as_it_was() {
         for (form, name) in [
-            (Form::Sh, "sh"),
-            (Form::Dockerfile, "dockerfile"),
-            (Form::Github, "github"),
-            (Form::Gitlab, "gitlab"),
-            (Form::Circleci, "circleci"),
-            (Form::Kubernetes, "kubernetes"),
-            (Form::Make, "make"),
-            (Form::Json, "json"),
+            (Format::Sh, "sh"),
+            (Format::Dockerfile, "dockerfile"),
+            (Format::Github, "github"),
+            (Format::Gitlab, "gitlab"),
+            (Format::Circleci, "circleci"),
+            (Format::Kubernetes, "kubernetes"),
+            (Format::Make, "make"),
+            (Format::Json, "json"),
         ] {
             insta::assert_snapshot!(name, render(&sample(), form));
         }

@@ -14,12 +14,12 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::server::{Acceptor, ClientHello};
 use tokio_rustls::rustls::{self, AlertDescription, SignatureScheme};
 
-use super::connection::{Ends, Place, Tally, obeying, opened, serve, serve_stream};
+use super::connection::{obeying, opened, serve, serve_stream};
 use super::counters::Counters;
 use super::guarded::PREFACE;
 use super::pulse::{Order, Stage};
-use super::service::Session;
-use crate::protocol::{BoxFuture, Inner, Opening, Replayed, Served, Within};
+use super::session::{Ends, Place, Session, Tally};
+use crate::protocol::{BoxFuture, Inside, Opening, Reception, Replayed, TunnelServer};
 
 /// What a client may begin with before it is taken for something else, in bytes.
 const LOOK_BYTES: usize = 32 << 10;
@@ -27,17 +27,17 @@ const LOOK_BYTES: usize = 32 << 10;
 const HANDSHAKE: u8 = 0x16;
 
 /// The server, for what goes through one tunnel of a connection.
-pub(crate) struct Insides {
+pub(crate) struct Tunnels {
     session: Arc<Session>,
 }
 
-impl Insides {
-    pub fn within(session: &Arc<Session>) -> Arc<dyn Within> {
-        Arc::new(Insides { session: session.clone() })
+impl Tunnels {
+    pub fn of(session: &Arc<Session>) -> Arc<dyn TunnelServer> {
+        Arc::new(Tunnels { session: session.clone() })
     }
 }
 
-impl Within for Insides {
+impl TunnelServer for Tunnels {
     fn look(&self, io: Upgraded) -> BoxFuture<'_, (Opening, Replayed)> {
         Box::pin(async move {
             let (mut io, mut first) = (TokioIo::new(io), BytesMut::new());
@@ -51,13 +51,13 @@ impl Within for Insides {
         })
     }
 
-    fn serve(&self, io: Replayed, inner: Arc<Inner>) -> BoxFuture<'_, Served> {
-        Box::pin(self.serve_inner(io, inner))
+    fn serve(&self, io: Replayed, inside: Arc<Inside>) -> BoxFuture<'_, Reception> {
+        Box::pin(self.serve_inside(io, inside))
     }
 }
 
-impl Insides {
-    async fn serve_inner(&self, io: Replayed, inner: Arc<Inner>) -> Served {
+impl Tunnels {
+    async fn serve_inside(&self, io: Replayed, inside: Arc<Inside>) -> Reception {
         let shared = self.session.shared.clone();
         let mut place = Place {
             _admitted: None,
@@ -65,19 +65,19 @@ impl Insides {
             registered: shared.watch.register(),
             tls: None,
             http2: None,
-            inner: Some(inner.clone()),
+            inside: Some(inside.clone()),
         };
         let pulse = place.registered.pulse.clone();
         let ends = Ends { addr: self.session.peer.addr, local: self.session.peer.local };
-        let Some(host) = inner.vouched() else {
+        let Some(host) = inside.vouched() else {
             serve_stream(shared, io, ends, place).await;
-            return Served::Whole;
+            return Reception::Whole;
         };
         let config = shared.guises.as_ref().map(|guises| guises.config(host));
         let config = match config {
             Some(Ok(config)) => config,
-            Some(Err(error)) => return Served::Failed { why: error.to_string() },
-            None => return Served::Failed { why: "there is no authority".to_owned() },
+            Some(Err(error)) => return Reception::Failed { why: error.to_string() },
+            None => return Reception::Failed { why: "there is no authority".to_owned() },
         };
         pulse.set_stage(Stage::Opening);
         let shaken = obeying(&pulse, Box::pin(TlsAcceptor::from(config).accept(io))).await;
@@ -87,17 +87,17 @@ impl Insides {
                 Counters::up(&shared.counters.refused_tls);
                 return refusal(&error);
             }
-            None => return Served::Failed { why: "the handshake took too long".to_owned() },
+            None => return Reception::Failed { why: "the handshake took too long".to_owned() },
         };
         let opened = match obeying(&pulse, Box::pin(opened(io, &pulse))).await {
             Some(Ok(Some(opened))) => opened,
-            Some(Ok(None) | Err(_)) => return Served::Left,
-            None => return Served::Whole,
+            Some(Ok(None) | Err(_)) => return Reception::Left,
+            None => return Reception::Whole,
         };
         place.tls = Some(Tally::new(&shared.counters, open_tls));
         serve(shared, opened, ends, place).await;
         let is_left = pulse.beat().requests == 0 && pulse.order() == Order::Live;
-        if is_left { Served::Left } else { Served::Whole }
+        if is_left { Reception::Left } else { Reception::Whole }
     }
 }
 
@@ -106,7 +106,7 @@ fn open_tls(counters: &Counters) -> &AtomicU64 {
 }
 
 /// Why a client did not shake hands.
-fn refusal(error: &io::Error) -> Served {
+fn refusal(error: &io::Error) -> Reception {
     use AlertDescription as Alert;
     let cause = error.get_ref().and_then(|cause| cause.downcast_ref::<rustls::Error>());
     match cause {
@@ -120,10 +120,10 @@ fn refusal(error: &io::Error) -> Served {
             | Alert::AccessDenied
             // What GnuTLS sends, where it sends anything.
             | Alert::CloseNotify),
-        )) => Served::Distrusted { alert: format!("{alert:?}") },
-        Some(why) => Served::Failed { why: why.to_string() },
+        )) => Reception::Distrusted { alert: format!("{alert:?}") },
+        Some(why) => Reception::Failed { why: why.to_string() },
         // So GnuTLS says it. The certificate went out with our first answer.
-        None => Served::Distrusted { alert: "none: it left in the middle of the handshake".to_owned() },
+        None => Reception::Distrusted { alert: "none: it left in the middle of the handshake".to_owned() },
     }
 }
 

@@ -6,11 +6,11 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 
-use crate::model::lookup::{Expect, Form};
+use crate::model::lookup::{Expect, Sniff};
 use crate::upstream::fetch::{Ends, Fetched, FetchedBody, UpstreamError};
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Formed {
+pub(super) enum Sniffed {
     AsExpected,
     Otherwise,
 }
@@ -18,31 +18,31 @@ pub(super) enum Formed {
 /// Looks at the beginning of an answer's body, where a form is expected. The body that comes back is whole.
 ///
 /// *Errors*: upstream's, in the beginning of the body.
-pub(super) async fn looked_at(expect: &Expect, fetched: Fetched) -> Result<(Fetched, Formed), UpstreamError> {
-    let form = match expect {
-        Expect::Form(form) if fetched.status.is_success() => form,
-        Expect::Form(_)
+pub(super) async fn looked_at(expect: &Expect, fetched: Fetched) -> Result<(Fetched, Sniffed), UpstreamError> {
+    let sniff = match expect {
+        Expect::Sniff(sniff) if fetched.status.is_success() => sniff,
+        Expect::Sniff(_)
         | Expect::Nothing
         | Expect::Sum(_)
         | Expect::Exactly { .. }
         | Expect::InDocument { .. }
         | Expect::Beside { .. } => {
-            return Ok((fetched, Formed::AsExpected));
+            return Ok((fetched, Sniffed::AsExpected));
         }
     };
     let Fetched { mut body, .. } = fetched;
     let (mut chunks, mut beginning, mut ended) = (VecDeque::new(), Vec::new(), false);
-    while beginning.len() < Form::BYTES && !ended {
+    while beginning.len() < Sniff::BYTES && !ended {
         match body.chunk().await {
             Some(chunk) => {
                 let chunk: Bytes = chunk?;
-                beginning.extend_from_slice(&chunk[..chunk.len().min(Form::BYTES - beginning.len())]);
+                beginning.extend_from_slice(&chunk[..chunk.len().min(Sniff::BYTES - beginning.len())]);
                 chunks.push_back(Ok(chunk));
             }
             None => ended = true,
         }
     }
-    let formed = if (form.is_sound)(&beginning) { Formed::AsExpected } else { Formed::Otherwise };
+    let sniffed = if (sniff.is_sound)(&beginning) { Sniffed::AsExpected } else { Sniffed::Otherwise };
     let ends = body.ends();
     // What has ended is not asked again.
     let rest = (!ended).then_some(body);
@@ -55,5 +55,5 @@ pub(super) async fn looked_at(expect: &Expect, fetched: Fetched) -> Result<(Fetc
         Ends::Marked => FetchedBody::new(all),
         Ends::OnClose => FetchedBody::until_close(all),
     };
-    Ok((Fetched { body, ..fetched }, formed))
+    Ok((Fetched { body, ..fetched }, sniffed))
 }

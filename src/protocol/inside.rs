@@ -12,17 +12,17 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::BoxFuture;
-use super::front::without_port;
+use super::hosts::without_port;
 
 /// The server, as far as it looks into tunnels. It is among the extensions of each CONNECT.
-pub trait Within: Send + Sync {
+pub trait TunnelServer: Send + Sync {
     /// Looks at what a client begins with. Nothing of it is lost.
     fn look(&self, io: Upgraded) -> BoxFuture<'_, (Opening, Replayed)>;
 
     /// Serves what comes through the tunnel like any connection, by the mount that made the tunnel.
     ///
     /// *Cancel*: the connection is cut.
-    fn serve(&self, io: Replayed, inner: Arc<Inner>) -> BoxFuture<'_, Served>;
+    fn serve(&self, io: Replayed, inside: Arc<Inside>) -> BoxFuture<'_, Reception>;
 }
 
 /// What a client begins with in a tunnel.
@@ -40,7 +40,7 @@ pub enum Opening {
 
 /// What became of a connection within a tunnel.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Served {
+pub enum Reception {
     /// There were requests, or it was us who ended it.
     Whole,
     /// The client said that it does not take our certificate.
@@ -52,7 +52,7 @@ pub enum Served {
 }
 
 /// Whose inside a connection is.
-pub struct Inner {
+pub struct Inside {
     is_tls: bool,
     host: Box<str>,
     port: u16,
@@ -61,12 +61,12 @@ pub struct Inner {
     heeded: HeaderMap,
 }
 
-impl Inner {
+impl Inside {
     /// *Shape*: `host` in lower case, an IPv6 address between brackets.
-    pub(super) fn new(is_tls: bool, host: &str, port: u16, heeded: HeaderMap) -> Inner {
+    pub(super) fn new(is_tls: bool, host: &str, port: u16, heeded: HeaderMap) -> Inside {
         let (scheme, usual) = if is_tls { ("https", 443) } else { ("http", 80) };
         let base = if port == usual { format!("{scheme}://{host}") } else { format!("{scheme}://{host}:{port}") };
-        Inner { is_tls, host: host.into(), port, base: base.into(), heeded }
+        Inside { is_tls, host: host.into(), port, base: base.into(), heeded }
     }
 
     /// The name or address that is vouched for. None: TLS is not spoken.
@@ -181,7 +181,7 @@ mod tests {
 
     #[test]
     fn only_the_host_of_the_tunnel_is_asked_within_it() {
-        let usual = Inner::new(true, "a.example", 443, HeaderMap::new());
+        let usual = Inside::new(true, "a.example", 443, HeaderMap::new());
         for (uri, host) in [
             ("/x", Some("a.example")),
             ("/x", Some("A.EXAMPLE:443")),
@@ -204,24 +204,24 @@ mod tests {
         ] {
             assert!(!usual.agrees(&asked(uri, host)), "{uri} {host:?}");
         }
-        let odd = Inner::new(false, "[::1]", 8080, HeaderMap::new());
+        let odd = Inside::new(false, "[::1]", 8080, HeaderMap::new());
         assert!(odd.agrees(&asked("/x", Some("[::1]:8080"))) && !odd.agrees(&asked("/x", Some("[::1]"))));
         assert_eq!((odd.base(), odd.vouched()), ("http://[::1]:8080", None));
-        assert_eq!(Inner::new(true, "[::1]", 443, HeaderMap::new()).vouched(), Some("::1"));
+        assert_eq!(Inside::new(true, "[::1]", 443, HeaderMap::new()).vouched(), Some("::1"));
         assert!(!usual.agrees(&Request::options("*").body(()).expect("a request")));
         assert!(!usual.agrees(&Request::connect("a.example:443").body(()).expect("a request")));
     }
 
     #[test]
     fn a_path_becomes_a_whole_address() {
-        let inner = Inner::new(true, "a.example", 8443, HeaderMap::new());
+        let inside = Inside::new(true, "a.example", 8443, HeaderMap::new());
         for (path, whole) in [
             ("/x?y=1", "https://a.example:8443/x?y=1"),
             ("https://A.example:8443/x", "https://a.example:8443/x"),
             ("/https/b.example/", "https://a.example:8443/https/b.example/"),
         ] {
             let mut uri = path.parse().expect("an address");
-            inner.complete(&mut uri);
+            inside.complete(&mut uri);
             assert_eq!(uri.to_string(), whole);
         }
     }

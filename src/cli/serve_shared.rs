@@ -1,4 +1,4 @@
-//! `larder agent`: the larder that builds share, started by the first of them (`shared.rs`), gone a while after the last.
+//! `larder shared`: the larder that builds share, started by the first of them (`shared.rs`), gone a while after the last.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::Path;
@@ -13,7 +13,8 @@ use super::failure::Failure;
 use super::out;
 use super::shared::{IN_USE, READY};
 use super::where_at::{ConfigArgs, block_on_all_cores, local_url, log, make_dir};
-use crate::app::{self, StartErrorKind, StartOptions};
+use crate::app::error::StartErrorKind;
+use crate::app::{self, StartOptions};
 use crate::config::Config;
 use crate::protocol::hosts::Learn;
 use crate::upstream::parent::ParentSettings;
@@ -26,7 +27,7 @@ const LOOK: Duration = Duration::from_millis(100);
 
 /// Serve the builds of this user, until none is left
 #[derive(clap::Args)]
-#[command(hide = true, after_help = "Examples:\n  larder agent --data DIR --server http://cache:7070")]
+#[command(hide = true, after_help = "Examples:\n  larder shared --data DIR --server http://cache:7070")]
 pub(crate) struct Args {
     /// Server to stand before
     #[arg(long, value_name = "URL")]
@@ -42,7 +43,7 @@ pub(crate) struct Args {
 }
 
 /// *Errors*: it cannot serve. They are told on standard output, where who started it listens.
-pub(crate) fn agent(args: &Args) -> Result<(), Failure> {
+pub(crate) fn serve_shared(args: &Args) -> Result<(), Failure> {
     serve(args).inspect_err(|failure| out::line(failure.text().trim_end()))
 }
 

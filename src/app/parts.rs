@@ -1,0 +1,55 @@
+//! The parts of a larder that serves, as those who steer it hold them.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use parking_lot::Mutex;
+
+use super::adopted::Adopted;
+use crate::cache::Cache;
+use crate::config::Config;
+use crate::index::Index;
+use crate::protocol::front::Front;
+use crate::protocol::gate::Gate;
+use crate::protocol::owner::OwnerKey;
+use crate::runtime::clock::Clock;
+use crate::runtime::tasks::Tasks;
+use crate::server::front::Server;
+use crate::server::guise::Guises;
+use crate::server::tls::Certificates;
+use crate::store::Store;
+use crate::telemetry::access_log::AccessLog;
+use crate::telemetry::metrics::Metrics;
+use crate::upstream::client::Client;
+
+pub(crate) struct RunningParts {
+    pub dir: PathBuf,
+    pub owner: OwnerKey,
+    pub cache: Cache,
+    pub store: Store,
+    pub index: Index,
+    pub client: Client,
+    pub gate: Arc<Gate>,
+    pub front: Mutex<Option<Arc<Front>>>,
+    pub server: Mutex<Option<Server>>,
+    pub certificates: Option<Arc<Certificates>>,
+    pub guises: Arc<Guises>,
+    pub metrics: Arc<Metrics>,
+    pub log: Arc<AccessLog>,
+    pub tasks: Tasks,
+    pub clock: Arc<dyn Clock>,
+    pub config: Mutex<Config>,
+    pub adopted: Mutex<Vec<Adopted>>,
+    pub offline: AtomicBool,
+}
+
+impl RunningParts {
+    /// Commits what was sealed and lets go of the data directory. Fills that still run are passed on and not kept.
+    pub(super) async fn let_go(&self) {
+        let store = self.store.clone();
+        // It waits for writes under way; should the pool be gone, so are they.
+        let _ = tokio::task::spawn_blocking(move || store.close()).await;
+        self.index.close().await;
+    }
+}
