@@ -380,11 +380,11 @@ impl Client<'_> {
 }
 
 /// Whether the tool shows the source a credential: larder, in its place, would be shown none.
-fn is_private(found: &Found) -> bool {
+pub(crate) fn is_private(found: &Found) -> bool {
     found.settings.contains_key("token") || !found.secrets.is_empty()
 }
 
-fn asked_directly(tool: &str, found: &Found) -> String {
+pub(crate) fn asked_directly(tool: &str, found: &Found) -> String {
     let hosts: Vec<&str> = found.urls.iter().filter_map(|(url, _)| url.host_str()).collect();
     format!("{tool} has a credential for {} and asks there directly", hosts.join(", "))
 }
