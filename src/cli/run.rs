@@ -28,7 +28,7 @@ use crate::model::hex;
 use crate::protocol::gate::label_of;
 use crate::runtime::clock::random_bytes;
 
-/// How long a server may take to tell what it did for a build.
+/// How long a server may take to tell what it did for a build, or to be told what the build uses.
 const SOON: Duration = Duration::from_secs(2);
 /// Run a command through the cache
 ///
@@ -337,7 +337,12 @@ async fn place(args: &Args, here: &Here, found: &[Found]) -> Result<Option<Place
 
 /// An agent before the server, so that the build goes on without it. With `--strict` the server itself.
 async fn before(args: &Args, here: &Here, server: Client, found: &[Found]) -> Result<Option<Place>, Failure> {
-    let health = match answers(&server).await {
+    let mut answered = answers(&server).await;
+    if answered.is_ok() && !adopt(&server, found).await && !args.strict {
+        // Busy it may be, or gone in this moment.
+        answered = answers(&server).await;
+    }
+    let health = match answered {
         Ok(health) => Some(health),
         // One that wants a token is no reason to go without it unnoticed.
         Err(error) if error.wants_token() => {
@@ -351,9 +356,6 @@ async fn before(args: &Args, here: &Here, server: Client, found: &[Found]) -> Re
             None
         }
     };
-    if health.is_some() {
-        adopt(&server, found).await;
-    }
     // Another agent does what ours would do, and an older larder knows none.
     if args.strict || health.as_ref().is_some_and(|health| health.agent || health.instance.is_empty()) {
         return Ok(Some(Place::theirs(server)));
@@ -380,12 +382,16 @@ fn without(failure: &Failure) -> Option<Place> {
     None
 }
 
-/// Offers a server what this machine's tools use. It may refuse: then its own policy says what it fetches.
-async fn adopt(client: &Client, found: &[Found]) {
+/// Offers a server what this machine's tools use. It may refuse: then its own policy says what it fetches. False: it did
+/// not answer soon.
+async fn adopt(client: &Client, found: &[Found]) -> bool {
     let sources = point::sources(found);
-    if !sources.is_empty() {
-        let _ = client.post::<Value>("/api/v1/upstreams/import", &point::as_json(&sources)).await;
+    if sources.is_empty() {
+        return true;
     }
+    let told = point::as_json(&sources);
+    let telling = client.post::<Value>("/api/v1/upstreams/import", &told);
+    tokio::time::timeout(SOON, telling).await.is_ok()
 }
 
 async fn record(client: &Client, label: &str, file: &Path) -> Result<(), Failure> {
