@@ -22,7 +22,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use url::Url;
 
@@ -320,32 +320,42 @@ impl Settings {
 impl Overlay {
     /// Lays the files and links; variables are the caller's.
     ///
-    /// *Errors*: the first thing that could not be made; what was made before stays.
+    /// *Errors*: the first thing that could not be made whole, of which nothing stays; what was made before does.
     pub fn lay(&self) -> io::Result<()> {
         for dir in &self.directories {
             fs::create_dir_all(dir)?;
         }
         for (at, text) in &self.files {
-            let fresh = at.with_extension(format!("new-{}", std::process::id()));
-            fs::write(&fresh, text)?;
-            if self.programs.contains(at) {
-                fs::set_permissions(&fresh, fs::Permissions::from_mode(0o755))?;
-            }
-            fs::rename(&fresh, at)?;
+            replaced(at, |fresh| {
+                fs::write(fresh, text)?;
+                if self.programs.contains(at) {
+                    fs::set_permissions(fresh, fs::Permissions::from_mode(0o755))?;
+                }
+                Ok(())
+            })?;
         }
         for (at, target) in &self.links {
             if fs::read_link(at).is_ok_and(|known| known == *target) {
                 continue;
             }
-            let fresh = at.with_extension(format!("new-{}", std::process::id()));
-            if fresh.is_symlink() {
-                fs::remove_file(&fresh)?;
-            }
-            std::os::unix::fs::symlink(target, &fresh)?;
-            fs::rename(&fresh, at)?;
+            replaced(at, |fresh| {
+                if fresh.is_symlink() {
+                    fs::remove_file(fresh)?;
+                }
+                std::os::unix::fs::symlink(target, fresh)
+            })?;
         }
         Ok(())
     }
+}
+
+/// Makes a file under another name, then puts it in its place. Nothing stays of one that could not be made whole.
+fn replaced(at: &Path, make: impl FnOnce(&Path) -> io::Result<()>) -> io::Result<()> {
+    let fresh = at.with_extension(format!("new-{}", std::process::id()));
+    make(&fresh).and_then(|()| fs::rename(&fresh, at)).inspect_err(|_| {
+        // It may never have been there.
+        let _ = fs::remove_file(&fresh);
+    })
 }
 
 impl Client<'_> {
@@ -408,7 +418,6 @@ fn python_settings(client: &Client<'_>) -> Settings {
 #[cfg(test)]
 pub(crate) mod tests {
     use std::collections::BTreeMap;
-    use std::path::Path;
 
     use super::super::discover::tool::NoTools;
     use super::*;

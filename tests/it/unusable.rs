@@ -157,6 +157,8 @@ fn a_full_disk_below_the_tools_settings_leaves_out_those_that_are_files() {
     assert_ran("full", &ended, &ended.stdout, "cannot be written: ");
     assert!(ended.stderr.contains("--data DIR"), "{ended:?}");
     assert_did_not_run("full", &end_of(run_in(dir.path(), &[&words[..], &["--strict"]].concat(), &COMMAND), LIMIT));
+    let left = run(&["find", &small.at.display().to_string(), "-name", "*.new*"]);
+    assert_eq!(left, "", "what could not be written whole stays");
 }
 
 #[test]
