@@ -230,7 +230,9 @@ async fn pointed(
             settings.env.clone()
         }
     };
-    let (offer, certificates) = offered(args, place).await;
+    let offer = offered(args, place).await;
+    let for_tools = |offer: &Offer| offer.clone().at(&client.base).certificates();
+    let certificates = offer.as_ref().map(for_tools).unwrap_or_default();
     let trust = match trusted(here, &certificates) {
         // The server looks into no tunnel of a build that does not trust it.
         Err(failure) if place.behind.is_some() && !args.must() => {
@@ -256,8 +258,9 @@ async fn pointed(
         return Ok((None, env));
     }
     let larder = |client, token| Larder { client, label: credential(Some(label), token) };
-    let (near, far) = (larder(client, token), larder(place.server(), here.token()));
-    let larders = Larders { near, far, offer: offer.as_ref() };
+    let is_lost = place.agent().is_some_and(|(_, is_there)| !is_there);
+    let far = Some(larder(place.server(), here.token())).filter(|_| !is_lost);
+    let larders = Larders { near: larder(client, token), far, offer: offer.as_ref() };
     let contained = containers::prepare(&args.command, larders, found, &overlays(here)?).await?;
     Ok((contained, env))
 }
@@ -270,27 +273,26 @@ fn overlays(here: &Here) -> Result<PathBuf, Failure> {
 /// Whom the build has to trust, where the server intercepts. A server that cannot be believed is no reason to stop: it
 /// finds that its certificates are not taken, and tunnels. One that is lost may be back before the build's end: its
 /// authority is then the one that it had.
-async fn offered(args: &Args, place: &Place) -> (Option<Offer>, Vec<Der>) {
+async fn offered(args: &Args, place: &Place) -> Option<Offer> {
     let consent = if args.trust_plain_http { Consent::Given } else { Consent::Missing };
     let agent = place.agent();
     if let Some((dir, false)) = agent {
-        return (None, trust::known(dir));
+        return trust::known(dir);
     }
-    let offer = match tokio::time::timeout(SOON, trust::offered(place.server(), consent)).await {
-        Ok(Ok(offer)) => offer,
+    match tokio::time::timeout(SOON, trust::offered(place.server(), consent)).await {
+        Ok(Ok(offer)) => {
+            if let Some((dir, _)) = agent {
+                trust::remember(dir, offer.as_ref());
+            }
+            offer
+        }
         Ok(Err(failure)) => {
             out::error(&format!("larder: this build does not trust the server's authority\n{}", failure.text()));
-            return (None, Vec::new());
+            None
         }
         // It has fallen silent just now.
-        Err(_) => return (None, agent.map(|(dir, _)| trust::known(dir)).unwrap_or_default()),
-    };
-    let for_tools = |offer: &Offer| offer.clone().at(&place.client.base).certificates();
-    let certificates = offer.as_ref().map(for_tools).unwrap_or_default();
-    if let Some((dir, _)) = agent {
-        trust::remember(dir, &certificates);
+        Err(_) => agent.and_then(|(dir, _)| trust::known(dir)),
     }
-    (offer, certificates)
 }
 
 /// What leads the tools to certificates.

@@ -13,7 +13,7 @@ use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use tokio_rustls::rustls::pki_types::CertificateDer;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 
@@ -30,7 +30,7 @@ use crate::model::hex;
 /// Bundles that are kept; they are named by what is in them, and parallel builds share them.
 const KEPT: usize = 32;
 /// What a server's authorities are kept in, in the directory of its agent.
-const KNOWN: &str = "authorities.pem";
+const KNOWN: &str = "authorities.json";
 /// What Java calls the file that it trusts.
 const JAVA_STORE: &str = "-Djavax.net.ssl.trustStore";
 /// Where a Java keeps its own.
@@ -110,7 +110,7 @@ pub(crate) fn markdown() -> String {
 }
 
 /// What a server says that its clients have to trust.
-#[derive(Deserialize, Debug, Default, Clone)]
+#[derive(Serialize, Deserialize, Debug, Default, Clone, PartialEq, Eq)]
 #[serde(default)]
 pub(crate) struct Offer {
     own: String,
@@ -167,17 +167,21 @@ pub(crate) async fn offered(client: &Client, consent: Consent) -> Result<Option<
 }
 
 /// What the server behind an agent offered last, from the agent's directory.
-pub(crate) fn known(agent: &Path) -> Vec<Der> {
-    let known = CertificateDer::pem_file_iter(agent.join(KNOWN));
-    known.into_iter().flatten().filter_map(|one| Some(one.ok()?.to_vec())).collect()
+pub(crate) fn known(agent: &Path) -> Option<Offer> {
+    let offer: Offer = serde_json::from_slice(&fs::read(agent.join(KNOWN)).ok()?).ok()?;
+    Some(offer).filter(|offer| !offer.certificates().is_empty())
 }
 
 /// Keeps that, for builds that find the server lost. What is not kept is not trusted then, and that is all.
-pub(crate) fn remember(agent: &Path, offered: &[Der]) {
-    if known(agent) != offered {
-        let fresh = agent.join(format!("{KNOWN}.new-{}", std::process::id()));
-        let _ = fs::write(&fresh, keystore::pem(offered)).and_then(|()| fs::rename(&fresh, agent.join(KNOWN)));
+pub(crate) fn remember(agent: &Path, offered: Option<&Offer>) {
+    if known(agent).as_ref() == offered {
+        return;
     }
+    let text = serde_json::to_vec(&offered).unwrap_or_default();
+    let fresh = agent.join(format!("{KNOWN}.new-{}", std::process::id()));
+    let _ = fs::write(&fresh, text).and_then(|()| fs::rename(&fresh, agent.join(KNOWN))).inspect_err(|_| {
+        let _ = fs::remove_file(&fresh);
+    });
 }
 
 /// What a command trusts before larder comes.
