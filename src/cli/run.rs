@@ -113,9 +113,13 @@ impl Place {
 
     /// Makes what was fetched durable: nothing waits for the larder itself to end.
     async fn flush(&self) {
-        if self.shared.is_some() {
-            // What is not durable is fetched again.
-            let _ = self.client.post::<Value>("/api/v1/flush", &Value::Null).await;
+        let Some((shared, _)) = &self.shared else { return };
+        // What is not durable is fetched again.
+        let Ok(told) = self.client.post::<Value>("/api/v1/flush", &Value::Null).await else { return };
+        if let Some(lost) = told["taken_back"].as_u64().filter(|lost| *lost > 0) {
+            let answers = out::count(lost, "answer that was fetched is", "answers that were fetched are");
+            let dir = shared.dir.display();
+            out::note(&format!("{answers} not kept: the disk of {dir} failed; see agent.log there, and dmesg"));
         }
     }
 
