@@ -44,11 +44,13 @@ impl Cache {
         self.inner.parked.len()
     }
 
-    /// Makes durable what is visible.
+    /// Makes durable what is visible. Tells how many answers were visible since this was asked last and are kept no more,
+    /// since their bytes or rows could not be made so.
     ///
     /// *Errors*: the index's.
-    pub async fn flush(&self) -> Result<(), CacheError> {
-        Ok(self.inner.index.flush().await?)
+    pub async fn flush(&self) -> Result<u64, CacheError> {
+        self.inner.index.flush().await?;
+        Ok(self.inner.index.taken_back())
     }
 }
 

@@ -71,8 +71,8 @@ pub(crate) struct Larder<'a> {
 pub(crate) struct Larders<'a> {
     /// What the build itself uses: in this machine's own network alone.
     pub near: Larder<'a>,
-    /// What other networks reach too.
-    pub far: Larder<'a>,
+    /// What other networks reach too. None: it does not answer.
+    pub far: Option<Larder<'a>>,
     /// Whom they have to trust.
     pub offer: Option<&'a Offer>,
 }
@@ -93,7 +93,10 @@ pub(crate) async fn prepare(
     let Some(Use { engine, .. }) = words::use_of(command) else { return Ok(None) };
     // A daemon may be on another machine, whose loopback is none of ours.
     let is_near = engine == Engine::Buildah && shares_network(command, engine);
-    let Larder { client, label } = if is_near { larders.near } else { larders.far };
+    let Some(Larder { client, label }) = (if is_near { Some(larders.near) } else { larders.far }) else {
+        super::out::note(&format!("{OUTSIDE}, whose server does not answer"));
+        return Ok(None);
+    };
     let server = match address(command, client).await {
         Ok(server) => server,
         Err(why) => {

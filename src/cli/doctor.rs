@@ -12,7 +12,7 @@ use super::failure::Failure;
 use super::health;
 use super::out;
 use super::point;
-use super::probe::{Probe, probe};
+use super::probe::{NotProbed, Probe, Probes, probe};
 use super::progress::waiting;
 use super::upstream::Upstreams;
 use super::where_at::{ConfigArgs, Health, Here, block_on};
@@ -20,8 +20,8 @@ use crate::runtime::clock::SystemClock;
 
 /// Check configuration, disk, clock and upstreams; time a server
 ///
-/// With URL, a probe of cargo and one of go go through the server, cold then warm. Exit code 1 when something is
-/// broken. For health checks --probe asks within two seconds, and nothing but, whether a server is ready.
+/// With URL, a probe of each ecosystem goes through the server, cold then warm, from where this machine's tools fetch;
+/// what neither they nor the server have an upstream for is told. Exit code 1 when something is broken. For health checks --probe asks within two seconds, and nothing but, whether a server is ready.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -91,16 +91,16 @@ pub(crate) fn doctor(args: &Args) -> Result<(), Failure> {
             None
         }
     };
-    let mut probes = Vec::new();
+    let mut probes = Probes::default();
     if let Some(here) = &here {
         let address = args.url.clone().unwrap_or_else(|| here.own_address());
         let client = here.client(&address)?;
         let must_answer = args.url.is_some();
         block_on(async {
-            let answers = server(&client, must_answer, &mut checks).await;
-            if answers && must_answer {
+            let listed = server(&client, must_answer, &mut checks).await;
+            if let Some(listed) = listed.filter(|_| must_answer) {
                 let found = point::found_here();
-                probes = waiting("probing, cold then warm", probe(&client, &found)).await;
+                probes = waiting("probing, cold then warm", probe(&client, &found, &listed)).await;
             }
             Ok(())
         })?;
@@ -148,8 +148,8 @@ fn disk(here: &Here) -> Check {
     }
 }
 
-/// Whether it answers, its clock against ours, its upstreams.
-async fn server(client: &Client, must_answer: bool, checks: &mut Vec<Check>) -> bool {
+/// Whether it answers, its clock against ours, its upstreams. None: it does not answer.
+async fn server(client: &Client, must_answer: bool, checks: &mut Vec<Check>) -> Option<Upstreams> {
     let here = SystemClock::new().now();
     // Tokens, certificates and freshness all hang on the date.
     if here.as_secs() < 1_735_689_600 {
@@ -162,7 +162,7 @@ async fn server(client: &Client, must_answer: bool, checks: &mut Vec<Check>) -> 
             let state = if must_answer { State::Broken } else { State::Warn };
             let failure = Failure::from(error);
             checks.push(Check::new("server", state, failure.message, &failure.help.unwrap_or_default()));
-            return false;
+            return None;
         }
     };
     let state = if health.ready { "ready" } else { "stopping" };
@@ -179,10 +179,15 @@ async fn server(client: &Client, must_answer: bool, checks: &mut Vec<Check>) -> 
         }
     }
     match client.get::<Upstreams>("/api/v1/upstreams").await {
-        Ok(listed) => checks.push(upstreams(&listed)),
-        Err(error) => checks.push(Check::new("upstreams", State::Warn, error.to_string(), "")),
+        Ok(listed) => {
+            checks.push(upstreams(&listed));
+            Some(listed)
+        }
+        Err(error) => {
+            checks.push(Check::new("upstreams", State::Warn, error.to_string(), ""));
+            Some(Upstreams::default())
+        }
     }
-    true
 }
 
 fn clocks(here: i64, there: std::time::SystemTime) -> Check {
@@ -224,18 +229,23 @@ fn upstreams(listed: &Upstreams) -> Check {
     Check::new("upstreams", State::Ok, format!("{} known, none fails", out::count(all, "is", "are")), "")
 }
 
-fn report(json: bool, checks: &[Check], probes: &[Probe]) -> Result<(), Failure> {
+fn report(json: bool, checks: &[Check], probes: &Probes) -> Result<(), Failure> {
+    let Probes { probed, not_probed } = probes;
     if json {
-        out::text_out(&format!("{:#}\n", json!({ "checks": checks, "probes": probes })));
+        let all = json!({ "checks": checks, "probes": probed, "not_probed": not_probed });
+        out::text_out(&format!("{all:#}\n"));
     } else {
         checks.iter().for_each(|check| out::line(&check.line()));
-        if !probes.is_empty() {
+        if !probed.is_empty() {
             out::line("");
-            out::text_out(&times(probes));
+            out::text_out(&times(probed));
+        }
+        for NotProbed { ecosystem, why } in not_probed {
+            out::line(&format!("not probed: {ecosystem}: {}", out::plain(why)));
         }
     }
     let broken = checks.iter().filter(|check| check.state == State::Broken).count();
-    let failed: Vec<&str> = probes.iter().filter(|probe| !probe.works()).map(|probe| probe.ecosystem).collect();
+    let failed: Vec<&str> = probed.iter().filter(|probe| !probe.works()).map(|probe| probe.ecosystem).collect();
     match (broken, failed.as_slice()) {
         (0, []) => Ok(()),
         (0, failed) => Err(Failure::failed(

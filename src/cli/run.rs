@@ -28,7 +28,7 @@ use crate::model::hex;
 use crate::protocol::label::label_of;
 use crate::runtime::clock::random_bytes;
 
-/// How long a server may take to tell what it did for a build.
+/// How long a server may take to tell what it did for a build, or to be told what the build uses.
 const SOON: Duration = Duration::from_secs(2);
 /// Run a command through the cache
 ///
@@ -113,9 +113,13 @@ impl Place {
 
     /// Makes what was fetched durable: nothing waits for the larder itself to end.
     async fn flush(&self) {
-        if self.shared.is_some() {
-            // What is not durable is fetched again.
-            let _ = self.client.post::<Value>("/api/v1/flush", &Value::Null).await;
+        let Some((shared, _)) = &self.shared else { return };
+        // What is not durable is fetched again.
+        let Ok(told) = self.client.post::<Value>("/api/v1/flush", &Value::Null).await else { return };
+        if let Some(lost) = told["taken_back"].as_u64().filter(|lost| *lost > 0) {
+            let answers = out::count(lost, "answer that was fetched is", "answers that were fetched are");
+            let dir = shared.dir.display();
+            out::note(&format!("{answers} not kept: the disk of {dir} failed; see agent.log there, and dmesg"));
         }
     }
 
@@ -230,7 +234,9 @@ async fn pointed(
             settings.env.clone()
         }
     };
-    let (offer, certificates) = offered(args, place).await;
+    let offer = offered(args, place).await;
+    let for_tools = |offer: &Offer| offer.clone().at(&client.base).certificates();
+    let certificates = offer.as_ref().map(for_tools).unwrap_or_default();
     let trust = match trusted(here, &certificates) {
         // The server looks into no tunnel of a build that does not trust it.
         Err(failure) if place.behind.is_some() && !args.must() => {
@@ -256,8 +262,9 @@ async fn pointed(
         return Ok((None, env));
     }
     let larder = |client, token| Larder { client, label: credential(Some(label), token) };
-    let (near, far) = (larder(client, token), larder(place.server(), here.token()));
-    let larders = Larders { near, far, offer: offer.as_ref() };
+    let is_lost = place.agent().is_some_and(|(_, is_there)| !is_there);
+    let far = Some(larder(place.server(), here.token())).filter(|_| !is_lost);
+    let larders = Larders { near: larder(client, token), far, offer: offer.as_ref() };
     let contained = containers::prepare(&args.command, larders, found, &overlays(here)?).await?;
     Ok((contained, env))
 }
@@ -270,27 +277,26 @@ fn overlays(here: &Here) -> Result<PathBuf, Failure> {
 /// Whom the build has to trust, where the server intercepts. A server that cannot be believed is no reason to stop: it
 /// finds that its certificates are not taken, and tunnels. One that is lost may be back before the build's end: its
 /// authority is then the one that it had.
-async fn offered(args: &Args, place: &Place) -> (Option<Offer>, Vec<Der>) {
+async fn offered(args: &Args, place: &Place) -> Option<Offer> {
     let consent = if args.trust_plain_http { Consent::Given } else { Consent::Missing };
     let agent = place.agent();
     if let Some((dir, false)) = agent {
-        return (None, offer::known(dir));
+        return offer::known(dir);
     }
-    let offer = match tokio::time::timeout(SOON, offer::offered(place.server(), consent)).await {
-        Ok(Ok(offer)) => offer,
+    match tokio::time::timeout(SOON, offer::offered(place.server(), consent)).await {
+        Ok(Ok(offer)) => {
+            if let Some((dir, _)) = agent {
+                offer::remember(dir, offer.as_ref());
+            }
+            offer
+        }
         Ok(Err(failure)) => {
             out::error(&format!("larder: this build does not trust the server's authority\n{}", failure.text()));
-            return (None, Vec::new());
+            None
         }
         // It has fallen silent just now.
-        Err(_) => return (None, agent.map(|(dir, _)| offer::known(dir)).unwrap_or_default()),
-    };
-    let for_tools = |offer: &Offer| offer.clone().at(&place.client.base).certificates();
-    let certificates = offer.as_ref().map(for_tools).unwrap_or_default();
-    if let Some((dir, _)) = agent {
-        offer::remember(dir, &certificates);
+        Err(_) => agent.and_then(|(dir, _)| offer::known(dir)),
     }
-    (offer, certificates)
 }
 
 /// What leads the tools to certificates.
@@ -337,7 +343,12 @@ async fn place(args: &Args, here: &Here, found: &[Found]) -> Result<Option<Place
 
 /// An agent before the server, so that the build goes on without it. With `--strict` the server itself.
 async fn before(args: &Args, here: &Here, server: Client, found: &[Found]) -> Result<Option<Place>, Failure> {
-    let health = match answers(&server).await {
+    let mut answered = answers(&server).await;
+    if answered.is_ok() && !adopt(&server, found).await && !args.strict {
+        // Busy it may be, or gone in this moment.
+        answered = answers(&server).await;
+    }
+    let health = match answered {
         Ok(health) => Some(health),
         // One that wants a token is no reason to go without it unnoticed.
         Err(error) if error.wants_token() => {
@@ -351,9 +362,6 @@ async fn before(args: &Args, here: &Here, server: Client, found: &[Found]) -> Re
             None
         }
     };
-    if health.is_some() {
-        adopt(&server, found).await;
-    }
     // Another agent does what ours would do, and an older larder knows none.
     if args.strict || health.as_ref().is_some_and(|health| health.agent || health.instance.is_empty()) {
         return Ok(Some(Place::theirs(server)));
@@ -380,12 +388,16 @@ fn without(failure: &Failure) -> Option<Place> {
     None
 }
 
-/// Offers a server what this machine's tools use. It may refuse: then its own policy says what it fetches.
-async fn adopt(client: &Client, found: &[Found]) {
+/// Offers a server what this machine's tools use. It may refuse: then its own policy says what it fetches. False: it did
+/// not answer soon.
+async fn adopt(client: &Client, found: &[Found]) -> bool {
     let sources = point::sources(found);
-    if !sources.is_empty() {
-        let _ = client.post::<Value>("/api/v1/upstreams/import", &point::as_json(&sources)).await;
+    if sources.is_empty() {
+        return true;
     }
+    let told = point::as_json(&sources);
+    let telling = client.post::<Value>("/api/v1/upstreams/import", &told);
+    tokio::time::timeout(SOON, telling).await.is_ok()
 }
 
 async fn record(client: &Client, label: &str, file: &Path) -> Result<(), Failure> {

@@ -21,7 +21,7 @@ pub mod render;
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use url::Url;
 
@@ -320,7 +320,7 @@ impl Settings {
 impl Overlay {
     /// Lays the files and links; variables are the caller's.
     ///
-    /// *Errors*: the first thing that could not be made; what was made before stays.
+    /// *Errors*: the first thing that could not be made whole, of which nothing stays; what was made before does.
     pub fn lay(&self) -> io::Result<()> {
         for dir in &self.directories {
             fs::create_dir_all(dir)?;
@@ -333,15 +333,23 @@ impl Overlay {
             if fs::read_link(at).is_ok_and(|known| known == *target) {
                 continue;
             }
-            let fresh = at.with_extension(format!("new-{}", std::process::id()));
-            if fresh.is_symlink() {
-                fs::remove_file(&fresh)?;
-            }
-            std::os::unix::fs::symlink(target, &fresh)?;
-            fs::rename(&fresh, at)?;
+            link(at, target)?;
         }
         Ok(())
     }
+}
+
+/// Makes a link under another name, then puts it in its place. Nothing stays of one that found no room.
+fn link(at: &Path, target: &Path) -> io::Result<()> {
+    let fresh = at.with_extension(format!("new-{}", std::process::id()));
+    if fresh.is_symlink() {
+        fs::remove_file(&fresh)?;
+    }
+    let made = std::os::unix::fs::symlink(target, &fresh).and_then(|()| fs::rename(&fresh, at));
+    made.inspect_err(|_| {
+        // It may never have been there.
+        let _ = fs::remove_file(&fresh);
+    })
 }
 
 impl Client<'_> {
@@ -376,11 +384,11 @@ impl Client<'_> {
 }
 
 /// Whether the tool shows the source a credential: larder, in its place, would be shown none.
-fn is_private(found: &Found) -> bool {
+pub(crate) fn is_private(found: &Found) -> bool {
     found.settings.contains_key("token") || !found.secrets.is_empty()
 }
 
-fn asked_directly(tool: &str, found: &Found) -> String {
+pub(crate) fn asked_directly(tool: &str, found: &Found) -> String {
     let hosts: Vec<&str> = found.urls.iter().filter_map(|(url, _)| url.host_str()).collect();
     format!("{tool} has a credential for {} and asks there directly", hosts.join(", "))
 }

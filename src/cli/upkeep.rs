@@ -12,6 +12,8 @@ use super::where_at::{ServerArgs, block_on};
 use crate::model::units;
 
 /// Make room: evict what was used least
+///
+/// The larder that serves does it: this machine's, or the one that --server or LARDER_SERVER names.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -72,6 +74,7 @@ pub(crate) fn gc(args: &GcArgs) -> Result<(), Failure> {
 
 /// Hash again all that is kept
 ///
+/// The larder that serves does it meanwhile: this machine's, or the one that --server or LARDER_SERVER names.
 /// A bad object is set aside, never served, and fetched anew when it is next asked for. Exit code 1 when
 /// something was bad or could not be read.
 #[derive(clap::Args)]

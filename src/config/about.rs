@@ -188,7 +188,8 @@ pub(crate) const ALL: &[About] = &[
     section(
         "intercept",
         "Whose TLS is ended here, so that what clients fetch through CONNECT is cached. They have to trust larder's \
-         authority: larder run sees to it, larder ca tools tells how.",
+         authority: larder run sees to it, larder ca tools tells how. A download through CONNECT that the server's death cuts \
+         has to be tried again, and then goes around it; those by way of the mounts go on.",
     ),
     key(
         "intercept.hosts",

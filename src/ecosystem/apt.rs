@@ -60,6 +60,7 @@ static ABOUT: About = About {
     immutable: "files below `pool/` and `by-hash/`; an index as the `InRelease` names it that the client was handed",
     mutable: "`InRelease`, `Release` and `Release.gpg` each time; what no `InRelease` names for 1 min",
     without_upstream: ErrorKind::Unavailable,
+    probe: None,
 };
 
 /// apt's repositories.

@@ -57,6 +57,7 @@ static ABOUT: About = About {
     immutable: "crates, checked against the index's SHA-256",
     mutable: "index files for 1 min, `config.json` for 10 min",
     without_upstream: ErrorKind::Unavailable,
+    probe: Some("se/rd/serde"),
 };
 
 /// Cargo's sparse registries.

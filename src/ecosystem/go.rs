@@ -45,6 +45,7 @@ static ABOUT: About = About {
     immutable: "`.info`, `.mod` and `.zip` of canonical versions, toolchains; the checksum database's lookups and tiles",
     mutable: "`@v/list`, `@latest` and queries such as `@v/main.info` for 1 min; the database's `latest` and `supported` for 1 h",
     without_upstream: ErrorKind::NotFound,
+    probe: Some("github.com/pkg/errors/@v/list"),
 };
 
 /// Go modules.

@@ -49,6 +49,7 @@ static ABOUT: About = About {
     mutable: "`maven-metadata.xml`, `-SNAPSHOT` files and catalogues for 1 min; a file without a `.sha1` is confirmed each \
               time; checksum files are made of what is kept and proven",
     without_upstream: ErrorKind::Unavailable,
+    probe: Some("org/apache/maven/plugins/maven-clean-plugin/maven-metadata.xml"),
 };
 
 /// Maven's repositories.

@@ -54,7 +54,7 @@ pub fn markdown() -> String {
          |---|---|---|---|---|---|\n",
     );
     for ecosystem in ALL {
-        let About { name, title, spec, immutable, mutable, without_upstream } = ecosystem.about();
+        let About { name, title, spec, immutable, mutable, without_upstream, .. } = ecosystem.about();
         let without = match without_upstream {
             ErrorKind::NotFound => "not found: the client's own list goes on",
             ErrorKind::Invalid

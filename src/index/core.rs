@@ -74,6 +74,8 @@ pub(super) struct Gauges {
     pub(super) commits: AtomicU64,
     pub(super) jobs: AtomicU64,
     pub(super) condemned: AtomicU64,
+    /// Records among them that nobody awaited.
+    pub(super) taken_back: AtomicU64,
     pub(super) sql_reads: AtomicU64,
 }
 

@@ -86,6 +86,12 @@ async fn a_failed_sync_takes_everything_back() {
     assert!(matches!(index.recall(&key("a").hash()), Presence::Absent));
     assert_eq!(index.missing(&PUBLIC(), &[sha256(b"a")]).await.expect("answers").len(), 1);
     assert_eq!(index.counts().condemned_jobs, 1);
+    assert_eq!(index.taken_back(), 0, "who awaited it was told");
+    let mut record = stored("c", b"c", 3);
+    record.blob = Some(blob(b"c", 3, Fate::Lost));
+    index.record(record, Ack::Visible).await.expect("is visible for a moment");
+    index.flush().await.expect("it goes on");
+    assert_eq!([index.taken_back(), index.taken_back()], [1, 0], "told once");
     index.record(stored("a", b"a", 2), Ack::Durable).await.expect("a new copy is good");
     drop(index);
     let index = open(dir.path());

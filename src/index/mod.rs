@@ -170,7 +170,14 @@ impl Index {
         let _ = loaded.wait_for(|loaded| *loaded).await;
     }
 
-    /// Waits until everything recorded so far is durable. Reports no failures: those went to who asked for them.
+    /// How many records that nobody awaited were taken back since this was asked last: their bytes or rows could not be made
+    /// durable.
+    pub fn taken_back(&self) -> u64 {
+        self.core.gauges.taken_back.swap(0, std::sync::atomic::Ordering::Relaxed)
+    }
+
+    /// Waits until everything recorded so far is durable. Reports no failures: those went to who asked for them, else
+    /// `taken_back` counts them.
     pub async fn flush(&self) -> Result<(), IndexError> {
         let room = self.core.queue.room(0).await?;
         self.core.queue.ask(Work::Barrier, room).await.map(drop)

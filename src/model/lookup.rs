@@ -345,4 +345,6 @@ pub struct About {
     pub mutable: &'static str,
     /// What a client is answered when no upstream is known.
     pub without_upstream: ErrorKind,
+    /// The path of something small and mutable that most upstreams have, for `larder doctor`. None: it hangs on the upstream.
+    pub probe: Option<&'static str>,
 }

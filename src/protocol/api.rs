@@ -175,8 +175,8 @@ impl Front {
             }
             "/api/v1/verify" => Ok(self.verify()),
             "/api/v1/flush" => {
-                self.cache.flush().await.map_err(internal)?;
-                Ok(json(StatusCode::OK, &json!({ "durable": true })))
+                let taken_back = self.cache.flush().await.map_err(internal)?;
+                Ok(json(StatusCode::OK, &json!({ "durable": true, "taken_back": taken_back })))
             }
             "/api/v1/upstreams/allow" => {
                 let ask: HostAsk = parse(&body)?;

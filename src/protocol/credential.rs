@@ -5,7 +5,7 @@ use base64::Engine;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use http::{HeaderMap, HeaderName};
 
-use super::label::label_of;
+use super::label::{self, label_of};
 use super::token::Token;
 
 /// As lenient as any upstream: what one of them would read as a token of ours must not be handed to it.
@@ -79,10 +79,10 @@ fn basic(encoded: &str) -> Credential {
     if Token::is_ours(user) {
         return ours(user, None);
     }
-    match label_of(user) {
-        Some(label) if password.is_empty() => Credential::Label(label.to_owned()),
-        _ => Credential::Other,
+    if !password.is_empty() {
+        return Credential::Other;
     }
+    label::of_user(user).map_or(Credential::Other, Credential::Label)
 }
 
 #[cfg(test)]

@@ -130,7 +130,10 @@ pub enum Denied {
     Unknown,
     #[error("this larder token has expired")]
     Expired,
-    #[error("the proxy credential is no larder token: write http://LABEL:TOKEN@HOST:PORT as the proxy's address")]
+    #[error(
+        "the proxy credential is no larder token: write http://LABEL:TOKEN@HOST:PORT as the proxy's address; without a \
+         token, a colon in LABEL as %253A"
+    )]
     NotOurs,
     #[error("more than one credential of a kind was sent")]
     Ambiguous,

@@ -13,9 +13,30 @@ const MAX_BYTES: usize = 64;
 /// What a label may hold and a segment of a path may not.
 const IN_A_PATH: &AsciiSet = &CONTROLS.add(b'/').add(b'#').add(b'%').add(b'?');
 
+/// In how many forms a user name is looked at: as the label is, as `as_user` writes it, and as an address has that.
+const ENCODED: usize = 3;
+
 /// The beginning of a path that counts a request for a build: `/~LABEL`.
 pub fn in_path(label: &str) -> String {
     format!("/~{}", utf8_percent_encode(label, IN_A_PATH))
+}
+
+/// A label as the user name of a credential without a token: a colon would end it (RFC 7617).
+pub fn as_user(label: &str) -> String {
+    label.replace(':', "%3A")
+}
+
+/// The label that a user name without a token is. Some clients show it as it stands in the address of their proxy, and
+/// some put that in a form of its own first.
+pub(super) fn of_user(user: &str) -> Option<String> {
+    let mut user = user.to_owned();
+    for _ in 0..ENCODED {
+        match label_of(&user) {
+            Some(label) => return Some(label.to_owned()),
+            None => user = percent_decode_str(&user).decode_utf8().ok()?.into_owned(),
+        }
+    }
+    None
 }
 
 /// Takes a build label out of a path, for clients that can carry it nowhere else: `/~LABEL/go/...`.
@@ -58,6 +79,13 @@ mod tests {
             assert_eq!(take_from_path(&mut uri).as_deref(), Some(label));
             assert_eq!(uri, "/go/m?q=1");
         }
+        for user in ["team/a:42", "team/a%3A42", "team%2Fa%253A42"] {
+            assert_eq!(of_user(user).as_deref(), Some("team/a:42"), "{user}");
+        }
+        for user in ["", "a b", "a%0Ab", "a%", "%6crd_x"] {
+            assert_eq!(of_user(user), None, "{user}");
+        }
+        assert_eq!(of_user(&as_user("a:b")).as_deref(), Some("a:b"));
         let mut uri = Uri::from_static("/~a%0Ab/go/m");
         assert_eq!((take_from_path(&mut uri), uri.path()), (None, "/~a%0Ab/go/m"));
     }

@@ -6,8 +6,13 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::intercept::{LIMIT, file, setup};
+use crate::jvm_intercepted;
 use crate::support::agent::{Agent, larder_run};
+use crate::support::body::Body;
+use crate::support::build::{Build, HOST};
 use crate::support::machine::scratch;
+use crate::support::maven::{Artifact, place, publish};
+use crate::support::resource::{Fault, Resource};
 use crate::support::server::{LARDER, Server, Setup, end_of};
 use crate::support::tls::World;
 use crate::support::wait_until;
@@ -123,8 +128,7 @@ fn a_build_that_began_without_its_server_is_not_shown_certificates_that_it_does_
 fn a_tunnel_through_a_server_that_falls_silent_is_cut_and_not_left_to_wait() {
     let dir = scratch();
     let (world, setup) = setup(dir.path(), &[]);
-    let held =
-        crate::support::resource::Resource::seed(1, 1 << 20).then(crate::support::resource::Fault::Hold(1 << 19));
+    let held = Resource::seed(1, 1 << 20).then(Fault::Hold(1 << 19));
     world.upstream.put("/held", held);
     let server = setup.start();
     let mut agent = build(dir.path(), &world, &server.url());
@@ -186,4 +190,59 @@ fn a_tunnel_shows_the_server_the_token_of_the_build() {
     assert_eq!(end_of(command, LIMIT).code, Some(0));
     wait_until(LIMIT, "the token is no longer honoured", || agent.step("curl -sS https://files.example/a").0 != 0);
     assert_eq!(world.upstream.count("/a"), 1);
+}
+
+/// Within TLS that the server ends no agent can go on where it stopped. A client's next try goes around it.
+#[test]
+fn what_a_lost_server_cut_within_what_it_intercepts_is_had_by_another_try() {
+    let dir = scratch();
+    let build = Build::go(dir.path());
+    let world = &build.world;
+    let setup = Setup::below(dir.path()).default_policy().config(&world.config(&[HOST]));
+    world.upstream.put("/a", file(BODY));
+    let curl = "curl -sS --max-time 60 -o large";
+    let large = |at: u64| Resource::seed(at, 1 << 20).then(Fault::Hold(1 << 19));
+    for at in 1..3 {
+        world.upstream.put(&format!("/{at}"), large(at));
+    }
+    let home = dir.path().join("home");
+    publish(&world.upstream, &Artifact { name: "test.example:lib:1.0", needs: &[], more: "" });
+    publish(&world.upstream, &Artifact { name: "org.codehaus.plexus:plexus-utils:1.1", needs: &[], more: "" });
+    let jar = format!("{}.jar", place("test.example:lib:1.0").0);
+    world.upstream.change(&jar, |whole| whole.then(Fault::Hold(10)));
+    let maven = jvm_intercepted::project(&home, HOST, &dir.path().join("local"));
+    build.hold();
+
+    let server = setup.start();
+    let setup = setup.listen(&server.addr().to_string());
+    let mut command = larder_run(dir.path(), &server.url());
+    let own = [("MAVEN_OPTS", format!("-Duser.home={}", home.display())), ("MAVEN_CONFIG", String::new())];
+    command.envs(build.variables()).env("CURL_CA_BUNDLE", &world.authority).envs(own).args(["--label", "b1"]);
+    let mut agent = Agent::of(command);
+    server.kill();
+    let module = "module example.com/p\\n\\ngo 1.20\\n\\nrequire example.com/demo v1.0.0\\n";
+    let go = "GOPROXY=https://files.example/go GONOSUMDB=* GOFLAGS='-mod=mod -modcacherw' GOTOOLCHAIN=local go mod download all";
+    let mvn = "mvn --batch-mode --strict-checksums validate";
+    for (path, script) in [
+        ("/1", format!("! {curl} https://files.example/1 && {curl} https://files.example/1")),
+        ("/2", format!("{curl} --retry 2 --retry-all-errors https://files.example/2")),
+        (&build.large, format!("mkdir p && cd p && printf '{module}' > go.mod && ! {go} && {go}")),
+        (&jar, format!("cd {} && {{ ! {mvn} && {mvn}; }}", maven.display())),
+    ] {
+        let server = setup.start();
+        wait_until(SHORT, "the server is asked", || {
+            fetched(&mut agent, "https://files.example/a").contains("cache-status")
+        });
+        std::thread::scope(|scope| {
+            let step = scope.spawn(|| agent.step(&script));
+            wait_until(LIMIT, "some of it is there", || world.upstream.held(path) == 1 || step.is_finished());
+            server.kill();
+            let (code, said) = step.join().expect("it ends");
+            assert_eq!(code, 0, "{script}: {said}");
+        });
+        world.upstream.release(path);
+        assert_eq!(world.upstream.count(path), 2, "{script}");
+    }
+    let whole = Body::new(2, 1 << 20).whole();
+    assert!(std::fs::read(dir.path().join("large")).expect("was fetched") == whole);
 }

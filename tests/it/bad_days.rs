@@ -11,7 +11,9 @@ use crate::intercept::{setup, token};
 use crate::support::agent::{as_user, larder_run};
 use crate::support::build::{Build, HOST};
 use crate::support::machine::{Island, root_or_say, run, scratch};
+use crate::support::resource::{Fault, Resource};
 use crate::support::server::{Ended, LARDER, Setup, end_of};
+use crate::support::upstream::Upstream;
 use crate::support::wait_until;
 
 const LIMIT: Duration = Duration::from_secs(120);
@@ -109,6 +111,25 @@ fn a_server_that_says_nothing_holds_a_build_up_for_a_short_time() {
     assert_right("silent", &got, &direct);
     assert!(got.0.stderr.contains("going on without it"), "{}", got.0.stderr);
     assert!(!got.0.stderr.contains("error"), "it is no error: {}", got.0.stderr);
+    assert!(took < SHORT, "{took:?}");
+}
+
+/// It answers once, and then takes what it is sent and keeps still.
+#[test]
+fn a_server_that_falls_silent_before_the_build_begins_holds_it_up_for_a_short_time() {
+    let dir = scratch();
+    let server = Upstream::start();
+    let health = Resource::text(r#"{"ready":true,"version":"1","instance":"one"}"#).then(Fault::None);
+    server.put("/api/v1/health", health.always(Fault::Silent));
+    server.put("/api/v1/upstreams/import", Resource::text("").always(Fault::Silent));
+    let mut command = larder_run(dir.path(), &server.url(""));
+    command.env("GOPROXY", "https://go.example").args(["--", "echo", "was run"]);
+    let begin = Instant::now();
+    let ended = end_of(command, LIMIT);
+    let took = begin.elapsed();
+    assert_eq!((ended.code, &*ended.stdout), (Some(0), "was run\n"), "{ended:?}");
+    assert_eq!(server.count("/api/v1/upstreams/import"), 1);
+    assert!(ended.stderr.contains("no answer in time; going on without it"), "{}", ended.stderr);
     assert!(took < SHORT, "{took:?}");
 }
 

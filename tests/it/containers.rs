@@ -13,6 +13,7 @@ use crate::support::alone;
 use crate::support::debian::{self, Buildah};
 use crate::support::machine::{Island, root_or_say, run, scratch};
 use crate::support::server::{Ended, LARDER, Server, Setup, end_of};
+use crate::support::wait_until;
 
 const LIMIT: Duration = Duration::from_secs(300);
 const MODULE: &str = "github.com/pkg/errors@v0.9.1";
@@ -85,6 +86,10 @@ impl Build {
 
     /// Builds under `larder run` with a server and its token, or without it.
     fn build(&self, within: &[String], server: Option<(&str, &str)>, more: &[&str]) -> Ended {
+        end_of(self.larder_run(within, server, more), LIMIT)
+    }
+
+    fn larder_run(&self, within: &[String], server: Option<(&str, &str)>, more: &[&str]) -> Command {
         let mut words = within.to_vec();
         if let Some((server, _)) = server {
             let larder = self.larder.display().to_string();
@@ -110,7 +115,7 @@ impl Build {
             command.env_remove(name);
         }
         command.env("LARDER_DATA_DIR", self.client()).env("LARDER_TOKEN", server.map_or("", |(_, token)| token));
-        end_of(command, LIMIT)
+        command
     }
 
     fn client(&self) -> PathBuf {
@@ -306,4 +311,62 @@ fn a_run_that_reads_the_secret_trusts_larder_and_leaves_no_trace() {
             fs::remove_dir_all(entry.path()).expect("it is ours");
         }
     }
+}
+
+/// `files.example` as it is, whose authority the image trusts: before its server is back and after that.
+const BACK: &str = "FROM localhost/base
+COPY authority.pem /etc/ssl/certs/ca-certificates.crt
+RUN SECRET /usr/lib/apt/apt-helper download-file https://files.example/a /a; touch /sync/began; \
+    while [ ! -e /sync/back ]; do sleep 0.05; done; /usr/lib/apt/apt-helper -o Acquire::Retries=0 download-file https://files.example/b /b
+RUN /usr/lib/apt/apt-helper download-file https://files.example/c /c
+";
+
+#[test]
+fn containers_go_on_when_a_server_that_intercepts_is_lost_and_when_it_is_back() {
+    if !root_or_say("building an image") {
+        return;
+    }
+    let _alone = alone();
+    let dir = scratch();
+    let (world, setup) = setup(dir.path(), &["files.example"]);
+    for path in ["/b", "/c"] {
+        world.upstream.put(path, file("what the host has\n"));
+    }
+    let server = setup.start();
+    let (url, setup) = (server.url(), setup.listen(&server.addr().to_string()));
+    let build = Build::new(dir.path(), BACK);
+    let sync = dir.path().join("sync");
+    fs::create_dir(&sync).expect("scratch can be written");
+    fs::copy(&world.authority, dir.path().join("context/authority.pem")).expect("scratch can be written");
+    let volume = format!("{}:/sync", sync.display());
+    let run = || {
+        let mut command = build.larder_run(&[], Some((&url, "")), &["-v", &volume, "--no-cache"]);
+        for name in ["http_proxy", "https_proxy"] {
+            command.env(name, world.proxy());
+        }
+        command.env("SSL_CERT_FILE", &world.authority);
+        end_of(command, LIMIT)
+    };
+    fs::write(sync.join("back"), "").expect("scratch can be written");
+    assert_built("alive", &run());
+    server.kill();
+    assert_built("lost", &run());
+
+    for name in ["back", "began"] {
+        fs::remove_file(sync.join(name)).expect("is there");
+    }
+    std::thread::scope(|scope| {
+        let running = scope.spawn(run);
+        wait_until(LIMIT, "the first file is there", || sync.join("began").exists() || running.is_finished());
+        let server = setup.start();
+        let agents = || fs::read_dir(build.client().join("agents")).into_iter().flatten().map_while(Result::ok);
+        let logs = || agents().filter_map(|agent| fs::read_to_string(agent.path().join("agent.log")).ok());
+        wait_until(LIMIT, "the agent sees it", || logs().any(|log| log.contains("the server is back")));
+        fs::write(sync.join("back"), "").expect("scratch can be written");
+        assert_built("back", &running.join().expect("it ends"));
+        // Through it, and what reads no secret around it.
+        assert_eq!(server.stats()["bytes_tunnelled"], 0, "{}", server.stats());
+        assert!(server.get("/https/files.example/b").cache_status().contains("hit"));
+        assert!(!server.get("/https/files.example/c").cache_status().contains("hit"));
+    });
 }

@@ -224,6 +224,9 @@ fn a_failed_fsync_condemns_what_it_covered() {
     rustix::process::kill_process(strace_pid, rustix::process::Signal::TERM).expect("our own child");
     strace.wait().expect("our own child");
     assert_eq!(server.get("/healthz").status, 200, "it goes on");
+    let told = Ask::get("/api/v1/flush").method("POST").must(server.addr()).text();
+    let told: serde_json::Value = serde_json::from_str(&told).expect("is JSON");
+    assert!(told["taken_back"].as_u64().is_some_and(|lost| lost > 0), "{told}");
     server.kill();
     let server = setup.start();
     upstream.die();

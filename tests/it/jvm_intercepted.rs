@@ -63,9 +63,9 @@ fn lein_by(dir: &Path, words: &[&str], local: &Path, command: &[&str]) -> Comman
     command
 }
 
-/// `mvn validate` with an extension, where a user's own settings name the repository for all others.
-fn maven(dir: &Path, server: &Server, local: &Path) -> Ended {
-    let (project, home) = (dir.join("maven"), dir.join(".m2"));
+/// A project of Maven's with an extension, where a user's own settings name the repository for all others.
+pub fn project(home: &Path, host: &str, local: &Path) -> PathBuf {
+    let (project, home) = (home.join("maven"), home.join(".m2"));
     fs::create_dir_all(&project).expect("scratch can be written");
     fs::create_dir_all(&home).expect("scratch can be written");
     let text = format!(
@@ -77,10 +77,16 @@ fn maven(dir: &Path, server: &Server, local: &Path) -> Ended {
     fs::write(project.join("pom.xml"), text).expect("scratch can be written");
     let text = format!(
         "<settings><localRepository>{}</localRepository><mirrors><mirror><id>ours</id><mirrorOf>*</mirrorOf>\
-         <url>https://{HOST}{BASE}</url></mirror></mirrors></settings>\n",
+         <url>https://{host}{BASE}</url></mirror></mirrors></settings>\n",
         local.display(),
     );
     fs::write(home.join("settings.xml"), text).expect("scratch can be written");
+    project
+}
+
+/// `mvn validate` in it.
+fn maven(dir: &Path, server: &Server, local: &Path) -> Ended {
+    let project = project(dir, HOST, local);
     let words = ["mvn", "--batch-mode", "--strict-checksums", "validate"];
     let mut command = run(dir, &["--server", &server.url()], &words);
     // A JVM looks for its user's home elsewhere.

@@ -293,3 +293,24 @@ fn a_successor_takes_over_and_no_request_fails() {
     });
     assert_eq!(upstream.count("/a"), 1);
 }
+
+#[test]
+fn what_needs_a_larder_that_serves_says_so_and_how_to_start_one() {
+    let dir = scratch();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a loopback port is free");
+    let address = listener.local_addr().expect("an address");
+    drop(listener);
+    for command in ["verify", "gc"] {
+        let run = |words: &[&str]| {
+            let mut larder = Command::new(LARDER);
+            larder.args([command]).args(words).env_clear().env("LARDER_DATA_DIR", dir.path());
+            larder.env("LARDER_SERVER_LISTEN", address.to_string());
+            end_of(larder, Duration::from_secs(20))
+        };
+        let ended = run(&[]);
+        assert_eq!((ended.code, &*ended.stdout), (Some(1), ""), "{ended:?}");
+        let why = format!("error: no larder answers at http://{address}: ");
+        assert!(ended.stderr.starts_with(&why) && ended.stderr.contains("larder serve"), "{}", ended.stderr);
+        assert!(run(&["--help"]).stdout.contains("The larder that serves does it"), "{command}");
+    }
+}

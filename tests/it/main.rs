@@ -23,6 +23,7 @@ mod clock;
 mod containers;
 mod disk;
 mod docker;
+mod doctor;
 mod fills;
 mod generations;
 mod go_client;

@@ -3,6 +3,7 @@
 use std::process::Command;
 use std::time::Duration;
 
+use crate::support::agent::larder_run;
 use crate::support::client::Ask;
 use crate::support::machine::scratch;
 use crate::support::registry::{Crates, go_mount};
@@ -109,4 +110,44 @@ fn larder(arguments: &[&str]) -> Command {
     let mut command = Command::new(LARDER);
     command.args(arguments);
     command
+}
+
+/// A colon ends the user name in a proxy's credential (RFC 7617), and without a token nothing tells where the label does.
+#[test]
+fn a_label_with_a_colon_and_no_token_breaks_no_build() {
+    // An address that no list of hosts to be asked directly has in it.
+    let (dir, upstream) = (scratch(), Upstream::start_on("127.0.0.2:0"));
+    let paths = ["/curl", "/git/info/refs?service=git-upload-pack", "/wget"];
+    paths.iter().for_each(|path| upstream.put(path, Resource::text("# an answer\n")));
+    let config = "[upstreams]\nlearn = \"public\"\n[upstream]\nallow_private = [\"127.0.0.0/30\"]\n";
+    let server = Setup::below(dir.path()).default_policy().config(config).start();
+    let at = |path| upstream.url(path);
+    // What git is told is no repository: it asked, and that is enough.
+    let script = format!("curl -fsS {}; wget -qO- {}; git ls-remote {} || :", at("/curl"), at("/wget"), at("/git"));
+    for (label, within) in [("team/app:42", &["--strict"][..]), ("team/app:43", &[])] {
+        let mut command = larder_run(dir.path(), &server.url());
+        command.args(within).args(["--label", label, "--", "sh", "-ec", &script]);
+        let ended = end_of(command, LIMIT);
+        assert_eq!(
+            (ended.code, &*ended.stdout),
+            (Some(0), "# an answer\n# an answer\n"),
+            "{within:?}: {}",
+            ended.stderr
+        );
+        assert!(ended.stderr.contains("is this a git repository?"), "git had no answer: {}", ended.stderr);
+        assert!(paths.iter().all(|path| upstream.seen(path).last().is_some_and(|seen| seen.header("via").is_some())));
+        let told = server.get(format!("/api/v1/stats?build={}", label.replace('/', "%2F"))).text();
+        let told: serde_json::Value = serde_json::from_str(&told).expect("is JSON");
+        // git shows its credential where it is asked for one alone, which nobody does on this machine.
+        assert_eq!(told["requests"], 2, "{within:?}: {told}");
+    }
+    // Whoever writes the address of a proxy by hand is told how.
+    let proxy = format!("http://team:42:@{}", server.addr());
+    let mut command = std::process::Command::new("curl");
+    command.args(["-sS", "--noproxy", "", "--proxy", &proxy, &at("/curl")]);
+    let ended = end_of(command, LIMIT);
+    assert!(ended.stdout.contains("colon") && ended.stdout.contains("%253A"), "{ended:?}");
+    let mut command = std::process::Command::new("curl");
+    command.args(["-fsS", "--noproxy", "", "--proxy", &proxy.replace("team:", "team%253A"), &at("/curl")]);
+    assert_eq!(end_of(command, LIMIT).stdout, "# an answer\n");
 }

@@ -157,6 +157,8 @@ fn a_full_disk_below_the_tools_settings_leaves_out_those_that_are_files() {
     assert_ran("full", &ended, &ended.stdout, "cannot be written: ");
     assert!(ended.stderr.contains("--data DIR"), "{ended:?}");
     assert_did_not_run("full", &end_of(run_in(dir.path(), &[&words[..], &["--strict"]].concat(), &COMMAND), LIMIT));
+    let left = run(&["find", &small.at.display().to_string(), "-name", "*.new*"]);
+    assert_eq!(left, "", "what could not be written whole stays");
 }
 
 #[test]
@@ -206,6 +208,13 @@ fn a_docker_build_goes_on_with_a_dangling_link_and_without_settings_of_its_own()
     fs::write(&overlays, "").expect("scratch can be written");
     let ended = build();
     assert_ran("no overlays", &ended, "  \n", "without a cache: ");
+
+    // They would go to a server that is not there.
+    fs::remove_file(&overlays).expect("it is ours");
+    server.kill();
+    let ended = build();
+    assert_ran("no server", &ended, &ended.stdout, "whose server does not answer");
+    assert!(ended.stdout.split(' ').nth(1) == Some(""), "{ended:?}");
 }
 
 /// These are the user's to know: nothing is run.

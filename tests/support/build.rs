@@ -151,7 +151,7 @@ impl Build {
     }
 
     /// What the user of a build has set: a proxy, and trust in the host's authority.
-    fn variables(&self) -> Vec<(&'static str, String)> {
+    pub fn variables(&self) -> Vec<(&'static str, String)> {
         let (authority, store) = (self.world.authority.display().to_string(), self.dir.join("trust.p12"));
         if !store.exists() {
             let words = ["keytool", "-importcert", "-noprompt", "-alias", "world", "-storepass", "changeit"];

@@ -9,9 +9,10 @@ use crate::model::lookup::Fallback;
 /// Looks for apt's archives, all in one: each is a base of its own, asked for what lies below it. Hosts that serve lists
 /// of mirrors follow by themselves: what stands there is no archive.
 ///
-/// `settings`: `token` is there when apt has a credential for one of them.
+/// `settings`: `token` is there when apt has a credential for one of them, `release` is where the first one has a suite's
+/// `InRelease`.
 pub fn look(around: &Surroundings<'_>) -> Vec<Found> {
-    let (mut texts, mut from, mut lists) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut archives, mut from, mut lists) = (Vec::new(), Vec::new(), Vec::new());
     let files =
         [around.at("/etc/apt/sources.list")].into_iter().chain(around.list(&around.at("/etc/apt/sources.list.d")));
     for path in files {
@@ -22,18 +23,28 @@ pub fn look(around: &Surroundings<'_>) -> Vec<Found> {
         };
         let Some(told) = told.filter(|told| !told.is_empty()) else { continue };
         let shown = around.shown(&path);
-        for uri in told {
-            match Uri::of(&uri) {
-                Uri::Archive(text) => texts.push(text.to_owned()),
-                Uri::MirrorFile(file) => texts.extend(mirrors(&around.read(&around.at(file)).unwrap_or_default())),
+        for source in told {
+            let of = |text: String| Source { uri: text, ..source.clone() };
+            match Uri::of(&source.uri) {
+                Uri::Archive(text) => archives.push(of(text.to_owned())),
+                Uri::MirrorFile(file) => {
+                    let text = around.read(&around.at(file)).unwrap_or_default();
+                    archives.extend(mirrors(&text).into_iter().map(of));
+                }
                 Uri::MirrorList(text) => lists.extend(Found::one("apt", "mirror-list", shown.clone(), &text)),
                 Uri::Other => {}
             }
         }
         from.push(shown);
     }
-    let texts = texts.into_iter().map(|text| (text, Fallback::OnAbsence));
+    let texts = archives.iter().map(|source| (source.uri.clone(), Fallback::OnAbsence));
     let mut found = Found::of("apt", "", from.join(", "), texts);
+    if let Some(found) = &mut found {
+        let is_first =
+            |uri: &str| address(uri).is_some_and(|(url, _)| found.urls.first().is_some_and(|(first, _)| *first == url));
+        let release = archives.iter().filter(|source| is_first(&source.uri)).find_map(Source::release);
+        found.settings.extend(release.map(|release| ("release", release)));
+    }
     if let Some(found) = &mut found
         && (!found.secrets.is_empty() || has_credential(around, found))
     {
@@ -41,6 +52,23 @@ pub fn look(around: &Surroundings<'_>) -> Vec<Found> {
     }
     lists.dedup_by(|one, other| one.urls == other.urls);
     found.into_iter().chain(lists).collect()
+}
+
+/// One archive and one of its suites, as a file names them.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Source {
+    pub uri: String,
+    suite: String,
+}
+
+impl Source {
+    /// Below the archive's address. None for a suite that hangs on the machine.
+    fn release(&self) -> Option<String> {
+        let suite = Some(&*self.suite).filter(|suite| !suite.is_empty() && !suite.contains('$'))?;
+        // A slash at the end makes it the place itself.
+        let place = if suite.ends_with('/') { suite.to_owned() } else { format!("dists/{suite}/") };
+        Some(format!("{}InRelease", place.trim_start_matches("./").trim_start_matches('/')))
+    }
 }
 
 /// What a URI of a source leads to.
@@ -87,18 +115,19 @@ fn has_credential(around: &Surroundings<'_>, found: &Found) -> bool {
 }
 
 /// `deb [options] URI suite components...`
-pub(super) fn one_line(text: &str) -> Vec<String> {
-    let address = |line: &str| {
+pub(super) fn one_line(text: &str) -> Vec<Source> {
+    let source = |line: &str| {
         let (kind, after) = line.trim().split_once(char::is_whitespace)?;
         let after = Some(after.trim_start()).filter(|_| matches!(kind, "deb" | "deb-src"))?;
         let after = if after.starts_with('[') { after.split_once(']')?.1 } else { after };
-        after.split_whitespace().next().filter(|word| !word.starts_with('#')).map(str::to_owned)
+        let mut words = after.split_whitespace().take_while(|word| !word.starts_with('#')).map(str::to_owned);
+        Some(Source { uri: words.next()?, suite: words.next().unwrap_or_default() })
     };
-    text.lines().filter_map(address).collect()
+    text.lines().filter_map(source).collect()
 }
 
 /// Stanzas of `Field: value`, with `Enabled: no` switching one off; values go on in indented lines.
-pub(super) fn deb822(text: &str) -> Vec<String> {
+pub(super) fn deb822(text: &str) -> Vec<Source> {
     let mut all = Vec::new();
     let text: String =
         text.lines().filter(|line| !line.starts_with('#')).map(|line| format!("{}\n", line.trim_end())).collect();
@@ -112,7 +141,10 @@ pub(super) fn deb822(text: &str) -> Vec<String> {
         if field("Enabled").is_some_and(|enabled| off.contains(&enabled.to_ascii_lowercase().as_str())) {
             continue;
         }
-        all.extend(field("URIs").iter().flat_map(|uris| uris.split_whitespace()).map(str::to_owned));
+        let suites = field("Suites").unwrap_or_default();
+        let suite = suites.split_whitespace().next().unwrap_or_default();
+        let uris = field("URIs").unwrap_or_default();
+        all.extend(uris.split_whitespace().map(|uri| Source { uri: uri.to_owned(), suite: suite.to_owned() }));
     }
     all
 }
@@ -139,6 +171,22 @@ mod tests {
             urls(&found),
             ["https://one.example/debian/", "https://two.example/debian/", "https://three.example/"]
         );
+        assert_eq!(found.settings["release"], "dists/suite/InRelease");
+    }
+
+    #[test]
+    fn a_suite_of_the_first_archive_tells_where_its_release_is() {
+        let release = |sources: &str| {
+            let found = Machine::new(&[("etc/apt/sources.list.d/a.sources", sources)]).look(look).remove(0);
+            found.settings.get("release").cloned()
+        };
+        let stanza = |suites: &str| format!("URIs: https://a.example/d https://b.example\nSuites: {suites}\n\n");
+        assert_eq!(release(&stanza("x-security/updates y")).as_deref(), Some("dists/x-security/updates/InRelease"));
+        assert_eq!(release(&stanza("/")).as_deref(), Some("InRelease"));
+        assert_eq!(release(&stanza("./flat/")).as_deref(), Some("flat/InRelease"));
+        assert_eq!(release("URIs: https://a.example\n"), None);
+        // What only the machine's architecture makes a suite of is passed over.
+        assert_eq!(release(&format!("{}{}", stanza("$(ARCH)/"), stanza("y"))).as_deref(), Some("dists/y/InRelease"));
     }
 
     #[test]

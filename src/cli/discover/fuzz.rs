@@ -7,8 +7,7 @@ pub fn discover(bytes: &[u8]) {
     let _ = jar::member(std::io::Cursor::new(bytes), "a");
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     let mut found: Vec<String> = ini(text).map(|(_, _, value)| value.to_owned()).collect();
-    found.extend(apt::one_line(text));
-    found.extend(apt::deb822(text));
+    found.extend(apt::one_line(text).into_iter().chain(apt::deb822(text)).map(|source| source.uri));
     let plain = maven::without_comments(text);
     found.extend(maven::blocks(&plain, "url").map(str::to_owned));
     found.extend(gradle::repositories(text).into_iter().map(|(url, _)| url));

@@ -41,8 +41,9 @@ fn page(title: &str, command: &str, word: &str, more: &str) -> String {
          No layer, key or history changes by any of this: a rebuild without larder finds every layer.\n\n\
          ## When larder is dead\n\n`--if-up` adds nothing, and the build goes without. By `larder run`, \
          builds of buildah and podman that share this machine's network (`--isolation chroot`, `--network host`) have the agent, \
-         and go on when larder dies in the middle. Other containers have none: then what a `RUN` fetches fails (`no fallback`; Go goes on), and the layers that are \
-         done stay.\n\n\
+         and go on when larder dies in the middle. Other containers have none: where larder is dead when the build begins, they \
+         go without; when it dies later, what a `RUN` fetches fails (`no fallback`; Go goes on), and the layers that are done \
+         stay.\n\n\
          ## What is not cached\n\nThe images of `FROM`: they are pulled by the builder, which is not asked. What `RUN` fetches \
          over https by the proxy variables alone, unless larder intercepts the host.\n\n{}",
         see()

@@ -139,7 +139,9 @@ fn shell() -> String {
          For all that follows in this shell, such as a CI system's first step:\n\n```sh\n{command}\n```\n\n\
          Both look at what this machine's tools use and keep it: each tool goes to its own upstreams, by way of larder.\n\n\
          ## When larder is dead\n\n`larder run` goes on: from what its agent keeps, then from the upstreams, in the middle of \
-         a download too. `--if-up` sets nothing when larder does not answer within 300 ms. When it dies later in that shell:\n\n\
+         a download too. One kind of download is cut there and comes by another try: https by way of the proxy variables, \
+         tunnelled or intercepted, since nobody can go on within another's TLS. `curl --retry 3 --retry-all-errors` tries \
+         again by itself, go and Maven when they are started again. `--if-up` sets nothing when larder does not answer within 300 ms. When it dies later in that shell:\n\n\
          {}\n## What is kept\n\n{}\n{}",
         alone(&mounted()),
         kept(&mounted()),

@@ -7,6 +7,7 @@
 use super::{Client, Overlay, Script, Settings, is_private, own_directory, proxy};
 use crate::cli::discover::{Found, maven as discovered};
 use crate::ecosystem;
+use crate::protocol::label;
 
 /// On machines that are not this one.
 const ELSEWHERE: &str = "/tmp/larder-maven";
@@ -93,7 +94,7 @@ const LABEL: &str = "LARDER_MAVEN_LABEL";
 /// What the settings on this machine name.
 fn named(client: &Client<'_>) -> Vec<(String, String)> {
     let server = client.labelled.as_str().trim_end_matches('/').to_owned();
-    let label = client.label.iter().map(|(label, _)| (LABEL.to_owned(), label.clone()));
+    let label = client.label.iter().map(|(label, token)| (LABEL.to_owned(), user(label, token)));
     [(SERVER.to_owned(), server)].into_iter().chain(label).collect()
 }
 
@@ -112,9 +113,14 @@ fn proxies(client: &Client<'_>, told: Told) -> String {
     )
 }
 
+/// What Maven shows as its name.
+fn user(label: &str, token: &str) -> String {
+    if token.is_empty() { label::as_user(label) } else { label.to_owned() }
+}
+
 fn credential(label: &str, token: &str, told: Told) -> String {
     let label = match told {
-        Told::InFull => escaped(label),
+        Told::InFull => escaped(&user(label, token)),
         Told::ByName => format!("${{env.{LABEL}}}"),
     };
     let token = if token.is_empty() { "" } else { "${env.LARDER_TOKEN}" };

@@ -1,6 +1,7 @@
 //! What reads proxy variables, and JVMs, which read properties alone.
 
 use super::{Client, Settings, go};
+use crate::protocol::label;
 
 /// The proxy variables; what the client had in `no_proxy` stays in it. larder itself is asked directly, but where a token
 /// is needed and TLS is not spoken: the proxy's credential is then the one way in which every tool can show it. So are
@@ -9,8 +10,10 @@ pub(super) fn settings(client: &Client<'_>) -> Settings {
     let mut proxy = client.server.clone();
     proxy.set_path("");
     if let Some((label, token)) = &client.label {
+        // Beside a token a colon is told from the one behind the label. What stands for it is put in an address's form too.
+        let user = if token.is_empty() { label::as_user(label).replace('%', "%25") } else { label.clone() };
         // Cannot fail: the address has a host.
-        let _ = proxy.set_username(label);
+        let _ = proxy.set_username(&user);
         let _ = proxy.set_password(Some(token).filter(|token| !token.is_empty()).map(String::as_str));
     }
     let mut proxy = proxy.as_str().trim_end_matches('/').to_owned();

@@ -1,22 +1,23 @@
 //! What a server offers its clients to trust, whether it may be believed, and what an agent's builds remember of it.
 
+use std::fs;
 use std::path::Path;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use tokio_rustls::rustls::pki_types::CertificateDer;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use url::Url;
 
 use crate::cli::client::{Client, ClientError};
 use crate::cli::failure::Failure;
-use crate::cli::keystore::{self, Der};
+use crate::cli::keystore::Der;
 use crate::runtime::aside::{Mode, replace};
 
 /// What a server's authorities are kept in, in the directory of its agent.
-const KNOWN: &str = "authorities.pem";
+const KNOWN: &str = "authorities.json";
 
 /// What a server says that its clients have to trust.
-#[derive(Deserialize, Debug, Default, Clone)]
+#[derive(Serialize, Deserialize, Debug, Default, Clone, PartialEq, Eq)]
 #[serde(default)]
 pub(crate) struct Offer {
     own: String,
@@ -73,15 +74,16 @@ pub(crate) async fn offered(client: &Client, consent: Consent) -> Result<Option<
 }
 
 /// What the server behind an agent offered last, from the agent's directory.
-pub(crate) fn known(agent: &Path) -> Vec<Der> {
-    let known = CertificateDer::pem_file_iter(agent.join(KNOWN));
-    known.into_iter().flatten().filter_map(|one| Some(one.ok()?.to_vec())).collect()
+pub(crate) fn known(agent: &Path) -> Option<Offer> {
+    let offer: Offer = serde_json::from_slice(&fs::read(agent.join(KNOWN)).ok()?).ok()?;
+    Some(offer).filter(|offer| !offer.certificates().is_empty())
 }
 
 /// Keeps that, for builds that find the server lost. What is not kept is not trusted then, and that is all.
-pub(crate) fn remember(agent: &Path, offered: &[Der]) {
-    if known(agent) != offered {
-        let _ = replace(&agent.join(KNOWN), keystore::pem(offered).as_bytes(), Mode::Usual);
+pub(crate) fn remember(agent: &Path, offered: Option<&Offer>) {
+    if known(agent).as_ref() != offered {
+        let text = serde_json::to_vec(&offered).unwrap_or_default();
+        let _ = replace(&agent.join(KNOWN), &text, Mode::Usual);
     }
 }
 
@@ -89,6 +91,7 @@ pub(crate) fn remember(agent: &Path, offered: &[Der]) {
 mod tests {
     use super::super::tests::certificates;
     use super::*;
+    use crate::cli::keystore;
 
     #[test]
     fn only_who_speaks_tls_with_larder_needs_its_own_authority() {

@@ -112,12 +112,14 @@ impl Writer {
             if staged.failure.is_some() {
                 self.core.gauges.condemned.fetch_add(1, Ordering::Relaxed);
             }
+            let is_record = matches!(staged.job.work, Work::Record(_));
             settle::settle(&self.core, &mut staged);
             let acked: Acked = match &staged.failure {
                 None => Ok(staged.done),
                 Some(failure) => Err(failure.error()),
             };
             if let Some(Err(error)) = staged.job.end(acked) {
+                self.core.gauges.taken_back.fetch_add(u64::from(is_record), Ordering::Relaxed);
                 tracing::error!(%error, "a change that nobody awaited was taken back");
             }
         }
