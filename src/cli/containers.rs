@@ -420,7 +420,7 @@ mod tests {
         let pairs = [("GOPROXY", "http://10.0.0.1:7070/go,direct"), ("http_proxy", "http://b:t@10.0.0.1:7070")];
         let env = pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
         let lines = "mkdir -p /tmp/larder-x\n".to_owned();
-        let elsewhere = super::super::tools::Script { lines, ..Default::default() };
+        let elsewhere = super::super::tools::overlay::Script { lines, ..Default::default() };
         Told::of(Settings { env, elsewhere, ..Settings::default() }, None)
     }
 

@@ -143,6 +143,7 @@ impl Setup {
                 // It ended, or hangs: either way it is not wanted any more.
                 let _ = server.child.kill();
                 let status = server.wait();
+                server.wait_heard();
                 Err(format!("{status}\n{}", server.said()))
             }
         }
@@ -229,6 +230,11 @@ impl Server {
         self.child.wait().expect("our own child can be waited for")
     }
 
+    /// All that it said before it ended is read.
+    fn wait_heard(&self) {
+        wait_until(Duration::from_secs(2), "the output is read", || self.readers.iter().all(|one| one.is_finished()));
+    }
+
     /// Waits at most `limit`; None when it still runs.
     pub fn wait_at_most(&mut self, limit: Duration) -> Option<ExitStatus> {
         let begin = Instant::now();
@@ -261,9 +267,7 @@ impl Drop for Server {
         let _ = self.child.kill();
         let _ = self.child.wait();
         if std::thread::panicking() {
-            wait_until(Duration::from_secs(2), "the output is read", || {
-                self.readers.iter().all(|one| one.is_finished())
-            });
+            self.wait_heard();
             eprintln!("--- the server at {} said:\n{}---", self.addr, self.said());
         }
     }

@@ -4,7 +4,7 @@
 //! Tried with dash, bash and busybox; keytool 17.
 
 use super::super::keystore::{self, Der};
-use super::super::tools::own_directory;
+use super::super::tools::overlay::own_directory;
 use super::super::trust::{Kind, VARIABLES};
 use crate::model::digest::Digest;
 

@@ -4,7 +4,8 @@
 //! proxy variables. The program, which apt takes no arguments for, is a script for what every Debian has: bash and coreutils. `APT_CONFIG` names a file that
 //! apt reads before all others.
 
-use super::{Client, Overlay, Purpose, Script, Settings, own_directory};
+use super::overlay::{Overlay, Script, own_directory};
+use super::{Client, Purpose, Settings};
 use crate::cli::public_dir;
 
 /// On machines that are not this one. Always the same, so that what was built there stays built.

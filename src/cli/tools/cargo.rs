@@ -16,7 +16,8 @@ use std::path::Path;
 
 use toml::{Table, Value};
 
-use super::{Client, Overlay, Script, Settings, own_directory};
+use super::overlay::{Overlay, Script, own_directory};
+use super::{Client, Settings};
 use crate::cli::discover::{Found, cargo as discovered};
 
 /// What cargo makes in its home. A link may lead to a file that is not there yet, but not to such a directory.

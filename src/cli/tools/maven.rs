@@ -4,7 +4,8 @@
 //! settings alone. `-Dmaven.conf` in `MAVEN_OPTS` names where the installation's own `settings.xml` lies, which is merged
 //! below the user's: what a user or a project set stays in force, and wins. Tried with Maven 3.8.7.
 
-use super::{Client, Overlay, Script, Settings, is_private, own_directory, proxy};
+use super::overlay::{Overlay, Script, own_directory};
+use super::{Client, Settings, is_private, proxy};
 use crate::cli::discover::{Found, maven as discovered};
 use crate::ecosystem;
 use crate::protocol::label;

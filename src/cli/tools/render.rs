@@ -12,7 +12,8 @@ use std::path::Path;
 
 use serde_json::{Map, json};
 
-use super::{NO_FALLBACK, Overlay, Settings};
+use super::overlay::Overlay;
+use super::{NO_FALLBACK, Settings};
 
 /// How settings are printed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
@@ -241,7 +242,7 @@ fn indented(text: &str, by: usize) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Script;
+    use super::super::overlay::Script;
     use super::*;
 
     fn sample() -> Settings {
