@@ -226,7 +226,7 @@ mod tests {
 
     #[test]
     fn a_handshake_is_read_however_it_is_cut() {
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let config = rustls::ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .expect("versions")
