@@ -3,6 +3,7 @@
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
@@ -36,6 +37,16 @@ pub fn identity(name: &str) -> (Arc<ServerConfig>, String) {
         .with_single_cert(vec![leaf.der().clone()], PrivateKeyDer::Pkcs8(key.serialize_der().into()))
         .expect("they fit");
     (Arc::new(config), ours.pem())
+}
+
+/// A certificate for `name` and its key, as files.
+pub fn files(dir: &Path, name: &str) -> (PathBuf, PathBuf) {
+    let key = KeyPair::generate().expect("a key");
+    let leaf = CertificateParams::new([name.to_owned()]).expect("a name").self_signed(&key).expect("signs");
+    let (certificate, private) = (dir.join("nginx.crt"), dir.join("nginx.key"));
+    std::fs::write(&certificate, leaf.pem()).expect("scratch can be written");
+    std::fs::write(&private, key.serialize_pem()).expect("scratch can be written");
+    (certificate, private)
 }
 
 /// A client of TLS 1.3 to which it does not matter who the server is.

@@ -18,6 +18,8 @@ use super::connection::{Ends, Place, Tally, obeying, opened, serve, serve_stream
 use super::counters::Counters;
 use super::guarded::PREFACE;
 use super::pulse::{Order, Stage};
+use super::seal::shaking;
+use super::sealed::Sealed;
 use super::service::Session;
 use crate::protocol::{BoxFuture, Inner, Opening, Replayed, Served, Within};
 
@@ -80,10 +82,10 @@ impl Insides {
             None => return Served::Failed { why: "there is no authority".to_owned() },
         };
         pulse.set_stage(Stage::Opening);
-        let shaken = obeying(&pulse, Box::pin(TlsAcceptor::from(config).accept(io))).await;
+        let shaken = obeying(&pulse, Box::pin(shaking(TlsAcceptor::from(config).accept(io)))).await;
         let io = match shaken {
-            Some(Ok(io)) => Box::new(io),
-            Some(Err(error)) => {
+            Some((Ok(io), sealer)) => Box::new(Sealed::new(io, sealer)),
+            Some((Err(error), _)) => {
                 Counters::up(&shared.counters.refused_tls);
                 return refusal(&error);
             }

@@ -18,6 +18,8 @@ mod guarded;
 mod inner;
 mod lane;
 mod pulse;
+mod seal;
+mod sealed;
 mod service;
 mod watch;
 

@@ -15,6 +15,7 @@ use tokio_rustls::rustls::{self, ServerConfig};
 
 use super::ca::{Ca, LEAF_LIFE};
 use super::error::ServerError;
+use super::seal::provider;
 use crate::model::time::Timestamp;
 use crate::runtime::clock::Clock;
 
@@ -93,7 +94,7 @@ impl Certificates {
 /// How handshakes are done, whoever we are.
 pub(crate) fn base_config(certificates: Arc<dyn ResolvesServerCert>) -> Result<ServerConfig, ServerError> {
     let failed = |why: rustls::Error| ServerError::Tls { why: why.to_string() };
-    let mut config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+    let mut config = ServerConfig::builder_with_provider(Arc::new(provider()))
         .with_safe_default_protocol_versions()
         .map_err(failed)?
         .with_no_client_auth()
@@ -145,7 +146,7 @@ pub(crate) fn certified(
     chain: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
 ) -> Result<CertifiedKey, rustls::Error> {
-    let certified = CertifiedKey::from_der(chain, key, &aws_lc_rs::default_provider())?;
+    let certified = CertifiedKey::from_der(chain, key, &provider())?;
     match certified.keys_match() {
         // Whether they match cannot always be told; then the handshake tells.
         Ok(()) | Err(rustls::Error::InconsistentKeys(rustls::InconsistentKeys::Unknown)) => Ok(certified),
