@@ -73,6 +73,11 @@ pub fn bare() -> Peer {
 
 /// nginx with what makes it fast for files, over files of its own with the same bytes.
 pub fn nginx(dir: &Path, sizes: &[u64]) -> Peer {
+    nginx_with(dir, sizes, "")
+}
+
+/// The same with `more` said of its server.
+pub fn nginx_with(dir: &Path, sizes: &[u64], more: &str) -> Peer {
     let home = dir.join("nginx");
     let files = home.join("files");
     fs::create_dir_all(&files).expect("scratch can be written");
@@ -82,7 +87,7 @@ pub fn nginx(dir: &Path, sizes: &[u64]) -> Peer {
         fs::write(files.join(len.to_string()), body).expect("scratch can be written");
     }
     // Two ports of ours would race: nginx cannot choose one itself, so a free one is looked for right before.
-    let addr = std::net::TcpListener::bind("127.0.0.1:0").and_then(|one| one.local_addr()).expect("a free port");
+    let addr = free();
     let home_text = home.display();
     let config = format!(
         "worker_processes 2;\ndaemon off;\nmaster_process on;\npid {home_text}/pid;\nerror_log {home_text}/error.log warn;\n\
@@ -91,7 +96,7 @@ pub fn nginx(dir: &Path, sizes: &[u64]) -> Peer {
          tcp_nopush on;\n  keepalive_requests 1000000000;\n  open_file_cache max=1000 inactive=60s;\n\
          open_file_cache_valid 60s;\n  client_body_temp_path {home_text}/t1;\n  proxy_temp_path {home_text}/t2;\n\
          fastcgi_temp_path {home_text}/t3;\n  uwsgi_temp_path {home_text}/t4;\n  scgi_temp_path {home_text}/t5;\n\
-         server {{ listen {addr}; root {files}; }}\n}}\n",
+         server {{ listen {addr}; root {files}; {more} }}\n}}\n",
         user = if rustix::process::geteuid().is_root() { "user root;\n" } else { "" },
         files = files.display(),
     );
@@ -108,4 +113,9 @@ pub fn nginx(dir: &Path, sizes: &[u64]) -> Peer {
         std::thread::sleep(std::time::Duration::from_millis(10));
     }
     Peer { name: "nginx", addr, running, path: Box::new(|len| format!("/{len}")) }
+}
+
+/// Where something may listen that cannot choose itself.
+pub fn free() -> SocketAddr {
+    std::net::TcpListener::bind("127.0.0.1:0").and_then(|one| one.local_addr()).expect("a free port")
 }

@@ -3,11 +3,12 @@
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use tokio_rustls::rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use tokio_rustls::rustls::crypto::{CryptoProvider, ring, verify_tls13_signature};
+use tokio_rustls::rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls13_signature};
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use tokio_rustls::rustls::{
     self, ClientConfig, ClientConnection, DigitallySignedStruct, ServerConfig, SignatureScheme,
@@ -29,7 +30,7 @@ pub fn identity(name: &str) -> (Arc<ServerConfig>, String) {
     let ours = CertifiedIssuer::self_signed(params, KeyPair::generate().expect("a key")).expect("an authority");
     let key = KeyPair::generate().expect("a key");
     let leaf = CertificateParams::new([name.to_owned()]).expect("a name").signed_by(&key, &ours).expect("signs");
-    let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+    let config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
         .with_safe_default_protocol_versions()
         .expect("versions")
         .with_no_client_auth()
@@ -38,12 +39,22 @@ pub fn identity(name: &str) -> (Arc<ServerConfig>, String) {
     (Arc::new(config), ours.pem())
 }
 
+/// A certificate for `name` and its key, as files.
+pub fn files(dir: &Path, name: &str) -> (PathBuf, PathBuf) {
+    let key = KeyPair::generate().expect("a key");
+    let leaf = CertificateParams::new([name.to_owned()]).expect("a name").self_signed(&key).expect("signs");
+    let (certificate, private) = (dir.join("nginx.crt"), dir.join("nginx.key"));
+    std::fs::write(&certificate, leaf.pem()).expect("scratch can be written");
+    std::fs::write(&private, key.serialize_pem()).expect("scratch can be written");
+    (certificate, private)
+}
+
 /// A client of TLS 1.3 to which it does not matter who the server is.
 pub fn trusting_anybody() -> ClientConfig {
-    let provider = Arc::new(ring::default_provider());
+    let provider = Arc::new(aws_lc_rs::default_provider());
     ClientConfig::builder_with_provider(provider.clone())
         .with_protocol_versions(&[&rustls::version::TLS13])
-        .expect("ring has the version")
+        .expect("the provider has the version")
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(Anybody(provider)))
         .with_no_client_auth()

@@ -253,7 +253,7 @@ impl Client {
             let certificates = CertificateDer::pem_file_iter(file).map_err(|error| error.to_string())?;
             roots.add_parsable_certificates(certificates.filter_map(Result::ok));
         }
-        let provider = Arc::new(tokio_rustls::rustls::crypto::ring::default_provider());
+        let provider = Arc::new(tokio_rustls::rustls::crypto::aws_lc_rs::default_provider());
         let config = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .map_err(|error| error.to_string())?;

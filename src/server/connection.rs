@@ -11,7 +11,6 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio_rustls::server::TlsStream;
 
 use super::admission::Admitted;
 use super::counters::Counters;
@@ -19,15 +18,13 @@ use super::framing::Framing;
 use super::guarded::{Guarded, Http1, Prefix};
 use super::lane::Lane;
 use super::pulse::{Order, Pulse, Stage};
+use super::seal::shaking;
+use super::sealed::Sealed;
 use super::service::answer;
 use super::session::{Ends, Place, Session, Shared, Tally};
 use super::settings::Limits;
 use crate::protocol::Peer;
 use crate::runtime::tasks::Tasks;
-
-/// What is encrypted before it is written, in bytes: as much as a slow reader may hold. Each write wakes the reader, and
-/// with rustls' own 64 KiB a body of 1 MiB takes 2.4 times the CPU that it takes in the clear, with this 2.0 times.
-const SEALED_BYTES: usize = 128 << 10;
 
 /// Which conversation the first bytes began.
 pub(crate) struct Opened<T> {
@@ -79,15 +76,11 @@ where
 }
 
 /// *Shape*: None when the handshake failed or the peer left.
-async fn open_tls(
-    shared: Arc<Shared>,
-    socket: TcpStream,
-    pulse: Arc<Pulse>,
-) -> Option<Opened<Box<TlsStream<TcpStream>>>> {
+async fn open_tls(shared: Arc<Shared>, socket: TcpStream, pulse: Arc<Pulse>) -> Option<Opened<Box<Sealed<TcpStream>>>> {
     let acceptor = shared.acceptor.as_ref()?;
-    let io = match acceptor.accept(socket).await {
-        Ok(io) => Box::new(io),
-        Err(error) => {
+    let io = match shaking(acceptor.accept(socket)).await {
+        (Ok(io), sealer) => Box::new(Sealed::new(io, sealer)),
+        (Err(error), _) => {
             Counters::up(&shared.counters.refused_tls);
             tracing::debug!(%error, "tls handshake failed");
             return None;
@@ -99,16 +92,12 @@ async fn open_tls(
 /// After a handshake.
 ///
 /// *Shape*: None when the peer left.
-pub(crate) async fn opened<T>(
-    mut io: Box<TlsStream<T>>,
-    pulse: &Pulse,
-) -> std::io::Result<Option<Opened<Box<TlsStream<T>>>>>
+pub(crate) async fn opened<T>(mut io: Box<Sealed<T>>, pulse: &Pulse) -> std::io::Result<Option<Opened<Box<Sealed<T>>>>>
 where
     T: AsyncRead + AsyncWrite + Unpin,
 {
     pulse.set_stage(Stage::Waiting);
-    io.get_mut().1.set_buffer_limit(Some(SEALED_BYTES));
-    Ok(match io.get_ref().1.alpn_protocol() {
+    Ok(match io.alpn_protocol() {
         Some(b"h2") => Some(Opened { io, first: Prefix::default(), http2: true }),
         Some(_) => Some(Opened { io, first: Prefix::default(), http2: false }),
         None => {

@@ -17,6 +17,8 @@ pub mod framing;
 mod guarded;
 mod lane;
 mod pulse;
+mod seal;
+mod sealed;
 mod service;
 mod session;
 mod tunnels;

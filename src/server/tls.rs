@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio_rustls::TlsAcceptor;
-use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::crypto::aws_lc_rs;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::server::{ClientHello, ResolvesServerCert};
@@ -15,6 +15,7 @@ use tokio_rustls::rustls::{self, ServerConfig};
 
 use super::ca::{Ca, LEAF_LIFE};
 use super::error::ServerError;
+use super::seal::provider;
 use crate::model::time::Timestamp;
 use crate::runtime::clock::Clock;
 
@@ -93,14 +94,14 @@ impl Certificates {
 /// How handshakes are done, whoever we are.
 pub(crate) fn base_config(certificates: Arc<dyn ResolvesServerCert>) -> Result<ServerConfig, ServerError> {
     let failed = |why: rustls::Error| ServerError::Tls { why: why.to_string() };
-    let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+    let mut config = ServerConfig::builder_with_provider(Arc::new(provider()))
         .with_safe_default_protocol_versions()
         .map_err(failed)?
         .with_no_client_auth()
         .with_cert_resolver(certificates);
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     // Tickets keep sessions at the client: resumption costs us no memory.
-    config.ticketer = ring::Ticketer::new().map_err(failed)?;
+    config.ticketer = aws_lc_rs::Ticketer::new().map_err(failed)?;
     config.send_tls13_tickets = 1;
     Ok(config)
 }
@@ -145,7 +146,7 @@ pub(crate) fn certified(
     chain: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
 ) -> Result<CertifiedKey, rustls::Error> {
-    let certified = CertifiedKey::from_der(chain, key, &ring::default_provider())?;
+    let certified = CertifiedKey::from_der(chain, key, &provider())?;
     match certified.keys_match() {
         // Whether they match cannot always be told; then the handshake tells.
         Ok(()) | Err(rustls::Error::InconsistentKeys(rustls::InconsistentKeys::Unknown)) => Ok(certified),

@@ -18,6 +18,8 @@ use super::connection::{obeying, opened, serve, serve_stream};
 use super::counters::Counters;
 use super::guarded::PREFACE;
 use super::pulse::{Order, Stage};
+use super::seal::shaking;
+use super::sealed::Sealed;
 use super::session::{Ends, Place, Session, Tally};
 use crate::protocol::{BoxFuture, Inside, Opening, Reception, Replayed, TunnelServer};
 
@@ -80,10 +82,10 @@ impl Tunnels {
             None => return Reception::Failed { why: "there is no authority".to_owned() },
         };
         pulse.set_stage(Stage::Opening);
-        let shaken = obeying(&pulse, Box::pin(TlsAcceptor::from(config).accept(io))).await;
+        let shaken = obeying(&pulse, Box::pin(shaking(TlsAcceptor::from(config).accept(io)))).await;
         let io = match shaken {
-            Some(Ok(io)) => Box::new(io),
-            Some(Err(error)) => {
+            Some((Ok(io), sealer)) => Box::new(Sealed::new(io, sealer)),
+            Some((Err(error), _)) => {
                 Counters::up(&shared.counters.refused_tls);
                 return refusal(&error);
             }
@@ -226,7 +228,7 @@ mod tests {
 
     #[test]
     fn a_handshake_is_read_however_it_is_cut() {
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let config = rustls::ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .expect("versions")

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
-use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::crypto::aws_lc_rs;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
 use tokio_rustls::rustls::{self, ClientConfig, RootCertStore};
@@ -71,7 +71,7 @@ fn failure(host: String, error: &io::Error) -> UpstreamError {
 }
 
 fn connector(roots: Arc<RootCertStore>, protocols: &[&[u8]]) -> Result<TlsConnector, SettingsError> {
-    let mut config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+    let mut config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
         .with_safe_default_protocol_versions()
         .map_err(|error| SettingsError::Tls { why: error.to_string() })?
         .with_root_certificates(roots)

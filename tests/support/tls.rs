@@ -62,7 +62,7 @@ impl Authority {
 
     fn acceptor(&self, name: &str, until_year: i32) -> TlsAcceptor {
         let (certificate, key) = self.issued(name, until_year);
-        let provider = Arc::new(tokio_rustls::rustls::crypto::ring::default_provider());
+        let provider = Arc::new(tokio_rustls::rustls::crypto::aws_lc_rs::default_provider());
         let config = ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .expect("versions")
