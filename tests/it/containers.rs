@@ -12,7 +12,7 @@ use crate::intercept::{authority, file, setup};
 use crate::support::alone;
 use crate::support::debian::{self, Buildah};
 use crate::support::machine::{Island, root_or_say, run, scratch};
-use crate::support::server::{Ended, LARDER, Server, Setup, end_of};
+use crate::support::server::{AGAIN, Ended, LARDER, Server, Setup, end_of};
 use crate::support::wait_until;
 
 const LIMIT: Duration = Duration::from_secs(300);
@@ -332,7 +332,7 @@ fn containers_go_on_when_a_server_that_intercepts_is_lost_and_when_it_is_back() 
     for path in ["/b", "/c"] {
         world.upstream.put(path, file("what the host has\n"));
     }
-    let server = setup.start();
+    let server = setup.clone().listen(AGAIN).start();
     let (url, setup) = (server.url(), setup.listen(&server.addr().to_string()));
     let build = Build::new(dir.path(), BACK);
     let sync = dir.path().join("sync");
