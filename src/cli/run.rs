@@ -125,8 +125,8 @@ impl Place {
         let Ok(told) = self.client.post::<Value>("/api/v1/flush", &Value::Null).await else { return };
         if let Some(lost) = told["taken_back"].as_u64().filter(|lost| *lost > 0) {
             let answers = out::count(lost, "answer that was fetched is", "answers that were fetched are");
-            let dir = shared.dir.display();
-            out::note(&format!("{answers} not kept: the disk of {dir} failed; see agent.log there, and dmesg"));
+            let log = shared.dir.join(shared::LOG);
+            out::note(&format!("{answers} not kept, since the disk failed: see {}, and dmesg", log.display()));
         }
     }
 
