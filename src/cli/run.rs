@@ -27,6 +27,7 @@ use super::where_at::{ConfigArgs, Here, answers, block_on};
 use crate::model::hex;
 use crate::protocol::label::label_of;
 use crate::runtime::clock::random_bytes;
+use crate::runtime::tasks::Tasks;
 
 /// How long a server may take to tell what it did for a build, or to be told what the build uses.
 const SOON: Duration = Duration::from_secs(2);
@@ -111,6 +112,12 @@ impl Place {
         })
     }
 
+    /// What came of a label before this build. A server that was lost a moment ago is not waited for again.
+    async fn at_begin(&self, label: &str) -> Told {
+        let Some((_, false)) = self.agent() else { return self.of_build(label).await.unwrap_or_default() };
+        Told { here: of_build(&self.client, label).await.unwrap_or_default(), behind: Behind::Lost }
+    }
+
     /// Makes what was fetched durable: nothing waits for the larder itself to end.
     async fn flush(&self) {
         let Some((shared, _)) = &self.shared else { return };
@@ -118,8 +125,8 @@ impl Place {
         let Ok(told) = self.client.post::<Value>("/api/v1/flush", &Value::Null).await else { return };
         if let Some(lost) = told["taken_back"].as_u64().filter(|lost| *lost > 0) {
             let answers = out::count(lost, "answer that was fetched is", "answers that were fetched are");
-            let dir = shared.dir.display();
-            out::note(&format!("{answers} not kept: the disk of {dir} failed; see agent.log there, and dmesg"));
+            let log = shared.dir.join(shared::LOG);
+            out::note(&format!("{answers} not kept, since the disk failed: see {}, and dmesg", log.display()));
         }
     }
 
@@ -170,7 +177,7 @@ pub(crate) fn run(args: Args) -> Result<ExitCode, Failure> {
 /// Points the tools at the server, runs the command, tells what came of it.
 async fn build(args: &Args, here: &Here, found: &[Found], label: &str, place: &Place) -> Result<u8, Failure> {
     let client = &place.client;
-    let before = place.of_build(label).await.unwrap_or_default();
+    let before = place.at_begin(label).await;
     let (contained, env) = match pointed(args, here, found, label, place).await {
         Err(failure) if !args.must() => {
             without(&failure);
@@ -389,15 +396,21 @@ fn without(failure: &Failure) -> Option<Place> {
 }
 
 /// Offers a server what this machine's tools use. It may refuse: then its own policy says what it fetches. False: it did
-/// not answer soon.
+/// not answer soon, and is told meanwhile.
 async fn adopt(client: &Client, found: &[Found]) -> bool {
     let sources = point::sources(found);
     if sources.is_empty() {
         return true;
     }
-    let told = point::as_json(&sources);
-    let telling = client.post::<Value>("/api/v1/upstreams/import", &told);
-    tokio::time::timeout(SOON, telling).await.is_ok()
+    let (answered, soon) = tokio::sync::oneshot::channel();
+    let (client, told) = (client.clone(), point::as_json(&sources));
+    // One that is slow would take nothing of what breaks off.
+    Tasks::new().spawn("telling a server what the build uses", async move {
+        let _ = client.post::<Value>("/api/v1/upstreams/import", &told).await;
+        // The build has begun if nobody listens.
+        let _ = answered.send(());
+    });
+    tokio::time::timeout(SOON, soon).await.is_ok()
 }
 
 async fn record(client: &Client, label: &str, file: &Path) -> Result<(), Failure> {

@@ -21,7 +21,7 @@ const AGAIN: Duration = Duration::from_millis(20);
 /// What it says once it serves.
 pub(super) const READY: &str = "ready ";
 /// Its own messages; begun anew when they are this long.
-const LOG: &str = "shared.log";
+pub(crate) const LOG: &str = "shared.log";
 const LOG_BYTES: u64 = 1 << 20;
 
 /// What it should be.

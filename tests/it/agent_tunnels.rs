@@ -13,7 +13,7 @@ use crate::support::build::{Build, HOST};
 use crate::support::machine::scratch;
 use crate::support::maven::{Artifact, place, publish};
 use crate::support::resource::{Fault, Resource};
-use crate::support::server::{LARDER, Server, Setup, end_of};
+use crate::support::server::{AGAIN, LARDER, Server, Setup, end_of};
 use crate::support::tls::World;
 use crate::support::wait_until;
 
@@ -213,7 +213,7 @@ fn what_a_lost_server_cut_within_what_it_intercepts_is_had_by_another_try() {
     let maven = jvm_intercepted::project(&home, HOST, &dir.path().join("local"));
     build.hold();
 
-    let server = setup.start();
+    let server = setup.clone().listen(AGAIN).start();
     let setup = setup.listen(&server.addr().to_string());
     let mut command = larder_run(dir.path(), &server.url());
     let own = [("MAVEN_OPTS", format!("-Duser.home={}", home.display())), ("MAVEN_CONFIG", String::new())];

@@ -12,7 +12,7 @@ use crate::support::agent::{as_user, larder_run};
 use crate::support::build::{Build, HOST};
 use crate::support::machine::{Island, root_or_say, run, scratch};
 use crate::support::resource::{Fault, Resource};
-use crate::support::server::{Ended, LARDER, Setup, end_of};
+use crate::support::server::{AGAIN, Ended, LARDER, Setup, end_of};
 use crate::support::upstream::Upstream;
 use crate::support::wait_until;
 
@@ -34,6 +34,7 @@ fn with_its_server_killed(build: impl FnOnce(&Path) -> Build, afterwards: impl F
     let build = build(dir.path());
     let upstream = &build.world.upstream;
     let setup = Setup::below(&dir.path().join("server")).default_policy().config(&build.world.config(&[HOST]));
+    let setup = setup.listen(AGAIN);
     let run = |home: &str, data: &str, url: &str| {
         let words = build.larder_run(data, url);
         build.run(home, &words.iter().map(String::as_str).collect::<Vec<_>>())
@@ -187,7 +188,7 @@ fn a_wrong_token_is_an_error_and_not_a_build_without_a_cache() {
 fn a_server_that_comes_back_in_the_middle_is_trusted() {
     let dir = scratch();
     let (world, setup) = setup(dir.path(), &[HOST]);
-    let server = setup.start();
+    let server = setup.clone().listen(AGAIN).start();
     let url = server.url();
     let setup = setup.listen(&server.addr().to_string());
     let build = |script: &str| {

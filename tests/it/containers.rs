@@ -12,7 +12,7 @@ use crate::intercept::{authority, file, setup};
 use crate::support::alone;
 use crate::support::debian::{self, Buildah};
 use crate::support::machine::{Island, root_or_say, run, scratch};
-use crate::support::server::{Ended, LARDER, Server, Setup, end_of};
+use crate::support::server::{AGAIN, Ended, LARDER, Server, Setup, end_of};
 use crate::support::wait_until;
 
 const LIMIT: Duration = Duration::from_secs(300);
@@ -317,7 +317,7 @@ fn a_run_that_reads_the_secret_trusts_larder_and_leaves_no_trace() {
 const BACK: &str = "FROM localhost/base
 COPY authority.pem /etc/ssl/certs/ca-certificates.crt
 RUN SECRET /usr/lib/apt/apt-helper download-file https://files.example/a /a; touch /sync/began; \
-    while [ ! -e /sync/back ]; do sleep 0.05; done; /usr/lib/apt/apt-helper -o Acquire::Retries=0 download-file https://files.example/b /b
+    timeout 120 sh -c 'while [ ! -e /sync/back ]; do sleep 0.05; done'; /usr/lib/apt/apt-helper -o Acquire::Retries=0 download-file https://files.example/b /b
 RUN /usr/lib/apt/apt-helper download-file https://files.example/c /c
 ";
 
@@ -332,7 +332,7 @@ fn containers_go_on_when_a_server_that_intercepts_is_lost_and_when_it_is_back() 
     for path in ["/b", "/c"] {
         world.upstream.put(path, file("what the host has\n"));
     }
-    let server = setup.start();
+    let server = setup.clone().listen(AGAIN).start();
     let (url, setup) = (server.url(), setup.listen(&server.addr().to_string()));
     let build = Build::new(dir.path(), BACK);
     let sync = dir.path().join("sync");
@@ -360,7 +360,7 @@ fn containers_go_on_when_a_server_that_intercepts_is_lost_and_when_it_is_back() 
         wait_until(LIMIT, "the first file is there", || sync.join("began").exists() || running.is_finished());
         let server = setup.start();
         let agents = || fs::read_dir(build.client().join("agents")).into_iter().flatten().map_while(Result::ok);
-        let logs = || agents().filter_map(|agent| fs::read_to_string(agent.path().join("agent.log")).ok());
+        let logs = || agents().filter_map(|agent| fs::read_to_string(agent.path().join("shared.log")).ok());
         wait_until(LIMIT, "the agent sees it", || logs().any(|log| log.contains("the server is back")));
         fs::write(sync.join("back"), "").expect("scratch can be written");
         assert_built("back", &running.join().expect("it ends"));

@@ -26,6 +26,9 @@ allow_private = ["127.0.0.1/32"]
 connections_per_address = 5000
 "#;
 
+/// Where a server listens that is started again on its own port: no other test's sockets are given one there meanwhile.
+pub const AGAIN: &str = "127.0.0.7:0";
+
 /// How to start a server.
 #[derive(Clone, Debug)]
 pub struct Setup {
