@@ -150,9 +150,9 @@ fn report(parts: &RunningParts) -> Value {
     let sums = parts.metrics.sums();
     // Asking for this page is no build's request.
     let asked = || sums.iter().filter(|sum| sum.ecosystem != "api");
-    let saved_a_fetch = |label: &str| Outcome::ALL.iter().any(|one| one.label() == label && one.saved_a_fetch());
-    let hits = sums.iter().filter(|sum| saved_a_fetch(sum.outcome));
-    let from_upstream = asked().filter(|sum| sum.tier == "upstream" && sum.outcome != "coalesced");
+    let is = |label: &str, such: fn(Outcome) -> bool| Outcome::ALL.iter().any(|one| one.label() == label && such(*one));
+    let hits = sums.iter().filter(|sum| is(sum.outcome, Outcome::saved_a_fetch));
+    let from_upstream = asked().filter(|sum| is(sum.outcome, Outcome::was_fetched));
     let rows: Vec<Value> = sums
         .iter()
         .map(|sum| {

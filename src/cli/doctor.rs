@@ -21,7 +21,8 @@ use crate::runtime::clock::SystemClock;
 /// Check configuration, disk, clock and upstreams; time a server
 ///
 /// With URL, a probe of each ecosystem goes through the server, cold then warm, from where this machine's tools fetch;
-/// what neither they nor the server have an upstream for is told. Exit code 1 when something is broken. For health checks --probe asks within two seconds, and nothing but, whether a server is ready.
+/// what neither they nor the server have an upstream for is told. Exit code 1 when something is broken. For health
+/// checks --probe asks within two seconds, and nothing but, whether a server is ready.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -97,10 +98,12 @@ pub(crate) fn doctor(args: &Args) -> Result<(), Failure> {
         let client = here.client(&address)?;
         let must_answer = args.url.is_some();
         block_on(async {
-            let listed = server(&client, must_answer, &mut checks).await;
-            if let Some(listed) = listed.filter(|_| must_answer) {
+            let answered = server(&client, must_answer, &mut checks).await;
+            if let Answered::Yes(listed) = answered
+                && must_answer
+            {
                 let found = point::found_here();
-                probes = waiting("probing, cold then warm", probe(&client, &found, &listed)).await;
+                probes = waiting("probing, cold then warm", probe(&client, &found, listed.as_ref())).await;
             }
             Ok(())
         })?;
@@ -148,8 +151,15 @@ fn disk(here: &Here) -> Check {
     }
 }
 
-/// Whether it answers, its clock against ours, its upstreams. None: it does not answer.
-async fn server(client: &Client, must_answer: bool, checks: &mut Vec<Check>) -> Option<Upstreams> {
+/// Whether a server answers.
+enum Answered {
+    /// With its upstreams, where it tells them.
+    Yes(Option<Upstreams>),
+    No,
+}
+
+/// Whether it answers, its clock against ours, its upstreams.
+async fn server(client: &Client, must_answer: bool, checks: &mut Vec<Check>) -> Answered {
     let here = SystemClock::new().now();
     // Tokens, certificates and freshness all hang on the date.
     if here.as_secs() < 1_735_689_600 {
@@ -162,7 +172,7 @@ async fn server(client: &Client, must_answer: bool, checks: &mut Vec<Check>) -> 
             let state = if must_answer { State::Broken } else { State::Warn };
             let failure = Failure::from(error);
             checks.push(Check::new("server", state, failure.message, &failure.help.unwrap_or_default()));
-            return None;
+            return Answered::No;
         }
     };
     let state = if health.ready { "ready" } else { "stopping" };
@@ -181,11 +191,12 @@ async fn server(client: &Client, must_answer: bool, checks: &mut Vec<Check>) -> 
     match client.get::<Upstreams>("/api/v1/upstreams").await {
         Ok(listed) => {
             checks.push(upstreams(&listed));
-            Some(listed)
+            Answered::Yes(Some(listed))
         }
         Err(error) => {
-            checks.push(Check::new("upstreams", State::Warn, error.to_string(), ""));
-            Some(Upstreams::default())
+            let failure = Failure::from(error);
+            checks.push(Check::new("upstreams", State::Warn, failure.message, &failure.help.unwrap_or_default()));
+            Answered::Yes(None)
         }
     }
 }

@@ -54,8 +54,9 @@ impl Probe {
     }
 }
 
-/// Probes each ecosystem through `client`, by the upstream that this machine uses, else by the server's own.
-pub(crate) async fn probe(client: &Client, found: &[Found], listed: &Upstreams) -> Probes {
+/// Probes each ecosystem through `client`, by the upstream that this machine uses, else by the server's own. `listed`: what
+/// the server has. None: it does not tell, and is asked all the same.
+pub(crate) async fn probe(client: &Client, found: &[Found], listed: Option<&Upstreams>) -> Probes {
     let clock = SystemClock::new();
     let mut probes = Probes::default();
     for about in ecosystem::ALL.iter().map(|ecosystem| ecosystem.about()) {
@@ -74,12 +75,13 @@ pub(crate) async fn probe(client: &Client, found: &[Found], listed: &Upstreams) 
 /// What is asked for.
 ///
 /// *Errors*: why nothing can be.
-fn path_of(about: &About, found: &[Found], listed: &Upstreams) -> Result<String, String> {
+fn path_of(about: &About, found: &[Found], listed: Option<&Upstreams>) -> Result<String, String> {
     let About { name, probe, .. } = about;
     let known = found.iter().find(|found| found.ecosystem == *name && found.name.is_empty());
     let told = known.and_then(|found| found.settings.get("release")).map(String::as_str);
     let below = told.or(*probe);
-    let is_listed = listed.upstreams.iter().any(|one| one.ecosystem == *name && one.state != "pending");
+    let has = |listed: &Upstreams| listed.upstreams.iter().any(|one| one.ecosystem == *name && one.state != "pending");
+    let is_listed = listed.is_none_or(has);
     match (known, below) {
         (Some(found), _) if tools::is_private(found) => Err(tools::asked_directly(name, found)),
         (Some(found), None) => Err(format!("{} tells nothing that is there for certain", found.from)),
@@ -145,7 +147,7 @@ mod tests {
         let path = |name: &str, found: Option<&Found>, listed: &[&str]| {
             let of = |name: &&str| Listed { ecosystem: (*name).into(), state: "adopted".into(), ..Listed::default() };
             let listed = Upstreams { upstreams: listed.iter().map(of).collect() };
-            path_of(about(name), found.map(std::slice::from_ref).unwrap_or_default(), &listed)
+            path_of(about(name), found.map(std::slice::from_ref).unwrap_or_default(), Some(&listed))
         };
         let mut apt = Found::one("apt", "", "/etc/apt/x".into(), "http://apt.example:81/debian").expect("an address");
         assert!(path("apt", Some(&apt), &[]).is_err_and(|why| why.contains("/etc/apt/x")));
@@ -155,6 +157,8 @@ mod tests {
         assert!(path("apt", None, &["go"]).is_err_and(|why| why.contains("upstream for apt")));
         assert_eq!(path("go", None, &["go"]).as_deref(), Ok("/go/github.com/pkg/errors/@v/list"));
         assert!(path("go", Some(&apt), &[]).is_err_and(|why| why.contains("upstream for go")));
+        // A server tells an admin alone what it has.
+        assert_eq!(path_of(about("go"), &[], None).as_deref(), Ok("/go/github.com/pkg/errors/@v/list"));
         // What would be refused for want of a credential says nothing of larder.
         apt.settings.insert("token", "yes".into());
         assert!(path("apt", Some(&apt), &[]).is_err_and(|why| why.contains("credential for apt.example")));

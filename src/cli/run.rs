@@ -66,7 +66,7 @@ pub(crate) struct Args {
     #[command(flatten)]
     at: ConfigArgs,
     /// Command to run
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true, value_name = "COMMAND")]
+    #[arg(trailing_var_arg = true, required = true, value_name = "COMMAND")]
     command: Vec<OsString>,
 }
 

@@ -83,6 +83,8 @@ fn wrong_usage_has_code_two_and_names_what_was_meant() {
     assert!(text.contains("--listen") && code == 2, "{text}");
     let (_, code) = refused(&["larder", "run"]);
     assert_eq!(code, 2);
+    let (text, code) = refused(&["larder", "run", "--labl", "x", "--", "true"]);
+    assert!(text.contains("'--labl'") && text.contains("--label") && code == 2, "{text}");
     let (text, _) = refused(&["larder", "token", "create", "ci", "--right", "root"]);
     assert!(text.contains("read, write and admin"), "{text}");
     let (text, _) = refused(&["larder", "gc", "--max-bytes", "lots"]);
@@ -94,6 +96,8 @@ fn a_command_keeps_its_own_flags() {
     assert!(Cli::try_parse_from(["larder", "run", "--", "cargo", "build", "--release"]).is_ok());
     assert!(Cli::try_parse_from(["larder", "run", "cargo", "build", "--server", "x"]).is_ok());
     assert!(Cli::try_parse_from(["larder", "run", "--server", "http://cache:7070", "--", "make", "-j2"]).is_ok());
+    assert!(Cli::try_parse_from(["larder", "run", "make", "-j2", "--", "-x"]).is_ok());
+    assert!(Cli::try_parse_from(["larder", "run", "--", "-odd", "-x"]).is_ok());
 }
 
 #[test]

@@ -133,6 +133,15 @@ impl Outcome {
     pub const fn saved_a_fetch(self) -> bool {
         matches!(self, Outcome::Hit(_) | Outcome::Coalesced | Outcome::Revalidated | Outcome::Stale)
     }
+
+    /// Whether the answer's bytes were fetched for it; what larder itself refuses was not.
+    pub const fn was_fetched(self) -> bool {
+        match self {
+            Outcome::Bypass(Reason::NoUpstream | Reason::Offline | Reason::Denied) => false,
+            Outcome::Miss | Outcome::Bypass(_) => true,
+            Outcome::Hit(_) | Outcome::Coalesced | Outcome::Revalidated | Outcome::Stale | Outcome::Generated => false,
+        }
+    }
 }
 
 #[cfg(test)]

@@ -209,7 +209,7 @@ or listen on loopback alone:
 }
 
 impl Gate {
-    /// Reads the token files. `label` is for callers on loopback that give none.
+    /// Reads the token files.
     ///
     /// *Errors*: a token file that is there but wrong, or named but not there.
     pub fn open(settings: &Settings, data_dir: &Path, clock: Arc<dyn Clock>) -> Result<Gate, GateError> {

@@ -322,8 +322,10 @@ impl Observers {
                 totals.for_larders.bytes_saved += passed;
             } else if matches!(ended.outcome, Outcome::Miss | Outcome::Bypass(_)) {
                 totals.misses += 1;
-                totals.bytes_from_upstream += sent.bytes;
-                totals.for_larders.bytes_from_upstream += passed;
+                if ended.outcome.was_fetched() {
+                    totals.bytes_from_upstream += sent.bytes;
+                    totals.for_larders.bytes_from_upstream += passed;
+                }
             }
             if ended.status >= 500 || !sent.whole {
                 totals.errors += 1;

@@ -297,7 +297,8 @@ fn a_successor_takes_over_and_no_request_fails() {
 #[test]
 fn what_needs_a_larder_that_serves_says_so_and_how_to_start_one() {
     let dir = scratch();
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a loopback port is free");
+    // Nobody else's server is given a port of this address meanwhile.
+    let listener = std::net::TcpListener::bind("127.0.0.8:0").expect("a loopback port is free");
     let address = listener.local_addr().expect("an address");
     drop(listener);
     for command in ["verify", "gc"] {

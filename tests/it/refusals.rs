@@ -123,6 +123,19 @@ fn a_slow_upload_ends_though_its_http_2_connection_lives() {
 }
 
 #[test]
+fn what_larder_refuses_is_not_counted_as_fetched() {
+    let (dir, upstream) = (scratch(), Upstream::start());
+    upstream.put("/a", Resource::text("private"));
+    let server = Setup::below(dir.path()).default_policy().start();
+    assert_eq!(server.get(format!("/~b1{}", upstream.mirror("/a"))).status, 403);
+    let build: serde_json::Value = serde_json::from_str(&server.get("/api/v1/stats?build=b1").text()).expect("is JSON");
+    for told in [build, server.stats()] {
+        assert_eq!((&told["requests"], &told["bytes_from_upstream"]), (&1.into(), &0.into()), "{told}");
+        assert!(told["bytes_served"].as_u64().is_some_and(|bytes| bytes > 0), "{told}");
+    }
+}
+
+#[test]
 fn bad_configurations_end_with_2_and_one_line() {
     let dir = scratch();
     let cases = [
