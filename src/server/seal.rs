@@ -79,6 +79,15 @@ pub(crate) async fn shaking<F: Future>(handshake: F) -> (F::Output, Weak<Mutex<S
     (done.await, sealer)
 }
 
+/// Polls what lies beneath a connection. Keys that are changed there, within a tunnel, are not those of a handshake that
+/// goes on above.
+pub(crate) fn beneath<R>(poll: impl FnOnce() -> R) -> R {
+    let made = MADE.take();
+    let polled = poll();
+    MADE.set(made);
+    polled
+}
+
 /// Room for the records of so many bytes.
 pub(crate) fn room(bytes: usize) -> usize {
     bytes + bytes.div_ceil(RECORD) * (HEAD + TAIL)

@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::server::TlsStream;
 
-use super::seal::{RECORD, Sealer, room};
+use super::seal::{RECORD, Sealer, beneath, room};
 
 /// What is written at once, in bytes, to a reader that takes it. Each write wakes the reader, and more than this is no
 /// longer in the cache when it is written.
@@ -76,13 +76,14 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Sealed<T> {
         // What a head makes a body of round length larger by is no write of its own.
         let most = if all <= most + RECORD { most + RECORD } else { most };
         let mut buffer = FREE.with_borrow_mut(Vec::pop).unwrap_or_else(|| vec![0; room(LARGE + RECORD)]);
-        let mut sealer = sealer.lock();
-        let written = sealer.seal(slices, most, &mut buffer).map_err(io::Error::other).and_then(|sealing| {
+        let (sealing, is_worn) = {
+            let mut sealer = sealer.lock();
+            (sealer.seal(slices, most, &mut buffer), sealer.is_worn())
+        };
+        let written = sealing.map_err(io::Error::other).and_then(|sealing| {
             self.send(cx, &buffer[..sealing.sealed])?;
             Ok(sealing.taken)
         });
-        let is_worn = sealer.is_worn();
-        drop(sealer);
         FREE.with_borrow_mut(|free| {
             if free.len() < BUFFERS {
                 free.push(buffer);
@@ -148,13 +149,15 @@ impl Drop for Kept {
 
 impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for Sealed<T> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_read(cx, buf)
+        let this = self.get_mut();
+        beneath(|| Pin::new(&mut this.stream).poll_read(cx, buf))
     }
 }
 
 impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Sealed<T> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        self.get_mut().poll_seal(cx, &[IoSlice::new(bytes)])
+        let this = self.get_mut();
+        beneath(|| this.poll_seal(cx, &[IoSlice::new(bytes)]))
     }
 
     fn poll_write_vectored(
@@ -162,7 +165,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Sealed<T> {
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.get_mut().poll_seal(cx, slices)
+        let this = self.get_mut();
+        beneath(|| this.poll_seal(cx, slices))
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -186,15 +190,16 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Sealed<T> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read;
     use std::sync::Arc;
 
     use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
-    use tokio_rustls::TlsConnector;
     use tokio_rustls::client::TlsStream as ClientStream;
     use tokio_rustls::rustls::crypto::aws_lc_rs::{cipher_suite as suites, default_provider};
     use tokio_rustls::rustls::pki_types::pem::PemObject;
     use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
-    use tokio_rustls::rustls::{ClientConfig, RootCertStore, SupportedCipherSuite};
+    use tokio_rustls::rustls::{ClientConfig, ClientConnection, RootCertStore, SupportedCipherSuite};
+    use tokio_rustls::{TlsAcceptor, TlsConnector};
 
     use super::*;
     use crate::runtime::clock::SystemClock;
@@ -202,8 +207,8 @@ mod tests {
     use crate::server::seal::shaking;
     use crate::server::tls::Certificates;
 
-    /// Both ends of a connection whose pipe holds so many bytes.
-    async fn pair(suite: SupportedCipherSuite, pipe: usize) -> (Sealed<DuplexStream>, ClientStream<DuplexStream>) {
+    /// Both ends' parts in a handshake.
+    fn parties(suite: SupportedCipherSuite) -> (TlsAcceptor, Arc<ClientConfig>) {
         let dir = tempfile::tempdir().expect("a directory");
         let names = vec!["localhost".to_owned()];
         let ca = Arc::new(own(dir.path(), &names, SystemClock::new()).expect("an authority"));
@@ -218,11 +223,19 @@ mod tests {
             .expect("versions")
             .with_root_certificates(roots)
             .with_no_client_auth();
+        (Arc::new(certificates).acceptor().expect("an acceptor"), Arc::new(config))
+    }
+
+    fn localhost() -> ServerName<'static> {
+        ServerName::try_from("localhost").expect("a name")
+    }
+
+    /// Both ends of a connection whose pipe holds so many bytes.
+    async fn pair(suite: SupportedCipherSuite, pipe: usize) -> (Sealed<DuplexStream>, ClientStream<DuplexStream>) {
         let (near, far) = duplex(pipe);
-        let acceptor = Arc::new(certificates).acceptor().expect("an acceptor");
-        let connector = TlsConnector::from(Arc::new(config));
-        let name = ServerName::try_from("localhost").expect("a name");
-        let (server, client) = tokio::join!(shaking(acceptor.accept(near)), connector.connect(name, far));
+        let (acceptor, config) = parties(suite);
+        let connector = TlsConnector::from(config);
+        let (server, client) = tokio::join!(shaking(acceptor.accept(near)), connector.connect(localhost(), far));
         (Sealed::new(server.0.expect("shakes hands"), server.1), client.expect("shakes hands"))
     }
 
@@ -292,6 +305,48 @@ mod tests {
         let mut got = vec![0; 3 * sent.len()];
         client.read_exact(&mut got).await.expect("all of it");
         assert!(got.chunks(sent.len()).all(|one| one == sent));
+    }
+
+    #[tokio::test]
+    async fn keys_changed_beneath_a_handshake_are_not_its_own() {
+        for suite in [suites::TLS13_AES_256_GCM_SHA384, suites::TLS13_CHACHA20_POLY1305_SHA256] {
+            let (server, mut client) = pair(suites::TLS13_AES_256_GCM_SHA384, 8 << 20).await;
+            let (acceptor, config) = parties(suite);
+            let wanted = body(3 * RECORD);
+            let serving = async {
+                let (stream, sealer) = shaking(acceptor.accept(server)).await;
+                let mut inside = Sealed::new(stream.expect("shakes hands"), sealer);
+                inside.write_all(&wanted).await.expect("writes");
+                inside.flush().await.expect("writes");
+                // The tunnel stays as long as it is read from.
+                inside
+            };
+            let asking = async {
+                let mut inside = ClientConnection::new(config, localhost()).expect("a client");
+                let mut got = vec![0; wanted.len()];
+                let mut have = 0;
+                while have < got.len() {
+                    let mut sent = Vec::new();
+                    while inside.wants_write() {
+                        inside.write_tls(&mut sent).expect("is written to memory");
+                    }
+                    client.get_mut().1.refresh_traffic_keys().expect("new keys");
+                    client.write_all(&sent).await.expect("writes");
+                    client.flush().await.expect("writes");
+                    let mut read = [0; 4096];
+                    let len = client.read(&mut read).await.expect("reads");
+                    let mut rest = &read[..len];
+                    while !rest.is_empty() {
+                        inside.read_tls(&mut rest).expect("is read from memory");
+                        inside.process_new_packets().expect("records of this connection");
+                        have += inside.reader().read(&mut got[have..]).unwrap_or(0);
+                    }
+                }
+                got
+            };
+            let (_inside, got) = tokio::join!(serving, asking);
+            assert!(got == wanted, "{suite:?}");
+        }
     }
 
     #[tokio::test]
