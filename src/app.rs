@@ -30,6 +30,7 @@ use crate::cache::{Cache, Parts};
 use crate::config::{Config, Variables};
 use crate::ecosystem;
 use crate::model::hex;
+use crate::model::lookup::Trust;
 use crate::model::outcome::Outcome;
 use crate::model::units::rounded_bytes;
 use crate::protocol::Mount;
@@ -201,6 +202,8 @@ impl RunningParts {
             trusting: Trusting::default(),
             owner: self.owner,
             embedded: options.embedded,
+            // Without us the build would go there.
+            relayed: if options.embedded { Trust::Build } else { Trust::Client },
             instance: instance(),
             tunnel_idle: config.server.limits.tunnel_idle,
             tempo: Tempo { bytes: config.server.limits.slow_body_bytes, window: config.server.limits.slow_body_window },

@@ -60,6 +60,8 @@ pub enum Trust {
     Configured,
     /// A client's request: public addresses only, and by policy.
     Client,
+    /// A build on this machine, which could go there without us: private addresses too. Nothing of it is kept for others.
+    Build,
 }
 
 /// What to do about a request.

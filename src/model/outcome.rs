@@ -44,6 +44,8 @@ pub enum Reason {
     Upstream,
     /// It looks like what an ecosystem keeps, and nothing proves that it is.
     Unproven,
+    /// Its host is in a private network that the build reaches as well, and others may not read what it has.
+    Private,
 }
 
 /// Why a request went upstream (RFC 9211 §2.2). Says nothing of answers that came from the store alone.
@@ -79,6 +81,7 @@ impl Outcome {
             Outcome::Bypass(Reason::Denied) => "bypass-denied",
             Outcome::Bypass(Reason::Upstream) => "bypass-upstream",
             Outcome::Bypass(Reason::Unproven) => "bypass-unproven",
+            Outcome::Bypass(Reason::Private) => "bypass-private",
         }
     }
 
@@ -112,9 +115,10 @@ impl Outcome {
         Outcome::Bypass(Reason::Denied),
         Outcome::Bypass(Reason::Upstream),
         Outcome::Bypass(Reason::Unproven),
+        Outcome::Bypass(Reason::Private),
     ];
 
-    pub const COUNT: usize = 18;
+    pub const COUNT: usize = 19;
 
     /// A dense number below `COUNT`, for tables of counters.
     pub const fn index(self) -> usize {

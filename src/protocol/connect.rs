@@ -16,6 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use super::front::{Answered, Front, Visit};
 use super::reply::{self, ReplyBody};
 use crate::cache::relay::{Carrier, Opened, TunnelAsk};
+use crate::model::lookup::Trust;
 use crate::model::outcome::{Outcome, Reason};
 
 const TUNNEL: Outcome = Outcome::Bypass(Reason::Tunnel);
@@ -45,7 +46,7 @@ impl Front {
         if let Some(server) = self.looks_inside(&visit, &host, port) {
             return self.enter(visit, upgrade, server, (host, port), &listed);
         }
-        let (trust, look) = (self.hosts.trust(&listed), self.look(&visit.party));
+        let (trust, look) = (self.tunnel_trust(&listed), self.look(&visit.party));
         let ask = TunnelAsk { host: &host, port, trust, party: &visit.party, look };
         let Opened { io: upstream, carrier } = match self.cache.tunnel(ask).await {
             Ok(opened) => opened,
@@ -71,6 +72,13 @@ impl Front {
             // It counts the tunnel, or the requests that come through it.
             Carrier::Parent => Answered::made(response, Outcome::Generated, self.api_label()),
         }
+    }
+}
+
+impl Front {
+    /// How far the host of a tunnel is trusted, which takes no credential of ours along.
+    fn tunnel_trust(&self, host: &str) -> Trust {
+        if self.relayed == Trust::Build { Trust::Build } else { self.hosts.trust(host) }
     }
 }
 

@@ -17,7 +17,7 @@ use super::parent::{ByName, ParentMounts};
 use super::reply;
 use super::target::Target;
 use super::upload::Upload;
-use crate::cache::error::CacheError;
+use crate::cache::error::{Blame, CacheError};
 use crate::cache::invalidate;
 use crate::cache::relay::{Exchange, Sent};
 use crate::cache::standing;
@@ -106,7 +106,34 @@ impl Front {
             }
             _ => self.generic_unsafe(&visit, body, &target.url).await,
         };
-        answer.unwrap_or_else(|error| self.failed(&error, at))
+        match answer {
+            Err(error) if self.is_for_the_build(&error) && visit.method.is_safe() => self.around(&visit, target).await,
+            answer => answer.unwrap_or_else(|error| self.failed(&error, at)),
+        }
+    }
+
+    /// Whether what the egress gate refused is where the build would go without us.
+    pub(super) fn is_for_the_build(&self, error: &CacheError) -> bool {
+        self.relayed == Trust::Build && error.blame() == Blame::Policy
+    }
+
+    /// Passes on what a host in a private network has: the build would reach it without us, and whoever else reads this
+    /// store might not.
+    async fn around(&self, visit: &Visit<'_>, target: &Target) -> Answered {
+        let exchange = Exchange {
+            method: visit.method.clone(),
+            parent: None,
+            origin: Origin { trust: self.relayed, ..origin(&target.url) },
+            headers: visit.headers.clone(),
+            body: None,
+            reason: Reason::Private,
+            freshness: Freshness::Http,
+            party: visit.party.clone(),
+        };
+        match self.cache.exchange(exchange).await {
+            Ok(served) => Answered::of_served(served, &visit.method, self.http_label()),
+            Err(error) => self.failed(&error, self.http_label()),
+        }
     }
 
     /// Other methods go through, and what they change is validated before its next use (RFC 9111 §4.4).
@@ -120,7 +147,8 @@ impl Front {
         headers.remove(header::EXPECT);
         // The operator's credential is for those who may write.
         let may_write = visit.caller.allows(Right::Write);
-        let trust = if may_write { self.hosts.trust(&host_of(url).unwrap_or_default()) } else { Trust::Client };
+        let vouched = || self.hosts.trust(&host_of(url).unwrap_or_default()) == Trust::Configured;
+        let trust = if may_write && vouched() { Trust::Configured } else { self.relayed };
         let len = body.size_hint().exact();
         let sent = (!body.is_end_stream()).then(|| Sent {
             len,

@@ -43,7 +43,7 @@ use crate::model::credential;
 use crate::model::digest::Digest;
 use crate::model::hop;
 use crate::model::key::KeyHash;
-use crate::model::lookup::Lookup;
+use crate::model::lookup::{Lookup, Trust};
 use crate::model::outcome::{Outcome, Reason};
 use crate::model::party::Party;
 use crate::runtime::tasks::Tasks;
@@ -86,6 +86,8 @@ pub struct Front {
     pub owner: OwnerKey,
     /// For builds, and gone with them.
     pub embedded: bool,
+    /// How far a host that nobody vouched for is trusted where nothing of its answer is kept.
+    pub relayed: Trust,
     /// Names this process to other larders.
     pub instance: HeaderValue,
 }

@@ -45,6 +45,7 @@ impl Front {
             Ok(answered) => answered,
             // The same thing may be stored under its plain address. Another generation's index is not the same thing.
             Err(CacheError::Upstream(_)) if matches!(recognition.recognised.route, Route::Cached(_)) => None,
+            Err(error) if self.is_for_the_build(&error) => None,
             Err(error) => Some(self.failed(&error, recognition.at)),
         }
     }

@@ -221,6 +221,7 @@ pub(super) const fn cache_status(outcome: Outcome, forwarded: Forwarded) -> &'st
         (Outcome::Bypass(Reason::Denied), _) => "larder; detail=denied",
         (Outcome::Bypass(Reason::Upstream), _) => "larder; fwd=uri-miss; detail=upstream",
         (Outcome::Bypass(Reason::Unproven), _) => "larder; fwd=uri-miss; detail=unproven",
+        (Outcome::Bypass(Reason::Private), _) => "larder; fwd=uri-miss; detail=private",
     }
 }
 

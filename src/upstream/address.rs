@@ -41,7 +41,7 @@ impl Policy {
             return Err("the address is our own");
         }
         let private = forms.iter().any(|form| reach(*form) == Reach::Private);
-        let allowed = trust == Trust::Configured || forms.iter().any(|form| within(&self.allow_private, form));
+        let allowed = trust != Trust::Client || forms.iter().any(|form| within(&self.allow_private, form));
         if private && !allowed { Err(PRIVATE) } else { Ok(()) }
     }
 
@@ -225,6 +225,7 @@ mod tests {
         for ip in NEVER {
             assert!(judge(ip, Trust::Configured, &everything).is_err(), "{ip}");
             assert!(judge(ip, Trust::Client, &everything).is_err(), "{ip}");
+            assert!(judge(ip, Trust::Build, &everything).is_err(), "{ip}");
         }
     }
 
@@ -233,6 +234,7 @@ mod tests {
         for ip in PRIVATE {
             assert_eq!(judge(ip, Trust::Client, &open()), Err("the address is not public"), "{ip}");
             assert_eq!(judge(ip, Trust::Configured, &open()), Ok(()), "{ip}");
+            assert_eq!(judge(ip, Trust::Build, &open()), Ok(()), "{ip}");
         }
         let ours = Policy { allow_private: vec!["10.0.0.0/8".parse().expect("net")], ..open() };
         assert_eq!(judge("10.1.2.3", Trust::Client, &ours), Ok(()));

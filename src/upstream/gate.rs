@@ -65,7 +65,7 @@ impl Gate {
     /// *Cancel*: nothing is left.
     pub(crate) async fn judge_for_proxy(&self, target: &Target, trust: Trust) -> Result<(), UpstreamError> {
         self.judge(target, trust)?;
-        if literal(target).is_some() || trust == Trust::Configured {
+        if literal(target).is_some() || trust != Trust::Client {
             return Ok(());
         }
         let name = bare(&target.name());

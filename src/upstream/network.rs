@@ -35,6 +35,7 @@ pub(crate) struct Network {
     offline: Arc<AtomicBool>,
     configured: Pool,
     client: Pool,
+    build: Pool,
 }
 
 /// What outlives a reload.
@@ -67,6 +68,7 @@ impl Network {
         Ok(Network {
             configured: pool(Trust::Configured),
             client: pool(Trust::Client),
+            build: pool(Trust::Build),
             hosts: Arc::new(Hosts::new(&settings, ground.clock.clone())),
             credentials: Arc::new(Credentials::load(&settings)?.and(ground.own_credential.clone())),
             tunnels: Arc::new(Semaphore::new(settings.tunnels.min(Semaphore::MAX_PERMITS))),
@@ -84,6 +86,7 @@ impl Network {
         Network {
             configured: pool(Trust::Configured),
             client: pool(Trust::Client),
+            build: pool(Trust::Build),
             hosts: self.hosts.clone(),
             credentials: self.credentials.clone(),
             tunnels: self.tunnels.clone(),
@@ -102,6 +105,7 @@ impl Network {
         match trust {
             Trust::Configured => &self.configured,
             Trust::Client => &self.client,
+            Trust::Build => &self.build,
         }
     }
 }

@@ -68,7 +68,10 @@ pub(crate) fn next(hop: &Hop<'_>) -> Result<Option<Step>, UpstreamError> {
         headers.remove(CONTENT_TYPE);
         headers.remove(CONTENT_ENCODING);
     }
-    let trust = if from == to || is_upgrade(&from, &to) { hop.trust } else { Trust::Client };
+    let trust = match hop.trust {
+        Trust::Configured if from != to && !is_upgrade(&from, &to) => Trust::Client,
+        kept => kept,
+    };
     if from != to {
         strip_for_other_origin(&mut headers);
     }

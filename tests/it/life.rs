@@ -210,6 +210,32 @@ fn run_starts_a_server_of_its_own_when_none_is_named() {
     assert!(ended.stdout.contains("over the embedded server"), "{ended:?}");
 }
 
+/// The build reaches it without larder; who reads the same store through a server may not.
+#[test]
+fn a_host_that_only_the_builds_machine_reaches_is_passed_on_and_not_kept() {
+    let (dir, upstream) = (scratch(), Upstream::start());
+    let body = Body::new(110, 300_000);
+    upstream.put("/a", Resource::seed(110, body.len).header("cache-control", "max-age=1000"));
+    let wanted = dir.path().join("wanted");
+    std::fs::write(&wanted, body.whole()).expect("scratch can be written");
+    let url = upstream.url("/a");
+    let ways = [
+        format!("curl -sSf -o got {url} && cmp got wanted"),
+        format!("curl -sSf -o got -r 1000-1999 {url} && tail -c +1001 wanted | head -c 1000 | cmp got -"),
+        format!("curl -sSf -o got --proxytunnel {url} && cmp got wanted"),
+        format!("curl -sSf -o got --data-binary @wanted {url} && cmp got wanted"),
+        format!("curl -sSf -o got $LARDER_SERVER/http/{} && cmp got wanted", url.trim_start_matches("http://")),
+    ];
+    for (at, way) in ways.iter().enumerate() {
+        let mut command = larder(&["run", "--", "sh", "-c", way]);
+        command.current_dir(dir.path()).env("LARDER_DATA_DIR", dir.path().join("data")).env("HOME", dir.path());
+        command.env("NO_PROXY", "").env("no_proxy", "");
+        let ended = end_of(command, LIMIT);
+        assert_eq!(ended.code, Some(0), "{way}: {ended:?}");
+        assert_eq!(upstream.count("/a"), at + 1, "{way}: it would be a hit if it were kept");
+    }
+}
+
 #[test]
 fn a_tunnel_carries_bytes_both_ways() {
     let (dir, upstream) = (scratch(), Upstream::start());
