@@ -78,7 +78,8 @@ where
 /// *Shape*: None when the handshake failed or the peer left.
 async fn open_tls(shared: Arc<Shared>, socket: TcpStream, pulse: Arc<Pulse>) -> Option<Opened<Box<Sealed<TcpStream>>>> {
     let acceptor = shared.acceptor.as_ref()?;
-    let io = match shaking(acceptor.accept(socket)).await {
+    // A handshake takes room that each connection would have for ever.
+    let io = match Box::pin(shaking(acceptor.accept(socket))).await {
         (Ok(io), sealer) => Box::new(Sealed::new(io, sealer)),
         (Err(error), _) => {
             Counters::up(&shared.counters.refused_tls);
