@@ -21,6 +21,9 @@ use crate::protocol::{Fields, Repeated};
 /// How many different heads of one connection are judged. A client that never repeats itself gains nothing by it.
 const JUDGED_MAX: u8 = 8;
 
+/// What is left of an answer is sent from one piece up to this, in bytes: the kernel takes longer to gather it.
+const GATHERED: usize = 2 << 10;
+
 /// Answers what comes again on one connection.
 pub(crate) struct Lane {
     session: Arc<Session>,
@@ -135,9 +138,7 @@ impl Lane {
 impl Owed {
     fn pay<T: AsyncWrite + Unpin>(&mut self, pulse: &Pulse, to: &mut T, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.sent < self.answer.wire_bytes() {
-            let rest = self.answer.rest(self.sent).map(IoSlice::new);
-            let first = rest.iter().position(|piece| !piece.is_empty()).unwrap_or(0);
-            let poll = Pin::new(&mut *to).poll_write_vectored(cx, &rest[first..]);
+            let poll = self.poll_send(to, cx);
             if poll.is_pending() {
                 pulse.wait_to_write();
             }
@@ -149,6 +150,20 @@ impl Owed {
             self.sent += written;
         }
         Poll::Ready(Ok(()))
+    }
+
+    fn poll_send<T: AsyncWrite + Unpin>(&self, to: &mut T, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let (rest, left) = (self.answer.rest(self.sent), self.answer.wire_bytes() - self.sent);
+        if left > GATHERED {
+            let first = rest.iter().position(|piece| !piece.is_empty()).unwrap_or(0);
+            return Pin::new(to).poll_write_vectored(cx, &rest.map(IoSlice::new)[first..]);
+        }
+        let (mut bytes, mut at) = ([0; GATHERED], 0);
+        for piece in rest {
+            bytes[at..at + piece.len()].copy_from_slice(piece);
+            at += piece.len();
+        }
+        Pin::new(to).poll_write(cx, &bytes[..left])
     }
 }
 
