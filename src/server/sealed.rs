@@ -1,6 +1,7 @@
 //! A TLS stream whose bodies are sealed straight from where they lie into a buffer of the thread, and written from there
 //! many records at a time: rustls' own way has a copy and an allocation for each record. What a socket does not take is kept
-//! with its connection, within a bound for all of them; an idle connection keeps nothing.
+//! with its connection: of large writes within a bound for all of them, beyond it of small ones; an idle connection keeps
+//! nothing.
 
 use std::cell::RefCell;
 use std::io::{self, IoSlice};
