@@ -73,9 +73,7 @@ impl Front {
             Carrier::Parent => Answered::made(response, Outcome::Generated, self.api_label()),
         }
     }
-}
 
-impl Front {
     /// How far the host of a tunnel is trusted, which takes no credential of ours along.
     fn tunnel_trust(&self, host: &str) -> Trust {
         if self.relayed == Trust::Build { Trust::Build } else { self.hosts.trust(host) }

@@ -120,17 +120,7 @@ impl Front {
     /// Passes on what a host in a private network has: the build would reach it without us, and whoever else reads this
     /// store might not.
     async fn around(&self, visit: &Visit<'_>, target: &Target) -> Answered {
-        let exchange = Exchange {
-            method: visit.method.clone(),
-            parent: None,
-            origin: Origin { trust: self.relayed, ..origin(&target.url) },
-            headers: visit.headers.clone(),
-            body: None,
-            reason: Reason::Private,
-            freshness: Freshness::Http,
-            party: visit.party.clone(),
-        };
-        match self.cache.exchange(exchange).await {
+        match self.cache.exchange(exchange(visit, &target.url, self.relayed, Reason::Private)).await {
             Ok(served) => Answered::of_served(served, &visit.method, self.http_label()),
             Err(error) => self.failed(&error, self.http_label()),
         }
@@ -143,8 +133,6 @@ impl Front {
         body: Upload<Incoming>,
         url: &Url,
     ) -> Result<Answered, CacheError> {
-        let mut headers = visit.headers.clone();
-        headers.remove(header::EXPECT);
         // The operator's credential is for those who may write.
         let may_write = visit.caller.allows(Right::Write);
         let vouched = || self.hosts.trust(&host_of(url).unwrap_or_default()) == Trust::Configured;
@@ -156,16 +144,10 @@ impl Front {
                 .map(|chunk: Result<Bytes, _>| chunk.map_err(|error| error.to_string()))
                 .boxed(),
         });
-        let exchange = Exchange {
-            method: visit.method.clone(),
-            parent: self.parent.as_ref().and_then(|parent| parent.origin(visit, &ParentMounts::mirror_of(url))),
-            origin: Origin { trust, ..origin(url) },
-            headers,
-            body: sent,
-            reason: Reason::Method,
-            freshness: Freshness::Http,
-            party: visit.party.clone(),
-        };
+        let mut exchange = exchange(visit, url, trust, Reason::Method);
+        exchange.headers.remove(header::EXPECT);
+        exchange.parent = self.parent.as_ref().and_then(|parent| parent.origin(visit, &ParentMounts::mirror_of(url)));
+        exchange.body = sent;
         let served = self.cache.exchange(exchange).await?;
         let stale = invalidate::invalidated(&visit.method, served.status, url, &served.headers);
         if !stale.is_empty() {
@@ -173,6 +155,20 @@ impl Front {
             self.cache.invalidate(&keys).await?;
         }
         Ok(Answered::of_served(served, &visit.method, self.http_label()))
+    }
+}
+
+/// A request that is passed on as it came, but for its body.
+fn exchange(visit: &Visit<'_>, url: &Url, trust: Trust, reason: Reason) -> Exchange {
+    Exchange {
+        method: visit.method.clone(),
+        parent: None,
+        origin: Origin { trust, ..origin(url) },
+        headers: visit.headers.clone(),
+        body: None,
+        reason,
+        freshness: Freshness::Http,
+        party: visit.party.clone(),
     }
 }
 
