@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::catalog::{Catalog, PrefixAsk};
+use super::catalog::PrefixAsk;
 use super::core::PROMISED;
 use super::error::IndexError;
 use super::recent::Recalled;
@@ -42,8 +42,8 @@ impl Index {
                 Presence::Unknown => {}
             }
             self.count_read();
-            let entries = self.core.catalog.entries(*key).await?;
-            let candidates: Candidates = entries.into_iter().map(Arc::new).collect();
+            let found = self.core.catalog.lookup(std::slice::from_ref(key)).await?;
+            let candidates: Candidates = found.into_iter().flatten().map(Arc::new).collect();
             let order = self.core.order.lock();
             let unchanged = self.core.recent.fill(key, epoch, &candidates);
             drop(order);

@@ -6,21 +6,20 @@ use std::sync::Arc;
 use futures_util::future::BoxFuture;
 
 use super::error::IndexError;
+use super::ledger::{Build, RecordLine};
 use crate::model::checksum::Checksum;
 use crate::model::digest::Digest;
 use crate::model::entry::Entry;
 use crate::model::key::KeyHash;
 use crate::model::realm::{Realm, Scope};
+use crate::model::time::Timestamp;
 
-/// The durable record of what is known by which key. A trait because a fleet shares one through another engine.
-pub trait Catalog: Send + Sync + 'static {
+/// The durable record of what is known by which key. A trait because several nodes can share one through another engine.
+///
+/// *Errors*: of all, `Unreachable` when the engine did not answer: never an absence.
+pub(super) trait Catalog: Send + Sync + 'static {
     /// The stored answers of each key, in the order asked, newest first within a key.
     fn lookup<'a>(&'a self, keys: &'a [KeyHash]) -> BoxFuture<'a, Result<Vec<Vec<Entry>>, IndexError>>;
-
-    /// Applies a batch whole or not at all, durable on return. The returned number rises with each commit.
-    ///
-    /// *Errors*: `Conflict` when an entry's expected version is not the stored one.
-    fn commit(&self, batch: Batch) -> BoxFuture<'_, Result<u64, IndexError>>;
 
     /// The digest behind each checksum, for those that one of `realms` has an edge to; None otherwise.
     fn resolve<'a>(
@@ -34,6 +33,156 @@ pub trait Catalog: Send + Sync + 'static {
 
     /// Keys changed after `since`, in commit order, at most `limit`.
     fn changes(&self, since: u64, limit: usize) -> BoxFuture<'_, Result<Vec<(u64, KeyHash)>, IndexError>>;
+
+    /// Makes `changes` in their order, all or none, durable on return. Blocks: for the writer's own thread.
+    ///
+    /// *Errors*: none was made. `Conflict` when an entry's expected version is not the stored one; `Unreachable` also
+    /// when it could not be found out whether they were made.
+    fn write(&self, changes: &[Change<'_>]) -> Result<Written, IndexError>;
+
+    /// Up to `limit` keys that `whose` selects.
+    fn keys_of(&self, whose: Whose, limit: usize) -> BoxFuture<'_, Result<Vec<KeyHash>, IndexError>>;
+
+    /// Keys whose entries refer to `digest`, at most `limit`.
+    fn referrers(&self, digest: Digest, limit: usize) -> BoxFuture<'_, Result<Vec<KeyHash>, IndexError>>;
+
+    /// Whether one of `realms` has an edge to `digest`.
+    fn readable(&self, realms: Vec<Realm>, digest: Digest) -> BoxFuture<'_, Result<bool, IndexError>>;
+
+    /// Builds with a kept record, the latest first.
+    fn builds(&self, limit: usize) -> BoxFuture<'_, Result<Vec<Build>, IndexError>>;
+
+    /// Lines of a build's record after the line `after`, in order.
+    fn lines(&self, label: String, after: u64, limit: usize) -> BoxFuture<'_, Result<Vec<RecordLine>, IndexError>>;
+
+    /// Which of `digests` a kept record names.
+    fn pinned(&self, digests: Vec<Digest>) -> BoxFuture<'_, Result<Vec<bool>, IndexError>>;
+
+    /// After the last `write`, when the index ends in order. Blocks.
+    fn seal(&self) -> Result<(), IndexError>;
+
+    /// Lets go of what is open; what is asked later is `Closed`.
+    fn close(&self);
+}
+
+/// An engine that has just been opened, with what the index reads of it once.
+pub(super) struct Opened {
+    pub(super) catalog: Arc<dyn Catalog>,
+    /// The number of the last commit.
+    pub(super) seq: u64,
+    pub(super) facts: Vec<(String, Vec<u8>)>,
+    /// None when there is nothing to load.
+    pub(super) names: Option<Box<dyn Names>>,
+}
+
+/// The keys and edges as they stood when the catalog was opened, for the table in memory.
+pub(super) trait Names: Send {
+    /// At most so many keys, nearly.
+    fn keys(&self) -> Result<u64, IndexError>;
+
+    /// Calls `with` once. Blocks.
+    fn read(&mut self, with: Reading<'_>) -> Result<(), IndexError>;
+}
+
+pub(super) type Reading<'a> = &'a mut dyn FnMut(Cursors<'_>) -> Result<(), IndexError>;
+
+pub(super) type Rows<'a, T> = &'a mut dyn Iterator<Item = Result<T, IndexError>>;
+
+/// To be read side by side.
+pub(super) struct Cursors<'a> {
+    /// Bodies with the keys that name them, in the order of the digests.
+    pub(super) bodies: Rows<'a, (Digest, KeyHash)>,
+    /// Who may read, in the order of the digests.
+    pub(super) edges: Rows<'a, (Digest, Realm)>,
+    pub(super) bodiless: Rows<'a, KeyHash>,
+}
+
+/// Which keys to list.
+#[derive(Clone, Debug)]
+pub(super) enum Whose {
+    Writer(String),
+    Prefix { scope: String, ecosystem: String, upstream: String, prefix: String },
+}
+
+/// One change to the catalog.
+pub(super) enum Change<'a> {
+    Named(Named<'a>),
+    /// Blobs whose places were dropped, with the sums they had: their sums, edges and the entries whose body they were go.
+    Dropped {
+        seq: u64,
+        blobs: &'a [(Digest, Vec<Checksum>)],
+    },
+    /// A line of a build's record, or one more that did not fit.
+    Line {
+        label: &'a str,
+        line: &'a RecordLine,
+        lines_max: u64,
+        kept: KeptBuilds,
+    },
+    /// Drops a build's record.
+    ForgetBuild {
+        label: &'a str,
+    },
+    /// Drops the records of all builds but those kept.
+    Expire(KeptBuilds),
+    /// None drops the fact.
+    Fact {
+        name: &'a str,
+        value: Option<&'a [u8]>,
+    },
+}
+
+/// Forgotten keys, then entries, sums and edges.
+#[derive(Default)]
+pub(super) struct Named<'a> {
+    /// None: the next one.
+    pub(super) seq: Option<u64>,
+    pub(super) forgets: &'a [KeyHash],
+    /// Each with the version that it must replace, if that matters.
+    pub(super) puts: Vec<(&'a Entry, Option<u64>)>,
+    pub(super) sums: Vec<(Checksum, Digest)>,
+    pub(super) edges: &'a [(Realm, Digest)],
+}
+
+/// What came of a write.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Written {
+    /// The number of the last commit: rises with each that changes a key, in the order in which they are seen.
+    pub(super) seq: u64,
+    /// Of each change.
+    pub(super) found: Vec<Found>,
+}
+
+/// What a change found.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Found {
+    /// Keys that lost an answer, and whether any is left.
+    pub(super) keys: Vec<(KeyHash, bool)>,
+    /// Builds that went.
+    pub(super) builds: u64,
+}
+
+/// Which builds keep their record.
+#[derive(Clone, Copy)]
+pub(super) struct KeptBuilds {
+    /// Those heard of since.
+    pub(super) oldest: Timestamp,
+    /// The latest of them.
+    pub(super) builds_max: u64,
+}
+
+/// How much of what is repeated is kept.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Keep {
+    /// Entries of one key that `Vary` tells apart.
+    pub(super) variants: usize,
+    /// Commits that the feed of changes reaches back.
+    pub(super) feed: u64,
+}
+
+/// Greater than every text that starts with `prefix`: the highest character of all follows it.
+pub(super) fn end_of(prefix: &str) -> String {
+    format!("{prefix}{}", char::MAX)
 }
 
 /// What a listing asks for.
@@ -46,17 +195,6 @@ pub struct PrefixAsk<'a> {
     /// Path at which the listing begins, as the last of another one; empty: the first.
     pub from: &'a str,
     pub limit: usize,
-}
-
-/// Changes that belong together.
-#[derive(Default, Debug, Clone)]
-pub struct Batch {
-    pub puts: Vec<Put>,
-    /// Keys to forget, all their entries at once.
-    pub forgets: Vec<KeyHash>,
-    /// Checksums learned of blobs.
-    pub sums: Vec<(Checksum, Digest)>,
-    pub edges: Vec<(Realm, Digest)>,
 }
 
 /// One entry to store. Replaces the entry of the same key whose `vary` is equal.

@@ -11,9 +11,9 @@ use quick_cache::sync::Cache;
 use rusqlite::Connection;
 use tokio::sync::watch;
 
+use super::catalog::Catalog;
 use super::lock::DirectoryLock;
 use super::recent::Recent;
-use super::sqlite::catalog::SqliteCatalog;
 use super::sqlite::pool::Readers;
 use super::table::{Minutes, Table};
 use super::writer::queue::Queue;
@@ -46,7 +46,7 @@ pub(super) struct Core {
     pub(super) table: Table,
     pub(super) recent: Recent,
     pub(super) queue: Queue,
-    pub(super) catalog: SqliteCatalog,
+    pub(super) catalog: Arc<dyn Catalog>,
     pub(super) places: Places,
     /// Held while a change becomes visible: the order here is the order of commits.
     pub(super) order: Mutex<Order>,
@@ -131,7 +131,7 @@ impl Core {
     /// Closes what holds the data directory.
     pub(super) fn release(&self) {
         self.places.readers.close();
-        self.catalog.readers.close();
+        self.catalog.close();
         self.lock.lock().take();
     }
 

@@ -2,7 +2,6 @@
 
 use super::Index;
 use super::error::IndexError;
-use super::sqlite;
 use super::writer::queue::Work;
 use crate::model::checksum::Checksum;
 use crate::model::digest::Digest;
@@ -49,14 +48,12 @@ impl Index {
 
     /// Builds with a kept record, the latest first, at most `limit`.
     pub async fn builds(&self, limit: usize) -> Result<Vec<Build>, IndexError> {
-        self.core.catalog.readers.read(move |connection| sqlite::ledger::builds(connection, limit)).await
+        self.core.catalog.builds(limit).await
     }
 
     /// A build's lines after the line `after` (0: from the first), in order, at most `limit`.
     pub async fn record_lines(&self, label: &str, after: u64, limit: usize) -> Result<Vec<RecordLine>, IndexError> {
-        let label = label.to_owned();
-        let read = move |connection: &rusqlite::Connection| sqlite::ledger::lines(connection, &label, after, limit);
-        self.core.catalog.readers.read(read).await
+        self.core.catalog.lines(label.to_owned(), after, limit).await
     }
 
     /// Drops a build's record: what it named may be evicted again. False when there is none.
@@ -68,7 +65,6 @@ impl Index {
 
     /// Which of `digests` a kept record names: such blobs are not evicted.
     pub async fn pinned(&self, digests: &[Digest]) -> Result<Vec<bool>, IndexError> {
-        let digests = digests.to_vec();
-        self.core.catalog.readers.read(move |connection| sqlite::ledger::named(connection, &digests)).await
+        self.core.catalog.pinned(digests.to_vec()).await
     }
 }

@@ -1,18 +1,19 @@
-//! Filling the table at start, in the background: three cursors in the order of the digests, read side by side.
+//! Filling the table at start, in the background: places, keys and edges in the order of the digests, read side by side.
 //!
-//! All three read the state of the databases when the index was opened. What changes while they read is remembered
+//! All are read as they stood when the index was opened. What changes while they read is remembered
 //! under the order lock (`core::Late`) and wins.
 
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use rusqlite::{Connection, Row, Rows};
+use rusqlite::Connection;
 
+use super::catalog::{Cursors, Names, Rows};
 use super::core::Core;
 use super::error::IndexError;
 use super::open::OnPlace;
-use super::sqlite::{catalog, places, pool, sql};
+use super::sqlite::{places, pool, sql};
 use super::table::Blob;
 use crate::model::digest::{Digest, Prefix};
 use crate::model::key::KeyHash;
@@ -24,10 +25,10 @@ const GROUP: usize = 256;
 /// Bytes of a row of the places with its share of half-filled pages, at most: so many rows there are at least.
 const ROW_BYTES: u64 = 150;
 
-/// Connections that hold the state of the databases at the time of opening.
+/// Places, keys and edges as they stood at the time of opening.
 pub(super) struct Snapshot {
     places: Connection,
-    catalog: Connection,
+    names: Option<Box<dyn Names>>,
 }
 
 /// What goes into the table at once.
@@ -40,25 +41,18 @@ struct Group {
 
 /// One thing by digest, read one ahead.
 struct Cursor<'a, T> {
-    rows: Rows<'a>,
+    rows: Rows<'a, (Digest, T)>,
     next: Option<(Digest, T)>,
-    read: Read<T>,
 }
-
-/// Reads a row; None when it holds what this version does not know.
-type Read<T> = fn(&Row<'_>) -> rusqlite::Result<Option<(Digest, T)>>;
 
 impl Snapshot {
     /// Takes the snapshot. None when there is nothing to load.
-    pub(super) fn take(places: &Path, catalog: &Path) -> Result<Option<Snapshot>, IndexError> {
-        let snapshot = Snapshot { places: pool::open_reader(places)?, catalog: pool::open_reader(catalog)? };
+    pub(super) fn take(places: &Path, names: Option<Box<dyn Names>>) -> Result<Option<Snapshot>, IndexError> {
+        let places = pool::open_reader(places)?;
         // A deferred transaction begins with its first read.
-        snapshot.places.execute_batch("BEGIN")?;
-        snapshot.catalog.execute_batch("BEGIN")?;
-        let any_places = snapshot.places.prepare(sql::PLACES_ALL)?.exists([])?;
-        let any_keys = snapshot.catalog.prepare(sql::KEYS_WITH_BODY)?.exists([])?
-            || snapshot.catalog.prepare(sql::KEYS_WITHOUT_BODY)?.exists([])?;
-        Ok((any_places || any_keys).then_some(snapshot))
+        places.execute_batch("BEGIN")?;
+        let any = names.is_some() || places.prepare(sql::PLACES_ALL)?.exists([])?;
+        Ok(any.then_some(Snapshot { places, names }))
     }
 
     /// Blobs and keys there are at least, nearly: counting them would read everything once more.
@@ -66,13 +60,13 @@ impl Snapshot {
         let pragma = |name| self.places.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
         let bytes = (pragma("page_count")? - pragma("freelist_count")?) * pragma("page_size")?;
         let blobs = u64::try_from(bytes).unwrap_or(0) / ROW_BYTES;
-        let keys: Option<i64> = self.catalog.query_row(sql::ENTRY_LAST, [], |row| row.get(0))?;
-        Ok((blobs, keys.and_then(|keys| u64::try_from(keys).ok()).unwrap_or(0).min(blobs)))
+        let keys = self.names.as_ref().map_or(Ok(0), |names| names.keys())?;
+        Ok((blobs, keys.min(blobs)))
     }
 }
 
 /// Loads everything, tells `on_place` of every place, and declares the table complete.
-pub(super) fn load(core: &Arc<Core>, snapshot: &Snapshot, on_place: &mut OnPlace) {
+pub(super) fn load(core: &Arc<Core>, snapshot: Snapshot, on_place: &mut OnPlace) {
     let loaded = fill(core, snapshot, on_place);
     if let Err(error) = loaded {
         tracing::error!(%error, "the table could not be loaded: every look-up goes to the databases");
@@ -93,16 +87,25 @@ pub(super) fn load(core: &Arc<Core>, snapshot: &Snapshot, on_place: &mut OnPlace
     core.loaded.send_replace(true);
 }
 
-fn fill(core: &Core, snapshot: &Snapshot, on_place: &mut OnPlace) -> Result<(), IndexError> {
+fn fill(core: &Core, snapshot: Snapshot, on_place: &mut OnPlace) -> Result<(), IndexError> {
     let (blobs, keys) = snapshot.estimate()?;
     core.table.reserve(blobs, keys);
-    let realms = catalog::realms(&snapshot.catalog)?;
-    let mut key_statement = snapshot.catalog.prepare(sql::KEYS_WITH_BODY)?;
-    let mut edge_statement = snapshot.catalog.prepare(sql::EDGES_ALL)?;
-    let mut keys = Cursor::new(key_statement.query([])?, read_key)?;
-    let mut edges = Cursor::new(edge_statement.query([])?, read_edge)?;
+    let Snapshot { places, names } = snapshot;
+    let mut merge = |cursors: Cursors<'_>| merge(core, &places, cursors, on_place);
+    match names {
+        Some(mut names) => names.read(&mut merge),
+        None => {
+            let (mut bodies, mut edges) = (std::iter::empty(), std::iter::empty());
+            merge(Cursors { bodies: &mut bodies, edges: &mut edges, bodiless: &mut std::iter::empty() })
+        }
+    }
+}
+
+fn merge(core: &Core, places: &Connection, cursors: Cursors<'_>, on_place: &mut OnPlace) -> Result<(), IndexError> {
+    let mut keys = Cursor::new(cursors.bodies)?;
+    let mut edges = Cursor::new(cursors.edges)?;
     let mut group = Group::default();
-    places::each(&snapshot.places, |row| {
+    places::each(places, |row| {
         let Some((digest, place, class, used)) = places::read_light(row)? else { return Ok(true) };
         on_place(&digest, &place, class);
         let prefix = digest.prefix();
@@ -112,7 +115,7 @@ fn fill(core: &Core, snapshot: &Snapshot, on_place: &mut OnPlace) -> Result<(), 
         keys.upto(&digest, |body, key| group.keys.push((key, Some(body.prefix()))))?;
         edges.upto(&digest, |of, realm| {
             if *of == digest {
-                group.edges.extend(realms.get(&realm).map(|realm| (prefix, realm.clone())));
+                group.edges.push((prefix, realm));
             }
         })?;
         if group.blobs.len() >= GROUP || group.keys.len() >= GROUP {
@@ -121,10 +124,8 @@ fn fill(core: &Core, snapshot: &Snapshot, on_place: &mut OnPlace) -> Result<(), 
         Ok(!core.stopping.load(Ordering::Acquire))
     })?;
     keys.upto(&Digest::from_bytes([0xff; Digest::LEN]), |body, key| group.keys.push((key, Some(body.prefix()))))?;
-    let mut bodiless = snapshot.catalog.prepare(sql::KEYS_WITHOUT_BODY)?;
-    let mut rows = bodiless.query([])?;
-    while let Some(row) = rows.next()? {
-        group.keys.push((KeyHash(row.get(0)?), None));
+    for key in cursors.bodiless {
+        group.keys.push((key?, None));
         if group.keys.len() >= GROUP {
             group.seat(core);
         }
@@ -152,43 +153,18 @@ impl Group {
     }
 }
 
-impl<'a, T: Copy> Cursor<'a, T> {
-    fn new(rows: Rows<'a>, read: Read<T>) -> Result<Cursor<'a, T>, IndexError> {
-        let mut cursor = Cursor { rows, next: None, read };
-        cursor.advance()?;
-        Ok(cursor)
-    }
-
-    /// Skips rows that cannot be read.
-    fn advance(&mut self) -> Result<(), IndexError> {
-        self.next = None;
-        while let Some(row) = self.rows.next()? {
-            self.next = (self.read)(row)?;
-            if self.next.is_some() {
-                break;
-            }
-        }
-        Ok(())
+impl<'a, T> Cursor<'a, T> {
+    fn new(rows: Rows<'a, (Digest, T)>) -> Result<Cursor<'a, T>, IndexError> {
+        let next = rows.next().transpose()?;
+        Ok(Cursor { rows, next })
     }
 
     /// Gives all up to and with `digest` to `see`.
     fn upto(&mut self, digest: &Digest, mut see: impl FnMut(&Digest, T)) -> Result<(), IndexError> {
-        while let Some((at, found)) = self.next.filter(|(at, _)| at <= digest) {
+        while let Some((at, found)) = self.next.take_if(|(at, _)| *at <= *digest) {
             see(&at, found);
-            self.advance()?;
+            self.next = self.rows.next().transpose()?;
         }
         Ok(())
     }
-}
-
-fn read_key(row: &Row<'_>) -> rusqlite::Result<Option<(Digest, KeyHash)>> {
-    let digest = row.get_ref(0)?.as_blob().ok().and_then(Digest::from_slice);
-    let hash = row.get_ref(1)?.as_blob().ok().and_then(|hash| hash.try_into().ok());
-    Ok(digest.zip(hash.map(KeyHash)))
-}
-
-fn read_edge(row: &Row<'_>) -> rusqlite::Result<Option<(Digest, i64)>> {
-    let digest = row.get_ref(0)?.as_blob().ok().and_then(Digest::from_slice);
-    let realm = row.get(1)?;
-    Ok(digest.map(|digest| (digest, realm)))
 }

@@ -14,6 +14,7 @@ pub mod sqlite;
 pub mod table;
 
 mod ask;
+mod codec;
 mod core;
 mod facts;
 mod format;

@@ -9,6 +9,7 @@ use parking_lot::{Mutex, RwLock};
 use quick_cache::sync::Cache;
 use tokio::sync::watch;
 
+use super::catalog::{Keep, Opened};
 use super::core::{Core, Gauges, Late, Order, PROMISED, Places, Unseated};
 use super::error::IndexError;
 use super::load::{self, Snapshot};
@@ -17,7 +18,6 @@ use super::recent::Recent;
 use super::sqlite::catalog::SqliteCatalog;
 use super::sqlite::pool::{self, Readers};
 use super::sqlite::schema;
-use super::sqlite::write::{self, Keep};
 use super::table::Table;
 use super::writer::Writer;
 use super::writer::queue::Queue;
@@ -83,16 +83,16 @@ impl Index {
             readers: Readers::new(places_path.clone(), settings.readers),
         };
         let keep = Keep { variants: settings.variants_max.max(1), feed: settings.feed_max };
-        let catalog = SqliteCatalog::open(&catalog_path, settings.readers, keep)?;
-        let snapshot = Snapshot::take(&places_path, &catalog_path)?;
-        let core = Arc::new(assemble(settings, clock, lock, places, catalog, snapshot.is_some())?);
+        let mut opened = SqliteCatalog::open_whole(&catalog_path, settings.readers, keep)?;
+        let snapshot = Snapshot::take(&places_path, opened.names.take())?;
+        let core = Arc::new(assemble(settings, clock, lock, places, opened, snapshot.is_some()));
         let threads = Arc::new(Threads { core: core.clone(), handles: Mutex::default() });
         let writer = Writer::new(core.clone());
         threads.start("index-writer", move || writer.run())?;
         let (loading, dir) = (core.clone(), dir.to_owned());
         threads.start("index-loader", move || {
             if let Some(snapshot) = snapshot {
-                load::load(&loading, &snapshot, &mut on_place);
+                load::load(&loading, snapshot, &mut on_place);
             }
             let stopping = || loading.stopping.load(Ordering::Acquire);
             if let Err(error) = format::migrate(&dir, found, format::STEPS, &stopping) {
@@ -108,15 +108,15 @@ fn assemble(
     clock: Arc<dyn Clock>,
     lock: DirectoryLock,
     places: Places,
-    catalog: SqliteCatalog,
+    opened: Opened,
     anything_to_load: bool,
-) -> Result<Core, IndexError> {
-    let facts = catalog.readers.read_now(write::facts)?;
+) -> Core {
+    let Opened { catalog, seq, facts, names: _ } = opened;
     let promised = facts.iter().find(|(name, _)| name == PROMISED).and_then(|(_, value)| {
         let bytes: &[u8] = value.as_ref();
         Some(Timestamp(i64::from_le_bytes(bytes.try_into().ok()?)))
     });
-    Ok(Core {
+    Core {
         started: clock.elapsed(),
         opened: clock.now(),
         inherited: promised.is_some_and(|promised| promised > clock.now()),
@@ -125,7 +125,7 @@ fn assemble(
         table: Table::new(settings.table_max_bytes),
         recent: Recent::new(settings.entry_cache_bytes),
         queue: Queue::new(settings.queue_bytes, settings.commit_rows),
-        order: Mutex::new(Order { seq: catalog.seq(), loading: anything_to_load.then(Late::default) }),
+        order: Mutex::new(Order { seq, loading: anything_to_load.then(Late::default) }),
         places,
         catalog,
         names: Cache::new(NAMES),
@@ -137,7 +137,7 @@ fn assemble(
         gauges: Gauges::default(),
         lock: Mutex::new(Some(lock)),
         settings: settings.clone(),
-    })
+    }
 }
 
 impl Threads {

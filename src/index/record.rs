@@ -5,12 +5,11 @@ use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
-use super::catalog::Put;
+use super::catalog::{Put, Whose};
+use super::codec::vary_print;
 use super::core::{Core, Order};
 use super::error::IndexError;
 use super::recent::entry_bytes;
-use super::sqlite::catalog::Whose;
-use super::sqlite::codec::vary_print;
 use super::sqlite::places::Located;
 use super::table::{Blob, Seated, Use};
 use super::writer::queue::{Acked, Room, Work};

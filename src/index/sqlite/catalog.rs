@@ -1,6 +1,5 @@
 //! The catalog on SQLite: keys, checksums, edges, references, the feed of changes.
 
-use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -8,11 +7,14 @@ use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use rusqlite::{Connection, OptionalExtension, params};
 
+use super::names::SqliteNames;
 use super::pool::Readers;
-use super::write::{self, Changing, Keep, Writing};
-use super::{codec, pool, schema, sql};
-use crate::index::catalog::{Batch, Catalog, PrefixAsk};
+use super::write::{self, Writing};
+use super::{ledger, pool, schema, sql};
+use crate::index::catalog::{Catalog, Change, Keep, Names, Opened, PrefixAsk, Whose, Written, end_of};
+use crate::index::codec;
 use crate::index::error::IndexError;
+use crate::index::ledger::{Build, RecordLine};
 use crate::model::checksum::Checksum;
 use crate::model::digest::Digest;
 use crate::model::entry::Entry;
@@ -21,13 +23,13 @@ use crate::model::realm::Realm;
 
 /// `catalog.sqlite`: one connection that writes, a few that read. Cheap to clone.
 #[derive(Clone)]
-pub struct SqliteCatalog {
+pub(in crate::index) struct SqliteCatalog {
     writing: Arc<Mutex<Writing>>,
-    pub(in crate::index) readers: Arc<Readers>,
+    readers: Arc<Readers>,
 }
 
 /// What one checksum led to.
-pub(in crate::index) type Resolved = Vec<Option<Digest>>;
+type Resolved = Vec<Option<Digest>>;
 
 impl SqliteCatalog {
     /// Opens or makes the database at `path`.
@@ -37,73 +39,19 @@ impl SqliteCatalog {
         Ok(SqliteCatalog { writing, readers: Readers::new(path.to_owned(), readers) })
     }
 
-    /// Runs `work` in one transaction. Blocks: for the writer's own thread and for blocking pools.
-    pub(in crate::index) fn transact<T>(
-        &self,
-        work: impl FnOnce(&mut Changing<'_>) -> Result<T, IndexError>,
-    ) -> Result<T, IndexError> {
-        self.writing.lock().transact(work)
+    /// With all that the index reads of it once.
+    pub(in crate::index) fn open_whole(path: &Path, readers: usize, keep: Keep) -> Result<Opened, IndexError> {
+        let catalog = SqliteCatalog::open(path, readers, keep)?;
+        let (seq, facts) = (catalog.writing.lock().seq(), catalog.readers.read_now(write::facts)?);
+        let names = SqliteNames::take(path)?.map(|names| Box::new(names) as Box<dyn Names>);
+        Ok(Opened { catalog: Arc::new(catalog), seq, facts, names })
     }
-
-    /// The number of the last commit.
-    pub(in crate::index) fn seq(&self) -> u64 {
-        self.writing.lock().seq()
-    }
-
-    /// Moves what the log holds into the database.
-    pub(in crate::index) fn checkpoint(&self) -> Result<(), IndexError> {
-        Ok(self.writing.lock().connection.query_row(sql::CHECKPOINT, [], |_| Ok(()))?)
-    }
-
-    /// The entries of one key, newest first.
-    pub(in crate::index) async fn entries(&self, key: KeyHash) -> Result<Vec<Entry>, IndexError> {
-        self.readers.read(move |connection| entries(connection, &key)).await
-    }
-
-    /// Up to `limit` keys that `whose` selects.
-    pub(in crate::index) async fn keys_of(&self, whose: Whose, limit: usize) -> Result<Vec<KeyHash>, IndexError> {
-        self.readers.read(move |connection| keys_of(connection, &whose, limit)).await
-    }
-
-    /// Keys whose entries refer to `digest`, at most `limit`.
-    pub(in crate::index) async fn referrers(&self, digest: Digest, limit: usize) -> Result<Vec<KeyHash>, IndexError> {
-        let read = move |connection: &Connection| {
-            let mut statement = connection.prepare_cached(sql::REF_KEYS)?;
-            let rows = statement.query_map(params![digest.as_bytes(), limit as i64], |row| Ok(KeyHash(row.get(0)?)))?;
-            Ok(rows.collect::<Result<_, _>>()?)
-        };
-        self.readers.read(read).await
-    }
-
-    /// Whether one of `realms` has an edge to `digest`.
-    pub(in crate::index) async fn readable(&self, realms: Vec<Realm>, digest: Digest) -> Result<bool, IndexError> {
-        let read = move |connection: &Connection| {
-            let ids = realm_ids(connection, &realms)?;
-            has_edge(connection, &digest, &ids)
-        };
-        self.readers.read(read).await
-    }
-}
-
-/// Which keys to list.
-#[derive(Clone, Debug)]
-pub(in crate::index) enum Whose {
-    Writer(String),
-    Prefix { scope: String, ecosystem: String, upstream: String, prefix: String },
 }
 
 impl Catalog for SqliteCatalog {
     fn lookup<'a>(&'a self, keys: &'a [KeyHash]) -> BoxFuture<'a, Result<Vec<Vec<Entry>>, IndexError>> {
         let keys = keys.to_vec();
         Box::pin(self.readers.read(move |connection| lookup(connection, &keys)))
-    }
-
-    fn commit(&self, batch: Batch) -> BoxFuture<'_, Result<u64, IndexError>> {
-        let writing = self.writing.clone();
-        Box::pin(async move {
-            let commit = move || writing.lock().transact(|changing| apply(changing, &batch));
-            tokio::task::spawn_blocking(commit).await.map_err(|_panicked_or_stopped| IndexError::Closed)?
-        })
     }
 
     fn resolve<'a>(&'a self, realms: &'a [Realm], sums: &'a [Checksum]) -> BoxFuture<'a, Result<Resolved, IndexError>> {
@@ -126,23 +74,52 @@ impl Catalog for SqliteCatalog {
     fn changes(&self, since: u64, limit: usize) -> BoxFuture<'_, Result<Vec<(u64, KeyHash)>, IndexError>> {
         Box::pin(self.readers.read(move |connection| changes(connection, since, limit)))
     }
-}
 
-fn apply(changing: &mut Changing<'_>, batch: &Batch) -> Result<u64, IndexError> {
-    let seq = changing.next_seq();
-    for key in &batch.forgets {
-        changing.forget(key, seq)?;
+    fn write(&self, changes: &[Change<'_>]) -> Result<Written, IndexError> {
+        let mut writing = self.writing.lock();
+        let found = writing.transact(|changing| changes.iter().map(|change| changing.make(change)).collect())?;
+        Ok(Written { seq: writing.seq(), found })
     }
-    for put in &batch.puts {
-        changing.put(&put.entry, seq, put.expected)?;
+
+    fn keys_of(&self, whose: Whose, limit: usize) -> BoxFuture<'_, Result<Vec<KeyHash>, IndexError>> {
+        Box::pin(self.readers.read(move |connection| keys_of(connection, &whose, limit)))
     }
-    for (sum, digest) in &batch.sums {
-        changing.add_sum(sum, digest)?;
+
+    fn referrers(&self, digest: Digest, limit: usize) -> BoxFuture<'_, Result<Vec<KeyHash>, IndexError>> {
+        Box::pin(self.readers.read(move |connection| {
+            let mut statement = connection.prepare_cached(sql::REF_KEYS)?;
+            let rows = statement.query_map(params![digest.as_bytes(), limit as i64], |row| Ok(KeyHash(row.get(0)?)))?;
+            Ok(rows.collect::<Result<_, _>>()?)
+        }))
     }
-    for (realm, digest) in &batch.edges {
-        changing.add_edge(realm, digest)?;
+
+    fn readable(&self, realms: Vec<Realm>, digest: Digest) -> BoxFuture<'_, Result<bool, IndexError>> {
+        Box::pin(self.readers.read(move |connection| {
+            let ids = realm_ids(connection, &realms)?;
+            has_edge(connection, &digest, &ids)
+        }))
     }
-    Ok(seq)
+
+    fn builds(&self, limit: usize) -> BoxFuture<'_, Result<Vec<Build>, IndexError>> {
+        Box::pin(self.readers.read(move |connection| ledger::builds(connection, limit)))
+    }
+
+    fn lines(&self, label: String, after: u64, limit: usize) -> BoxFuture<'_, Result<Vec<RecordLine>, IndexError>> {
+        Box::pin(self.readers.read(move |connection| ledger::lines(connection, &label, after, limit)))
+    }
+
+    fn pinned(&self, digests: Vec<Digest>) -> BoxFuture<'_, Result<Vec<bool>, IndexError>> {
+        Box::pin(self.readers.read(move |connection| ledger::named(connection, &digests)))
+    }
+
+    /// Moves what the log holds into the database.
+    fn seal(&self) -> Result<(), IndexError> {
+        Ok(self.writing.lock().connection.query_row(sql::CHECKPOINT, [], |_| Ok(()))?)
+    }
+
+    fn close(&self) {
+        self.readers.close();
+    }
 }
 
 fn entries(connection: &Connection, key: &KeyHash) -> Result<Vec<Entry>, IndexError> {
@@ -162,11 +139,7 @@ fn lookup(connection: &Connection, keys: &[KeyHash]) -> Result<Vec<Vec<Entry>>, 
     Ok(found)
 }
 
-pub(in crate::index) fn resolve(
-    connection: &Connection,
-    realms: &[Realm],
-    sums: &[Checksum],
-) -> Result<Resolved, IndexError> {
+fn resolve(connection: &Connection, realms: &[Realm], sums: &[Checksum]) -> Result<Resolved, IndexError> {
     let ids = realm_ids(connection, realms)?;
     let mut order: Vec<usize> = (0..sums.len()).collect();
     order.sort_unstable_by_key(|at| sums[*at]);
@@ -239,16 +212,4 @@ fn changes(connection: &Connection, since: u64, limit: usize) -> Result<Vec<(u64
         found.extend(whole);
     }
     Ok(found)
-}
-
-/// Realms by their number in this database.
-pub(in crate::index) fn realms(connection: &Connection) -> Result<HashMap<i64, Realm>, IndexError> {
-    let mut statement = connection.prepare(sql::REALMS)?;
-    let rows = statement.query_map([], |row| Ok((row.get(0)?, Realm::named(row.get_ref(1)?.as_str()?))))?;
-    Ok(rows.collect::<Result<_, _>>()?)
-}
-
-/// Greater than every text that starts with `prefix`: the highest character of all follows it.
-fn end_of(prefix: &str) -> String {
-    format!("{prefix}{}", char::MAX)
 }

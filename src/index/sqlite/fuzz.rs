@@ -1,6 +1,6 @@
 //! Entry for the fuzz targets: columns of the catalog as a damaged or foreign database may hold them.
 
-use super::codec::{decode_digests, decode_head, decode_sums, encode_digests, encode_head, encode_sums};
+use crate::index::codec::{decode_digests, decode_head, decode_sums, encode_digests, encode_head, encode_sums};
 use crate::model::entry::Entry;
 use crate::model::fuzz::entry;
 

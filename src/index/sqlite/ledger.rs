@@ -2,27 +2,20 @@
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
+use super::sql;
 use super::write::Changing;
-use super::{codec, sql};
+use crate::index::catalog::KeptBuilds;
+use crate::index::codec;
 use crate::index::error::IndexError;
 use crate::index::ledger::{Build, RecordLine};
 use crate::model::digest::Digest;
 use crate::model::key::KeyHash;
-use crate::model::outcome::Outcome;
 use crate::model::time::Timestamp;
-
-/// Which builds keep their record.
-pub(in crate::index) struct KeptBuilds {
-    /// Those heard of since.
-    pub(in crate::index) oldest: Timestamp,
-    /// The latest of them.
-    pub(in crate::index) builds_max: u64,
-}
 
 impl Changing<'_> {
     /// Appends a line to a build's record, or counts it as dropped when the record is full. A new build's first line
     /// pushes out the oldest builds over the bound.
-    pub(in crate::index) fn append_line(
+    pub(super) fn append_line(
         &self,
         label: &str,
         line: &RecordLine,
@@ -67,7 +60,7 @@ impl Changing<'_> {
     }
 
     /// Drops the records of all builds but those `kept`. Returns how many.
-    pub(in crate::index) fn expire_builds(&self, kept: &KeptBuilds) -> Result<usize, IndexError> {
+    pub(super) fn expire_builds(&self, kept: &KeptBuilds) -> Result<usize, IndexError> {
         let surplus: Vec<i64> = self
             .transaction
             .prepare_cached(sql::BUILDS_SURPLUS)?
@@ -80,7 +73,7 @@ impl Changing<'_> {
     }
 
     /// Drops one build's record; false when there is none under this label.
-    pub(in crate::index) fn forget_build(&self, label: &str) -> Result<bool, IndexError> {
+    pub(super) fn forget_build(&self, label: &str) -> Result<bool, IndexError> {
         let mut find = self.transaction.prepare_cached(sql::BUILD)?;
         let Some(build) = find.query_row([label], |row| row.get(0)).optional()? else { return Ok(false) };
         self.drop_build(build)?;
@@ -95,7 +88,7 @@ impl Changing<'_> {
 }
 
 /// Builds with a kept record, the latest first.
-pub(in crate::index) fn builds(connection: &Connection, limit: usize) -> Result<Vec<Build>, IndexError> {
+pub(super) fn builds(connection: &Connection, limit: usize) -> Result<Vec<Build>, IndexError> {
     let mut statement = connection.prepare_cached(sql::BUILDS)?;
     let rows = statement.query_map([limit as i64], |row| {
         Ok(Build {
@@ -111,7 +104,7 @@ pub(in crate::index) fn builds(connection: &Connection, limit: usize) -> Result<
 }
 
 /// Lines of a build's record after the line `after`, in order.
-pub(in crate::index) fn lines(
+pub(super) fn lines(
     connection: &Connection,
     label: &str,
     after: u64,
@@ -131,21 +124,15 @@ fn read_line(row: &Row<'_>) -> rusqlite::Result<RecordLine> {
         key: KeyHash(row.get(2)?),
         digest: row.get_ref(3)?.as_blob_or_null()?.and_then(Digest::from_slice),
         sums: codec::decode_sums(row.get_ref(4)?.as_blob()?),
-        outcome: outcome(row.get_ref(5)?.as_str()?, row.get_ref(6)?.as_str()?),
+        outcome: codec::outcome(row.get_ref(5)?.as_str()?, row.get_ref(6)?.as_str()?),
         time: Timestamp(row.get(7)?),
         bytes: row.get::<_, i64>(8)? as u64,
         ms: row.get(9)?,
     })
 }
 
-/// The outcome of a label and a tier; a word of another version reads as a miss.
-fn outcome(label: &str, tier: &str) -> Outcome {
-    let mut known = Outcome::ALL.into_iter();
-    known.find(|outcome| outcome.label() == label && outcome.tier() == tier).unwrap_or(Outcome::Miss)
-}
-
 /// Which of `digests` a kept record names.
-pub(in crate::index) fn named(connection: &Connection, digests: &[Digest]) -> Result<Vec<bool>, IndexError> {
+pub(super) fn named(connection: &Connection, digests: &[Digest]) -> Result<Vec<bool>, IndexError> {
     let mut statement = connection.prepare_cached(sql::LINE_NAMES)?;
     let mut named = Vec::with_capacity(digests.len());
     for digest in digests {

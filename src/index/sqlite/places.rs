@@ -2,7 +2,8 @@
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use super::{codec, sql};
+use super::sql;
+use crate::index::codec;
 use crate::index::error::IndexError;
 use crate::index::table::{Minutes, Use};
 use crate::model::checksum::Checksum;

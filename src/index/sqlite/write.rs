@@ -1,11 +1,12 @@
 //! Changes to `catalog.sqlite`, inside one transaction.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 
-use super::{codec, sql};
+use super::sql;
+use crate::index::catalog::{Change, Found, Keep, Named};
+use crate::index::codec;
 use crate::index::error::IndexError;
 use crate::model::checksum::Checksum;
 use crate::model::digest::Digest;
@@ -15,15 +16,6 @@ use crate::model::realm::Realm;
 
 pub(super) const SEQ: &str = "seq";
 pub(super) const FEED_FLOOR: &str = "feed floor";
-
-/// How much of what is repeated is kept.
-#[derive(Clone, Copy, Debug)]
-pub(in crate::index) struct Keep {
-    /// Entries of one key that `Vary` tells apart.
-    pub(in crate::index) variants: usize,
-    /// Commits that the feed of changes reaches back.
-    pub(in crate::index) feed: u64,
-}
 
 /// The writing connection and what it remembers between transactions.
 pub(super) struct Writing {
@@ -103,7 +95,7 @@ fn raise(connection: &Connection, name: &str, value: u64) -> Result<(), IndexErr
 }
 
 /// A transaction under way.
-pub(in crate::index) struct Changing<'a> {
+pub(super) struct Changing<'a> {
     pub(super) transaction: Transaction<'a>,
     realms: &'a mut HashMap<Realm, i64>,
     seq: u64,
@@ -111,21 +103,47 @@ pub(in crate::index) struct Changing<'a> {
 }
 
 impl Changing<'_> {
-    /// The number of this commit: the highest so far unless one was set.
-    pub(in crate::index) fn next_seq(&mut self) -> u64 {
-        self.seq += 1;
-        self.seq
+    /// Makes one change.
+    pub(super) fn make(&mut self, change: &Change<'_>) -> Result<Found, IndexError> {
+        let mut found = Found::default();
+        match change {
+            Change::Named(named) => self.name(named)?,
+            Change::Dropped { seq, blobs } => {
+                self.seq = self.seq.max(*seq);
+                for (digest, sums) in *blobs {
+                    found.keys.extend(self.forget_blob(digest, sums, *seq)?);
+                }
+            }
+            Change::Line { label, line, lines_max, kept } => self.append_line(label, line, *lines_max, kept)?,
+            Change::ForgetBuild { label } => found.builds = u64::from(self.forget_build(label)?),
+            Change::Expire(kept) => found.builds = self.expire_builds(kept)? as u64,
+            Change::Fact { name, value } => self.put_fact(name, *value)?,
+        }
+        Ok(found)
     }
 
-    /// Takes over a number that was given out before.
-    pub(in crate::index) fn reach_seq(&mut self, seq: u64) {
+    fn name(&mut self, named: &Named<'_>) -> Result<(), IndexError> {
+        let seq = named.seq.unwrap_or(self.seq + 1);
         self.seq = self.seq.max(seq);
+        for key in named.forgets {
+            self.forget(key, seq)?;
+        }
+        for (entry, expected) in &named.puts {
+            self.put(entry, seq, *expected)?;
+        }
+        for (sum, digest) in &named.sums {
+            self.add_sum(sum, digest)?;
+        }
+        for (realm, digest) in named.edges {
+            self.add_edge(realm, digest)?;
+        }
+        Ok(())
     }
 
     /// Stores an entry in place of the one with the same key and an equal `Vary`.
     ///
     /// *Errors*: `Conflict` when `expected` is not the stored one's number.
-    pub(in crate::index) fn put(&mut self, entry: &Entry, seq: u64, expected: Option<u64>) -> Result<(), IndexError> {
+    fn put(&mut self, entry: &Entry, seq: u64, expected: Option<u64>) -> Result<(), IndexError> {
         let vary = codec::vary_print(&entry.vary);
         let standing = self
             .transaction
@@ -203,7 +221,7 @@ impl Changing<'_> {
     }
 
     /// Forgets every entry of a key.
-    pub(in crate::index) fn forget(&mut self, key: &KeyHash, seq: u64) -> Result<(), IndexError> {
+    fn forget(&mut self, key: &KeyHash, seq: u64) -> Result<(), IndexError> {
         let dropped: Vec<(i64, Vec<u8>)> = self
             .transaction
             .prepare_cached(sql::ENTRIES_FORGET)?
@@ -216,7 +234,7 @@ impl Changing<'_> {
     }
 
     /// Forgets what hangs on a blob whose place was dropped; returns the keys it answered and whether any answer is left.
-    pub(in crate::index) fn forget_blob(
+    fn forget_blob(
         &mut self,
         digest: &Digest,
         sums: &[Checksum],
@@ -247,14 +265,14 @@ impl Changing<'_> {
         Ok(left)
     }
 
-    pub(in crate::index) fn add_sum(&self, sum: &Checksum, digest: &Digest) -> Result<(), IndexError> {
+    fn add_sum(&self, sum: &Checksum, digest: &Digest) -> Result<(), IndexError> {
         let code = codec::algorithm_code(sum.algorithm());
         let row = params![code, sum.as_bytes(), digest.as_bytes()];
         self.transaction.prepare_cached(sql::SUM_ADD)?.execute(row)?;
         Ok(())
     }
 
-    pub(in crate::index) fn add_edge(&mut self, realm: &Realm, digest: &Digest) -> Result<(), IndexError> {
+    fn add_edge(&mut self, realm: &Realm, digest: &Digest) -> Result<(), IndexError> {
         let id = self.realm(realm)?;
         self.transaction.prepare_cached(sql::EDGE_ADD)?.execute(params![digest.as_bytes(), id])?;
         Ok(())
@@ -278,7 +296,7 @@ impl Changing<'_> {
     }
 
     /// None drops the fact.
-    pub(in crate::index) fn put_fact(&self, name: &str, value: Option<&[u8]>) -> Result<(), IndexError> {
+    fn put_fact(&self, name: &str, value: Option<&[u8]>) -> Result<(), IndexError> {
         match value {
             Some(value) => self.transaction.prepare_cached(sql::FACT_PUT)?.execute(params![name, value])?,
             None => self.transaction.prepare_cached(sql::FACT_DROP)?.execute([name])?,
@@ -315,38 +333,19 @@ pub(in crate::index) fn facts(connection: &Connection) -> Result<Vec<(String, Ve
     Ok(rows.collect::<Result<_, _>>()?)
 }
 
-/// Entries as the statements select them; a row that cannot be read counts as absent and is logged.
+/// Entries as the statements select them.
 pub(in crate::index) fn read_entry(row: &rusqlite::Row<'_>) -> rusqlite::Result<Option<Entry>> {
-    let hash = KeyHash(row.get(0)?);
-    let body = row.get_ref(2)?.as_blob_or_null().ok().flatten().and_then(Digest::from_slice);
-    let head = row.get_ref(10)?.as_blob().ok().and_then(codec::decode_head);
-    let ecosystem = row.get_ref(4)?.as_str().ok().and_then(codec::ecosystem);
-    let (Some(head), Some(ecosystem)) = (head, ecosystem) else {
-        tracing::warn!(key = %hash, "an entry of the catalog cannot be read and counts as absent");
-        return Ok(None);
-    };
-    let key = crate::model::key::Key {
-        scope: crate::model::realm::Scope::named(row.get_ref(3)?.as_str()?),
-        ecosystem,
+    Ok(codec::decode_entry(codec::Row {
+        hash: KeyHash(row.get(0)?),
+        seq: row.get(1)?,
+        body: row.get_ref(2)?.as_blob_or_null().ok().flatten(),
+        scope: row.get_ref(3)?.as_str()?,
+        ecosystem: row.get_ref(4)?.as_str()?,
         upstream: row.get(5)?,
         path: row.get(6)?,
         variant: row.get(7)?,
-    };
-    Ok(Some(Entry {
-        key: Arc::new(key),
-        hash,
-        status: head.status,
-        headers: head.headers,
-        vary: head.vary,
-        body,
-        len: head.len,
-        requested_at: head.requested_at,
-        fetched_at: head.fetched_at,
-        fetch_ms: head.fetch_ms,
-        seq: row.get::<_, i64>(1)? as u64,
-        refs: codec::decode_digests(row.get_ref(9)?.as_blob().unwrap_or_default()),
-        writer: codec::writer(row.get_ref(8)?.as_str()?),
-        realm: head.realm,
-        valid: head.valid,
+        writer: row.get_ref(8)?.as_str()?,
+        refs: row.get_ref(9)?.as_blob().unwrap_or_default(),
+        head: row.get_ref(10)?.as_blob().unwrap_or_default(),
     }))
 }

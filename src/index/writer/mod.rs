@@ -10,13 +10,12 @@ use std::time::Duration;
 
 use self::queue::{Acked, Done, Job, Next, Pace, Work};
 use self::sync::{Condemned, Failed};
+use super::catalog::{Change, Found, KeptBuilds, Named};
 use super::core::Core;
 use super::error::IndexError;
 use super::record::Visible;
-use super::sqlite::ledger::KeptBuilds;
 use super::sqlite::places::{self, Located, Written};
 use super::sqlite::sql;
-use super::sqlite::write::Changing;
 use super::table::Use;
 use crate::model::checksum::Checksum;
 use crate::model::digest::Digest;
@@ -195,7 +194,7 @@ impl Writer {
 
     fn commit_catalog(&self, batch: &mut [Staged]) {
         let mut due: Vec<&mut Staged> =
-            batch.iter_mut().filter(|staged| staged.failure.is_none() && staged.has_keys()).collect();
+            batch.iter_mut().filter(|staged| staged.failure.is_none() && self.change(staged).is_some()).collect();
         if due.is_empty() {
             return;
         }
@@ -218,34 +217,28 @@ impl Writer {
     }
 
     fn transact_keys(&self, due: &mut [&mut Staged]) -> Result<(), IndexError> {
-        self.core.catalog.transact(|changing| {
-            due.iter_mut().try_for_each(|staged| {
-                staged.keys.clear();
-                self.write_keys(changing, staged)
-            })
-        })
-    }
-
-    fn write_keys(&self, changing: &mut Changing<'_>, staged: &mut Staged) -> Result<(), IndexError> {
-        let lines_max = self.core.settings.lines_max;
-        match &staged.job.work {
-            Work::Record(record) => write_record(changing, record)?,
-            Work::Drop { seq, .. } => {
-                changing.reach_seq(*seq);
-                for (digest, sums) in &staged.dropped {
-                    staged.keys.extend(changing.forget_blob(digest, sums, *seq)?);
-                }
-            }
-            Work::Line { label, line } => {
-                changing.append_line(label, line, lines_max, &self.kept_builds())?;
-            }
-            Work::ForgetBuild { label } => {
-                staged.done.changed = u64::from(changing.forget_build(label)?);
-            }
-            Work::Fact { name, value } => changing.put_fact(name, value.as_deref())?,
-            Work::Move(_) | Work::Barrier => {}
+        let changes: Vec<Change<'_>> = due.iter().filter_map(|staged| self.change(staged)).collect();
+        let written = self.core.catalog.write(&changes)?;
+        for (staged, Found { keys, builds }) in due.iter_mut().zip(written.found) {
+            staged.keys = keys;
+            staged.done.changed += builds;
         }
         Ok(())
+    }
+
+    /// What a job changes in the catalog.
+    fn change<'a>(&self, staged: &'a Staged) -> Option<Change<'a>> {
+        let lines_max = self.core.settings.lines_max;
+        Some(match &staged.job.work {
+            Work::Record(record) => Change::Named(named(record)),
+            Work::Drop { seq, .. } if !staged.dropped.is_empty() => {
+                Change::Dropped { seq: *seq, blobs: &staged.dropped }
+            }
+            Work::Line { label, line } => Change::Line { label, line, lines_max, kept: self.kept_builds() },
+            Work::ForgetBuild { label } => Change::ForgetBuild { label },
+            Work::Fact { name, value } => Change::Fact { name, value: value.as_deref() },
+            Work::Drop { .. } | Work::Move(_) | Work::Barrier => return None,
+        })
     }
 
     fn tidy_when_due(&mut self) {
@@ -254,7 +247,7 @@ impl Writer {
             self.next_tidy = now + TIDY;
             self.core.table.end_leases(self.core.minutes(), self.core.settings.lease_period);
             let kept = self.kept_builds();
-            if let Err(error) = self.core.catalog.transact(|changing| changing.expire_builds(&kept)) {
+            if let Err(error) = self.core.catalog.write(&[Change::Expire(kept)]) {
                 tracing::warn!(%error, "old records of builds could not be dropped");
             }
         }
@@ -289,7 +282,7 @@ impl Writer {
 
     fn checkpoint(&self) {
         let places = self.core.places.writing.lock().query_row(sql::CHECKPOINT, [], |_| Ok(()));
-        if let Err(error) = places.map_err(IndexError::from).and_then(|()| self.core.catalog.checkpoint()) {
+        if let Err(error) = places.map_err(IndexError::from).and_then(|()| self.core.catalog.seal()) {
             tracing::debug!(%error, "the log was not moved into the database; the next start does it");
         }
     }
@@ -303,35 +296,14 @@ fn is_the_disk(error: &IndexError) -> bool {
     matches!(code, Some(CannotOpen | DatabaseCorrupt | DiskFull | NotADatabase | ReadOnly | SystemIoFailure))
 }
 
-fn write_record(changing: &mut Changing<'_>, record: &Visible) -> Result<(), IndexError> {
-    changing.reach_seq(record.seq);
-    for key in &record.forgets {
-        changing.forget(key, record.seq)?;
-    }
-    for entry in &record.entries {
-        changing.put(entry, record.seq, None)?;
-    }
-    if let Some(blob) = &record.blob {
-        for sum in &blob.sums {
-            changing.add_sum(sum, &blob.digest)?;
-        }
-    }
-    for (sum, digest) in &record.sums {
-        changing.add_sum(sum, digest)?;
-    }
-    for (realm, digest) in &record.edges {
-        changing.add_edge(realm, digest)?;
-    }
-    Ok(())
-}
-
-impl Staged {
-    fn has_keys(&self) -> bool {
-        match &self.job.work {
-            Work::Record(_) | Work::Line { .. } | Work::ForgetBuild { .. } | Work::Fact { .. } => true,
-            Work::Drop { .. } => !self.dropped.is_empty(),
-            Work::Move(_) | Work::Barrier => false,
-        }
+fn named(record: &Visible) -> Named<'_> {
+    let of_blob = record.blob.iter().flat_map(|blob| blob.sums.iter().map(|sum| (*sum, blob.digest)));
+    Named {
+        seq: Some(record.seq),
+        forgets: &record.forgets,
+        puts: record.entries.iter().map(|entry| (&**entry, None)).collect(),
+        sums: of_blob.chain(record.sums.iter().copied()).collect(),
+        edges: &record.edges,
     }
 }
 

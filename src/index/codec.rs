@@ -1,4 +1,5 @@
-//! How an entry's headers, a list of sums and a list of digests stand in a column: length-prefixed bytes, with a version in front.
+//! How an entry's headers, a list of sums and a list of digests stand in a column of either engine: length-prefixed bytes,
+//! with a version in front.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -9,7 +10,9 @@ use parking_lot::Mutex;
 use crate::model::checksum::{Algorithm, Checksum};
 use crate::model::digest::Digest;
 use crate::model::entry::{ADDED_FIELDS, Entry};
-use crate::model::realm::Realm;
+use crate::model::key::{Key, KeyHash};
+use crate::model::outcome::Outcome;
+use crate::model::realm::{Realm, Scope};
 use crate::model::time::Timestamp;
 
 const HEAD_VERSION: u8 = 1;
@@ -71,7 +74,7 @@ pub(super) fn decode_head(bytes: &[u8]) -> Option<Head> {
 }
 
 /// Tells the variants of a key apart: empty without `Vary`, else a hash over the names and values.
-pub(in crate::index) fn vary_print(vary: &[(String, Option<String>)]) -> Vec<u8> {
+pub(super) fn vary_print(vary: &[(String, Option<String>)]) -> Vec<u8> {
     if vary.is_empty() {
         return Vec::new();
     }
@@ -83,7 +86,7 @@ pub(in crate::index) fn vary_print(vary: &[(String, Option<String>)]) -> Vec<u8>
 }
 
 /// SHA-256 first where it is known: the loader reads no further.
-pub(in crate::index) fn encode_sums<'a>(sums: impl IntoIterator<Item = &'a Checksum>) -> Vec<u8> {
+pub(super) fn encode_sums<'a>(sums: impl IntoIterator<Item = &'a Checksum>) -> Vec<u8> {
     let mut sums: Vec<&Checksum> = sums.into_iter().collect();
     sums.sort_unstable();
     sums.dedup();
@@ -96,7 +99,7 @@ pub(in crate::index) fn encode_sums<'a>(sums: impl IntoIterator<Item = &'a Check
 }
 
 /// As many sums as can be read.
-pub(in crate::index) fn decode_sums(mut bytes: &[u8]) -> Vec<Checksum> {
+pub(super) fn decode_sums(mut bytes: &[u8]) -> Vec<Checksum> {
     let mut sums = Vec::new();
     while let Some((code, rest)) = bytes.split_first() {
         let Some(algorithm) = algorithm_of(*code) else { break };
@@ -129,9 +132,57 @@ fn algorithm_of(code: u8) -> Option<Algorithm> {
     Algorithm::ALL.into_iter().find(|algorithm| algorithm_code(*algorithm) == code)
 }
 
+/// An entry as both engines select it.
+pub(super) struct Row<'a> {
+    pub(super) hash: KeyHash,
+    pub(super) seq: i64,
+    pub(super) body: Option<&'a [u8]>,
+    pub(super) scope: &'a str,
+    pub(super) ecosystem: &'a str,
+    pub(super) upstream: String,
+    pub(super) path: String,
+    pub(super) variant: String,
+    pub(super) writer: &'a str,
+    pub(super) refs: &'a [u8],
+    pub(super) head: &'a [u8],
+}
+
+/// A row that cannot be read counts as absent and is logged.
+pub(super) fn decode_entry(row: Row<'_>) -> Option<Entry> {
+    let (Some(head), Some(ecosystem)) = (decode_head(row.head), ecosystem(row.ecosystem)) else {
+        tracing::warn!(key = %row.hash, "an entry of the catalog cannot be read and counts as absent");
+        return None;
+    };
+    let Row { upstream, path, variant, .. } = row;
+    let key = Key { scope: Scope::named(row.scope), ecosystem, upstream, path, variant };
+    Some(Entry {
+        key: Arc::new(key),
+        hash: row.hash,
+        status: head.status,
+        headers: head.headers,
+        vary: head.vary,
+        body: row.body.and_then(Digest::from_slice),
+        len: head.len,
+        requested_at: head.requested_at,
+        fetched_at: head.fetched_at,
+        fetch_ms: head.fetch_ms,
+        seq: row.seq as u64,
+        refs: decode_digests(row.refs),
+        writer: Arc::from(row.writer),
+        realm: head.realm,
+        valid: head.valid,
+    })
+}
+
+/// The outcome of a label and a tier; a word of another version reads as a miss.
+pub(super) fn outcome(label: &str, tier: &str) -> Outcome {
+    let mut known = Outcome::ALL.into_iter();
+    known.find(|outcome| outcome.label() == label && outcome.tier() == tier).unwrap_or(Outcome::Miss)
+}
+
 /// A grammar's name as the static text that keys carry. Names come from our own catalog: there are few, and None
 /// after too many means that the catalog is not ours.
-pub(super) fn ecosystem(name: &str) -> Option<&'static str> {
+fn ecosystem(name: &str) -> Option<&'static str> {
     static NAMES: Mutex<Option<HashSet<&'static str>>> = Mutex::new(None);
     let mut names = NAMES.lock();
     let names = names.get_or_insert_default();
@@ -144,11 +195,6 @@ pub(super) fn ecosystem(name: &str) -> Option<&'static str> {
     let leaked: &'static str = Box::leak(name.to_owned().into_boxed_str());
     names.insert(leaked);
     Some(leaked)
-}
-
-/// A writer's name; the common one is shared.
-pub(super) fn writer(name: &str) -> Arc<str> {
-    Arc::from(name)
 }
 
 fn put_number(out: &mut Vec<u8>, mut number: u64) {
