@@ -4,6 +4,7 @@
 //! engine, front, server. Stop: the other way round; what was acknowledged is committed before the directory is let go.
 
 pub mod adopted;
+pub mod bucket;
 pub mod certificates;
 mod control;
 mod directory;

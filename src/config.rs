@@ -61,6 +61,7 @@ impl Config {
     /// What types cannot say: names of ecosystems, addresses of upstreams.
     fn check(&self) -> Result<(), ConfigError> {
         self.intercept.patterns().map_err(|why| ConfigError::new(format!("intercept.hosts: {why}")))?;
+        self.store.s3.check().map_err(|why| ConfigError::new(format!("store.s3.{why}")))?;
         let known: Vec<&str> = crate::ecosystem::ALL.iter().map(|ecosystem| ecosystem.about().name).collect();
         for (name, settings) in &self.ecosystem {
             if !known.contains(&name.as_str()) {

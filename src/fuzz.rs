@@ -11,13 +11,14 @@ use crate::model::fuzz::words;
 use crate::protocol::fuzz::{target, token};
 use crate::server::framing::fuzz::framing;
 use crate::store::fuzz::record;
+use crate::store::s3::fuzz::{pack, seal};
 use crate::upstream::fuzz::{answer, netrc};
 
 /// Takes any bytes, and panics when it finds something wrong.
 pub type Entry = fn(&[u8]);
 
 /// Each has a folder of its name in `tests/fuzz/corpus`.
-pub const TARGETS: [(&str, Entry); 16] = [
+pub const TARGETS: [(&str, Entry); 18] = [
     ("answer", answer),
     ("apt", apt),
     ("cargo", cargo),
@@ -28,9 +29,11 @@ pub const TARGETS: [(&str, Entry); 16] = [
     ("go", go),
     ("maven", maven),
     ("netrc", netrc),
+    ("pack", pack),
     ("policy", policy),
     ("record", record),
     ("row", row),
+    ("seal", seal),
     ("target", target),
     ("token", token),
     ("words", words),

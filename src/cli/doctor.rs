@@ -1,5 +1,7 @@
 //! `larder doctor`.
 
+mod bucket;
+
 use crate::model::units::rounded_bytes;
 use std::path::Path;
 
@@ -18,7 +20,9 @@ use super::upstream::Upstreams;
 use super::where_at::{ConfigArgs, Health, Here, block_on};
 use crate::runtime::clock::SystemClock;
 
-/// Check configuration, disk, clock and upstreams; time a server
+/// Check configuration, disk, clock, bucket and upstreams; time a server
+///
+/// A bucket that is configured is used once as larder uses one, and left as it was.
 ///
 /// With URL, a probe of each ecosystem goes through the server, cold then warm, from where this machine's tools fetch;
 /// what neither they nor the server have an upstream for is told. Exit code 1 when something is broken. For health
@@ -98,6 +102,7 @@ pub(crate) fn doctor(args: &Args) -> Result<(), Failure> {
         let client = here.client(&address)?;
         let must_answer = args.url.is_some();
         block_on(async {
+            checks.extend(waiting("trying the bucket", bucket::check(here)).await);
             let answered = server(&client, must_answer, &mut checks).await;
             if let Answered::Yes(listed) = answered
                 && must_answer

@@ -29,6 +29,7 @@ mod marks;
 mod memory;
 mod reader;
 mod record;
+pub mod s3;
 mod segment;
 mod segments;
 mod settings;

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::files::Space;
 use super::layout::{CHUNK, SEAL};
+use super::s3;
 use crate::model::place::Class;
 use crate::model::units;
 
@@ -11,7 +12,7 @@ const MIB: u64 = 1024 * 1024;
 const GIB: u64 = 1024 * MIB;
 
 /// The `[store]` table of the configuration.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Settings {
     /// Room for copies of small blobs in memory.
@@ -37,6 +38,8 @@ pub struct Settings {
     pub untrusted_percent: u8,
     /// Files kept open. At most half of what the process may open.
     pub descriptors: usize,
+    /// The bucket that machines share.
+    pub s3: s3::settings::Settings,
 }
 
 impl Default for Settings {
@@ -51,6 +54,7 @@ impl Default for Settings {
             documents_percent: 10,
             untrusted_percent: 20,
             descriptors: 4096,
+            s3: s3::settings::Settings::default(),
         }
     }
 }

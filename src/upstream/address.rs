@@ -8,6 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use ipnet::IpNet;
 
+use super::settings::Purpose;
 use crate::model::lookup::Trust;
 
 /// What the operator allowed and forbade.
@@ -15,6 +16,7 @@ pub(crate) struct Policy {
     pub(crate) allow_private: Vec<IpNet>,
     pub(crate) deny: Vec<IpNet>,
     pub(crate) own: Vec<SocketAddr>,
+    pub(crate) purpose: Purpose,
 }
 
 /// The one objection that an operator can waive, by allowing the host.
@@ -33,12 +35,17 @@ impl Policy {
             if within(&self.deny, form) {
                 return Err("the address is denied");
             }
-            if let Reach::Never(why) = reach(*form) {
-                return Err(why);
+            match reach(*form) {
+                Reach::Never(METADATA) if self.purpose == Purpose::OwnIdentity => return Ok(()),
+                Reach::Never(why) => return Err(why),
+                Reach::Public | Reach::Private => {}
             }
         }
         if self.own.iter().any(|own| is_own(own, address)) {
             return Err("the address is our own");
+        }
+        if self.purpose == Purpose::OwnIdentity {
+            return Err("the address is no metadata service");
         }
         let private = forms.iter().any(|form| reach(*form) == Reach::Private);
         let allowed = trust != Trust::Client || forms.iter().any(|form| within(&self.allow_private, form));
@@ -78,11 +85,18 @@ fn reach(ip: IpAddr) -> Reach {
     }
 }
 
+/// Whether `ip` is where a machine asks its cloud who it is.
+pub(crate) fn is_metadata(ip: IpAddr) -> bool {
+    reach(ip) == Reach::Never(METADATA)
+}
+
 fn reach_v4(ip: Ipv4Addr) -> Reach {
     match ip.octets() {
-        [169, 254, 169, 254] | [169, 254, 170, 2] | [100, 100, 100, 200] | [192, 0, 0, 192] | [168, 63, 129, 16] => {
-            Reach::Never(METADATA)
-        }
+        [169, 254, 169, 254]
+        | [169, 254, 170, 2 | 23]
+        | [100, 100, 100, 200]
+        | [192, 0, 0, 192]
+        | [168, 63, 129, 16] => Reach::Never(METADATA),
         [0, ..] => Reach::Never("the address is unspecified"),
         [169, 254, ..] => Reach::Never("the address is link-local"),
         [224..=239, ..] => Reach::Never("the address is multicast"),
@@ -105,7 +119,7 @@ fn reach_v6(ip: Ipv6Addr) -> Reach {
         return Reach::Private;
     }
     // AWS, Google Cloud; both within the unique local range.
-    if matches!(segments, [0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254] | [0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254]) {
+    if matches!(segments, [0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254 | 0x23] | [0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254]) {
         return Reach::Never(METADATA);
     }
     match segments[0] {
@@ -155,15 +169,16 @@ mod tests {
     }
 
     fn open() -> Policy {
-        Policy { allow_private: Vec::new(), deny: Vec::new(), own: Vec::new() }
+        Policy { allow_private: Vec::new(), deny: Vec::new(), own: Vec::new(), purpose: Purpose::Upstreams }
     }
 
-    const NEVER: [&str; 24] = [
+    const NEVER: [&str; 26] = [
         "0.0.0.0",
         "0.1.2.3",
         "169.254.169.254",
         "169.254.1.1",
         "169.254.170.2",
+        "169.254.170.23",
         "100.100.100.200",
         "168.63.129.16",
         "224.0.0.1",
@@ -175,6 +190,7 @@ mod tests {
         "fe80::1",
         "febf::1",
         "fd00:ec2::254",
+        "fd00:ec2::23",
         "fd20:ce::254",
         "::ffff:169.254.169.254",
         "::ffff:0:169.254.169.254",
@@ -240,6 +256,20 @@ mod tests {
         assert_eq!(judge("10.1.2.3", Trust::Client, &ours), Ok(()));
         assert_eq!(judge("::ffff:10.1.2.3", Trust::Client, &ours), Ok(()));
         assert!(judge("192.168.0.1", Trust::Client, &ours).is_err());
+    }
+
+    #[test]
+    fn our_own_identity_is_asked_of_metadata_services_and_nobody_else() {
+        let own = || Policy { purpose: Purpose::OwnIdentity, ..open() };
+        for ip in ["169.254.169.254", "169.254.170.2", "169.254.170.23", "fd00:ec2::254", "fd00:ec2::23"] {
+            assert_eq!(judge(ip, Trust::Configured, &own()), Ok(()), "{ip}");
+            assert!(is_metadata(ip.parse().expect("an address")));
+        }
+        for ip in ["169.254.1.1", "1.1.1.1", "127.0.0.1", "10.0.0.1", "::1", "fe80::1"] {
+            assert!(judge(ip, Trust::Configured, &own()).is_err(), "{ip}");
+        }
+        let denied = Policy { deny: vec!["169.254.0.0/16".parse().expect("net")], ..own() };
+        assert!(judge("169.254.169.254", Trust::Configured, &denied).is_err());
     }
 
     #[test]

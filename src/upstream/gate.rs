@@ -42,6 +42,7 @@ impl Gate {
             allow_private: settings.allow_private.clone(),
             deny: settings.deny.clone(),
             own: settings.own_addresses.clone(),
+            purpose: settings.purpose,
         };
         let (resolve_deadline, connect_deadline) = (settings.resolve_deadline, settings.connect_deadline);
         Gate { policy, resolver, resolve_deadline, connect_deadline }

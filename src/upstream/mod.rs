@@ -4,7 +4,7 @@
 //! a pooled connection that `connect` opened through `gate`. The answer's body is a `body::Download`, which checks
 //! the framing and takes a broken body up again where `resume` says that it may.
 
-mod address;
+pub(crate) mod address;
 mod body;
 mod breaker;
 pub mod client;

@@ -82,6 +82,18 @@ pub struct Settings {
     pub ca_file: Option<PathBuf>,
     /// Trust the system's certificates.
     pub system_roots: bool,
+    /// No operator's choice: what the client is made for.
+    #[serde(skip)]
+    pub purpose: Purpose,
+}
+
+/// Whom a client asks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Purpose {
+    #[default]
+    Upstreams,
+    /// The metadata services that tell this machine who it is, and nobody else. Never on a stranger's word.
+    OwnIdentity,
 }
 
 impl Default for Settings {
@@ -121,6 +133,7 @@ impl Default for Settings {
             netrc_from_env: false,
             ca_file: None,
             system_roots: true,
+            purpose: Purpose::Upstreams,
         }
     }
 }

@@ -45,6 +45,7 @@ mod pages;
 mod power;
 mod recognised;
 mod refusals;
+mod s3;
 mod tool_pages;
 mod trust;
 mod unusable;

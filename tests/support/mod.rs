@@ -15,6 +15,7 @@ pub mod pages;
 pub mod promises;
 pub mod registry;
 pub mod resource;
+pub mod s3;
 pub mod seed;
 pub mod server;
 pub mod tls;
