@@ -46,12 +46,18 @@ pub async fn open(config: &Config, clock: Arc<dyn Clock>, tasks: Tasks) -> Resul
     AwsBucket::new(settings, objects, identities).await.map_err(refused)
 }
 
-/// The SDK repeats, and reading resumes: here each request is sent once. Being offline is about upstreams.
+/// The SDK repeats, and reading resumes: here each request is sent once. There is no other bucket to go to, and many reads
+/// at once see the same line break, so it is left alone later and for less. Being offline is about upstreams.
 fn of_objects(upstream: &Settings) -> Settings {
     Settings {
         offline: false,
         retry: RetrySettings { attempts: 1, resumes: 0, ..upstream.retry.clone() },
-        breaker: BreakerSettings { longest_rest: Duration::from_secs(10), ..upstream.breaker.clone() },
+        breaker: BreakerSettings {
+            failures: upstream.breaker.failures.saturating_mul(4),
+            rest: Duration::from_secs(1),
+            longest_rest: Duration::from_secs(10),
+            ..upstream.breaker.clone()
+        },
         ..upstream.clone()
     }
 }
