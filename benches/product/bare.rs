@@ -10,7 +10,7 @@ use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 
-use crate::origin::pattern;
+use crate::origin::{pattern, send_unpaced};
 
 /// The child's main: listens on a port of the system's choice and says which.
 pub fn serve() {
@@ -18,6 +18,7 @@ pub fn serve() {
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime starts");
     runtime.block_on(async {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a loopback port is free");
+        send_unpaced(&listener);
         println!("listening on {}", listener.local_addr().expect("a listener has an address"));
         let pattern = pattern();
         let bodies: HashMap<String, Bytes> = crate::hits::SIZES

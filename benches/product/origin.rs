@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -30,9 +31,17 @@ pub fn pattern() -> Vec<u8> {
     pattern
 }
 
+/// Has what is accepted here sent as larder sends on loopback: an origin whose timers of BBR wake the receiver would be
+/// measured too.
+pub fn send_unpaced(listener: impl AsFd) {
+    // Where the system has no such choice nothing is paced.
+    let _ = rustix::net::sockopt::set_tcp_congestion(listener, "reno");
+}
+
 impl Origin {
     pub fn start() -> Origin {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a loopback port is free");
+        send_unpaced(&listener);
         let addr = listener.local_addr().expect("a listener has an address");
         let shared = Arc::new(Shared {
             pattern: pattern(),

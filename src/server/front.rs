@@ -19,6 +19,7 @@ use super::tls::Certificates;
 use super::tunnels::Tunnels;
 use super::watch::Watch;
 use crate::protocol::Mount;
+use crate::runtime::os;
 use crate::runtime::tasks::Tasks;
 
 /// Connections that wait in the kernel; the system's own maximum applies too.
@@ -208,6 +209,10 @@ fn listen(addr: SocketAddr) -> Result<TcpListener, ServerError> {
         socket.set_nodelay(true)?;
         socket.set_keepalive(true)?;
         socket.bind(addr)?;
+        if addr.ip().is_loopback() {
+            // A failure costs speed alone.
+            let _ = os::send_unpaced(&socket);
+        }
         socket.listen(BACKLOG)
     };
     open().map_err(|source| ServerError::Listen { addr, source })
@@ -217,6 +222,9 @@ fn adopt(listener: std::net::TcpListener) -> Result<TcpListener, ServerError> {
     let adopt = || {
         rustix::net::sockopt::set_tcp_nodelay(&listener, true)?;
         rustix::net::sockopt::set_socket_keepalive(&listener, true)?;
+        if listener.local_addr()?.ip().is_loopback() {
+            let _ = os::send_unpaced(&listener);
+        }
         listener.set_nonblocking(true)?;
         TcpListener::from_std(listener)
     };

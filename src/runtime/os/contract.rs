@@ -31,6 +31,17 @@ fn a_listener_is_told_from_a_stream_and_a_file() {
 }
 
 #[test]
+fn what_a_listener_accepts_is_unpaced_as_it_is() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("binds");
+    os::send_unpaced(&listener).expect("every kernel can");
+    let client = TcpStream::connect(listener.local_addr().expect("an address")).expect("connects");
+    let (accepted, _) = listener.accept().expect("accepts");
+    #[cfg(all(target_os = "linux", not(feature = "portable")))]
+    assert_eq!(rustix::net::sockopt::tcp_congestion(&accepted).expect("has one"), "reno");
+    drop((accepted, client));
+}
+
+#[test]
 fn a_socket_below_a_long_path_is_reached() {
     let dir = tempfile::tempdir().expect("a directory");
     let deep = dir.path().join("d".repeat(150));
