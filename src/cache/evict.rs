@@ -290,17 +290,18 @@ impl Inner {
         Ok(done)
     }
 
-    /// Tells who survives a segment: the leased and the pinned, and of the hot as many as are worth it. None: too
+    /// Tells who survives a segment: the leased, the pinned and those that wait to be remote, and of the hot as many as are worth it. None: too
     /// many must survive.
     async fn survey(&self, segment: &SegmentUse, class_mean: u128) -> Result<Option<Survey>, CacheError> {
         let blobs = self.index.segment_blobs(segment.number).await?;
         let digests: Vec<Digest> = blobs.iter().map(|blob| blob.digest).collect();
         let pinned = self.index.pinned(&digests).await?;
+        let outboxed = self.index.outboxed(&digests).await?;
         let (mut staying, mut going, mut hot) = (Vec::new(), Vec::new(), Vec::new());
-        for (blob, pinned) in blobs.into_iter().zip(pinned) {
+        for (blob, (pinned, outboxed)) in blobs.into_iter().zip(pinned.into_iter().zip(outboxed)) {
             let used = self.index.used(&blob.digest).unwrap_or(blob.used);
             let is_kept_version = pinned && blob.class == Class::Document;
-            if is_kept_version || self.index.leased(&blob.digest) {
+            if outboxed || is_kept_version || self.index.leased(&blob.digest) {
                 staying.push((blob.digest, blob.place));
             } else if used.hits > 0 && u128::from(used.last.number()) > class_mean {
                 hot.push((used.last, blob.digest, blob.place));

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::catalog::PrefixAsk;
+use super::catalog::{PrefixAsk, Remote};
 use super::core::PROMISED;
 use super::error::IndexError;
 use super::recent::Recalled;
@@ -91,8 +91,22 @@ impl Index {
         Ok(located.into_iter().map(|located| located.map(|located| located.sums).unwrap_or_default()).collect())
     }
 
-    /// The rows of `digests` from SQL, in their order: one read transaction, asked in sorted order.
+    /// The rows of `digests` from SQL, in their order: what is here, else what the bucket has.
     pub(super) async fn locate(&self, digests: &[Digest]) -> Result<Vec<Option<Located>>, IndexError> {
+        let mut found = self.locate_here(digests).await?;
+        let elsewhere: Vec<usize> = (0..found.len()).filter(|at| found[*at].is_none()).collect();
+        let asked: Vec<Digest> = elsewhere.iter().map(|at| digests[*at]).collect();
+        for ((at, digest), remote) in elsewhere.into_iter().zip(&asked).zip(self.remote_of(&asked).await?) {
+            found[at] = remote.map(|Remote { place, class, sums }| {
+                let used = Use::default();
+                Located { digest: *digest, place, class, used, sums }
+            });
+        }
+        Ok(found)
+    }
+
+    /// The rows of the places: one read transaction, asked in sorted order.
+    async fn locate_here(&self, digests: &[Digest]) -> Result<Vec<Option<Located>>, IndexError> {
         self.count_read();
         let digests = digests.to_vec();
         let read = move |connection: &rusqlite::Connection| {

@@ -11,6 +11,7 @@ use crate::model::checksum::Checksum;
 use crate::model::digest::Digest;
 use crate::model::entry::Entry;
 use crate::model::key::KeyHash;
+use crate::model::place::{Class, Place};
 use crate::model::realm::{Realm, Scope};
 use crate::model::time::Timestamp;
 
@@ -58,6 +59,12 @@ pub(super) trait Catalog: Send + Sync + 'static {
     /// Which of `digests` a kept record names.
     fn pinned(&self, digests: Vec<Digest>) -> BoxFuture<'_, Result<Vec<bool>, IndexError>>;
 
+    /// Where the bucket has each of `digests`, in their order.
+    fn remote(&self, digests: Vec<Digest>) -> BoxFuture<'_, Result<Vec<Option<Remote>>, IndexError>>;
+
+    /// The name of an object of the bucket, by its number.
+    fn object(&self, number: u32) -> BoxFuture<'_, Result<Option<String>, IndexError>>;
+
     /// After the last `write`, when the index ends in order. Blocks.
     fn seal(&self) -> Result<(), IndexError>;
 
@@ -80,6 +87,9 @@ pub(super) trait Names: Send {
     /// At most so many keys, nearly.
     fn keys(&self) -> Result<u64, IndexError>;
 
+    /// At least so many remote blobs, nearly.
+    fn remote(&self) -> Result<u64, IndexError>;
+
     /// Calls `with` once. Blocks.
     fn read(&mut self, with: Reading<'_>) -> Result<(), IndexError>;
 }
@@ -95,6 +105,28 @@ pub(super) struct Cursors<'a> {
     /// Who may read, in the order of the digests.
     pub(super) edges: Rows<'a, (Digest, Realm)>,
     pub(super) bodiless: Rows<'a, KeyHash>,
+    /// What the bucket holds, in the order of the digests.
+    pub(super) remote: Rows<'a, (Digest, Remote)>,
+}
+
+/// What the bucket holds of a blob.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Remote {
+    /// Its object is the number that the catalog gave it.
+    pub(super) place: Place,
+    pub(super) class: Class,
+    /// Those told with it and those learned since.
+    pub(super) sums: Vec<Checksum>,
+}
+
+/// A blob in an object.
+#[derive(Clone, Debug)]
+pub(super) struct RemoteBlob {
+    pub(super) digest: Digest,
+    pub(super) class: Class,
+    pub(super) offset: u32,
+    pub(super) len: u64,
+    pub(super) sums: Vec<Checksum>,
 }
 
 /// Which keys to list.
@@ -107,10 +139,27 @@ pub(super) enum Whose {
 /// One change to the catalog.
 pub(super) enum Change<'a> {
     Named(Named<'a>),
-    /// Blobs whose places were dropped, with the sums they had: their sums, edges and the entries whose body they were go.
+    /// Blobs whose places were dropped, with the sums they had: their sums, edges and the entries whose body they were go,
+    /// but not those of a blob that is remote.
     Dropped {
         seq: u64,
         blobs: &'a [(Digest, Vec<Checksum>)],
+    },
+    /// An object of the bucket and the blobs in it, each of which had another object before, or none. A name keeps the
+    /// number it was given first, and no number is ever given to another.
+    Remote {
+        name: &'a str,
+        bytes: u64,
+        at: Timestamp,
+        blobs: &'a [RemoteBlob],
+    },
+    /// An object has not what it should: if the blob is still said to be there, it is not any more. Where that was the
+    /// whole of it, its sums, edges and entries go too.
+    Lost {
+        seq: u64,
+        digest: Digest,
+        object: u32,
+        whole: bool,
     },
     /// A line of a build's record, or one more that did not fit.
     Line {
@@ -160,6 +209,10 @@ pub(super) struct Found {
     pub(super) keys: Vec<(KeyHash, bool)>,
     /// Builds that went.
     pub(super) builds: u64,
+    /// The number of the object.
+    pub(super) object: Option<u32>,
+    /// Of the dropped blobs, those that are remote.
+    pub(super) remote: Vec<(Digest, Remote)>,
 }
 
 /// Which builds keep their record.

@@ -13,9 +13,10 @@ use tokio::sync::watch;
 
 use super::catalog::Catalog;
 use super::lock::DirectoryLock;
+use super::outbox::Outbox;
 use super::recent::Recent;
 use super::sqlite::pool::Readers;
-use super::table::{Minutes, Table};
+use super::table::{Blob, Minutes, Table};
 use super::writer::queue::Queue;
 use super::{Bounded, IndexUse, Settings};
 use crate::model::checksum::{Algorithm, Checksum};
@@ -56,6 +57,9 @@ pub(super) struct Core {
     pub(super) loaded: watch::Sender<bool>,
     pub(super) stopping: AtomicBool,
     pub(super) facts: RwLock<BTreeMap<String, Bytes>>,
+    pub(super) outbox: Outbox,
+    /// Names of objects of the bucket.
+    pub(super) objects: Cache<u32, Arc<str>>,
     /// Places that lost their row to another: their bytes may go.
     pub(super) superseded: Bounded<(Digest, Place)>,
     pub(super) gauges: Gauges,
@@ -95,6 +99,8 @@ pub(super) struct Late {
     pub(super) edges: Vec<(Prefix, Realm)>,
     /// SHA-256 sums by digest.
     pub(super) sums: Vec<(Prefix, Prefix)>,
+    /// Blobs that came to be remote, or remote elsewhere.
+    pub(super) remote: Vec<Blob>,
 }
 
 impl Core {
@@ -192,9 +198,19 @@ impl Order {
         }
     }
 
+    /// Remembers where the bucket has a blob that the loader may still bring, from here or from elsewhere. False: there is
+    /// no loader.
+    pub(super) fn note_remote(&mut self, table: &Table, blob: &Blob) -> bool {
+        if let Some(late) = self.late(table) {
+            late.dropped.remove(&(blob.digest, blob.place));
+            late.remote.push(*blob);
+        }
+        self.loading.is_some()
+    }
+
     fn late(&mut self, table: &Table) -> Option<&mut Late> {
         let late = self.loading.as_mut()?;
-        if late.dropped.len() + late.keys.len() + late.edges.len() + late.sums.len() < LATE_MAX {
+        if late.dropped.len() + late.keys.len() + late.edges.len() + late.sums.len() + late.remote.len() < LATE_MAX {
             return Some(late);
         }
         table.set_partial();

@@ -17,9 +17,11 @@ const SCANS_MAX: usize = 16;
 /// What could be evicted of one class.
 #[derive(Debug, Default)]
 pub struct Coldest {
-    /// Files, coldest and largest first, neither leased nor a document that a kept record of a build names.
+    /// Files, coldest and largest first, neither leased, nor waiting to be remote, nor a document that a kept record of a
+    /// build names.
     pub files: Vec<(Digest, Place, Class)>,
-    /// How warm each segment is. What is leased in it must be copied forward; ask `segment_blobs` and `pinned`.
+    /// How warm each segment is. What is leased in it must be copied forward; ask `segment_blobs`, `pinned` and
+    /// `outboxed`.
     pub segments: HashMap<u32, Warmth>,
 }
 
@@ -67,7 +69,8 @@ impl Index {
         scan.map_err(|_panicked_or_stopped| IndexError::Closed)
     }
 
-    /// Those that are committed at the same place and that are no document which a kept record of a build names.
+    /// Those that are committed at the same place, that do not wait to be remote, and that are no document which a kept
+    /// record of a build names.
     async fn not_pinned(&self, files: &[(Prefix, Place)]) -> Result<Vec<(Digest, Place, Class)>, IndexError> {
         let located = self.locate_prefixes(files.iter().map(|(prefix, _)| *prefix).collect()).await?;
         let by_prefix: HashMap<Prefix, Located> =
@@ -77,9 +80,11 @@ impl Index {
             .filter_map(|(prefix, place)| by_prefix.get(prefix).filter(|found| found.place == *place))
             .collect();
         let digests: Vec<Digest> = standing.iter().map(|found| found.digest).collect();
-        let pinned = self.pinned(&digests).await?;
-        let held = |found: &Located, pinned: bool| pinned && found.class == Class::Document;
-        let free = standing.into_iter().zip(pinned).filter(|(found, pinned)| !held(found, *pinned));
+        let (pinned, outboxed) = (self.pinned(&digests).await?, self.outboxed(&digests).await?);
+        let held = |(found, (pinned, outboxed)): &(&Located, (bool, bool))| {
+            *outboxed || *pinned && found.class == Class::Document
+        };
+        let free = standing.into_iter().zip(pinned.into_iter().zip(outboxed)).filter(|one| !held(one));
         Ok(free.map(|(found, _)| (found.digest, found.place, found.class)).collect())
     }
 
@@ -112,8 +117,8 @@ impl Index {
         self.core.places.readers.read(read).await
     }
 
-    /// Drops a blob's place if it is still this one, with its sums, edges and the entries whose body it was. Durable on
-    /// return: the bytes may go then.
+    /// Drops a blob's local place if it is still this one. Where the bucket has it too, that is its place from now on; else
+    /// its sums, edges and the entries whose body it was go with it. Durable on return: the bytes may go then.
     pub async fn drop_place(&self, digest: &Digest, place: &Place) -> Result<(), IndexError> {
         self.drop_places(vec![(*digest, *place)]).await.map(drop)
     }
@@ -122,7 +127,11 @@ impl Index {
     ///
     /// *Errors*: the bytes must stay, since the places may come back at the next start.
     pub async fn drop_places(&self, places: Vec<(Digest, Place)>) -> Result<u64, IndexError> {
+        let places: Vec<_> = places.into_iter().filter(|(_, place)| place.tier.is_local()).collect();
         let room = self.core.queue.room(places.len() * 64).await?;
+        let digests: Vec<Digest> = places.iter().map(|(digest, _)| *digest).collect();
+        // What comes or goes after this look, the writer finds.
+        let remote = self.remote_places(&digests).await?;
         let (ack, acked) = tokio::sync::oneshot::channel();
         {
             let mut order = self.core.order.lock();
@@ -131,8 +140,11 @@ impl Index {
             }
             order.seq += 1;
             let seq = order.seq;
-            for (digest, place) in &places {
-                self.core.table.remove_if(&digest.prefix(), place);
+            for ((digest, place), remote) in places.iter().zip(remote) {
+                let stands = |remote| self.core.table.move_if(&digest.prefix(), place, &remote);
+                if !remote.is_some_and(stands) {
+                    self.core.table.remove_if(&digest.prefix(), place);
+                }
                 self.core.unseated.remove_if(digest, place);
                 order.note_dropped(&self.core.table, digest, place);
             }

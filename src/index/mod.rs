@@ -21,7 +21,9 @@ mod format;
 mod load;
 pub mod lock;
 pub mod open;
+pub mod outbox;
 mod recent;
+pub mod remote;
 mod writer;
 
 #[cfg(test)]
@@ -83,6 +85,9 @@ pub struct Settings {
     pub lines_max: u64,
     #[serde(with = "units::duration")]
     pub keep_records: Duration,
+    /// What may wait to be remote; None: there is no bucket. Whoever opens the index knows.
+    #[serde(skip)]
+    pub outbox_max_bytes: Option<u64>,
 }
 
 impl Default for Settings {
@@ -101,6 +106,7 @@ impl Default for Settings {
             builds_max: 1000,
             lines_max: 100_000,
             keep_records: Duration::from_secs(90 * 24 * 3600),
+            outbox_max_bytes: None,
         }
     }
 }

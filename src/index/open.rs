@@ -14,14 +14,15 @@ use super::core::{Core, Gauges, Late, Order, PROMISED, Places, Unseated};
 use super::error::IndexError;
 use super::load::{self, Snapshot};
 use super::lock::{DirectoryLock, cannot};
+use super::outbox::Outbox;
 use super::recent::Recent;
 use super::sqlite::catalog::SqliteCatalog;
 use super::sqlite::pool::{self, Readers};
-use super::sqlite::schema;
+use super::sqlite::{outbox, schema};
 use super::table::Table;
 use super::writer::Writer;
 use super::writer::queue::Queue;
-use super::{Bounded, Index, Settings, format};
+use super::{Bounded, Index, Settings, format, remote};
 use crate::model::digest::Digest;
 use crate::model::place::{Class, Place};
 use crate::model::time::Timestamp;
@@ -78,14 +79,14 @@ impl Index {
         let found = format::read(dir)?;
         let places_path = dir.join("places.sqlite");
         let catalog_path = dir.join("catalog.sqlite");
-        let places = Places {
-            writing: Mutex::new(pool::open_writer(&places_path, schema::PLACES)?),
-            readers: Readers::new(places_path.clone(), settings.readers),
-        };
+        let writing = pool::open_writer(&places_path, schema::PLACES)?;
+        let outbox = Outbox::new(settings.outbox_max_bytes, outbox::oldest(&writing)?);
+        let places =
+            Places { writing: Mutex::new(writing), readers: Readers::new(places_path.clone(), settings.readers) };
         let keep = Keep { variants: settings.variants_max.max(1), feed: settings.feed_max };
         let mut opened = SqliteCatalog::open_whole(&catalog_path, settings.readers, keep)?;
         let snapshot = Snapshot::take(&places_path, opened.names.take())?;
-        let core = Arc::new(assemble(settings, clock, lock, places, opened, snapshot.is_some()));
+        let core = Arc::new(assemble(settings, clock, lock, (places, outbox), opened, snapshot.is_some()));
         let threads = Arc::new(Threads { core: core.clone(), handles: Mutex::default() });
         let writer = Writer::new(core.clone());
         threads.start("index-writer", move || writer.run())?;
@@ -107,7 +108,7 @@ fn assemble(
     settings: &Settings,
     clock: Arc<dyn Clock>,
     lock: DirectoryLock,
-    places: Places,
+    (places, outbox): (Places, Outbox),
     opened: Opened,
     anything_to_load: bool,
 ) -> Core {
@@ -133,6 +134,8 @@ fn assemble(
         loaded: watch::Sender::new(!anything_to_load),
         stopping: AtomicBool::new(false),
         facts: RwLock::new(facts.into_iter().map(|(name, value)| (name, value.into())).collect()),
+        outbox,
+        objects: Cache::new(remote::OBJECTS),
         superseded: Bounded::new(SUPERSEDED_MAX),
         gauges: Gauges::default(),
         lock: Mutex::new(Some(lock)),

@@ -53,6 +53,8 @@ pub(super) struct Visible {
     pub(super) blob: Option<NewBlob>,
     /// What the table said to the blob.
     pub(super) seated: Seated,
+    /// Whether the bucket has the blob already.
+    pub(super) remote: bool,
     pub(super) entries: Vec<Arc<Entry>>,
     /// For each entry, whether its key was known before.
     pub(super) known: Vec<bool>,
@@ -182,7 +184,9 @@ impl Core {
         let puts = std::mem::take(&mut record.entries);
         let Merged { entries, known, answers, left } = self.merge(puts, &record.forgets, before.keys, seq)?;
         order.seq = seq;
+        let remote_row = before.located.as_ref().is_some_and(|found| !found.place.tier.is_local());
         let seated = record.blob.as_ref().map_or(Seated::Here, |blob| self.seat(&order, blob, before.located));
+        let remote = remote_row || matches!(seated, Seated::Replaced(old) if !old.tier.is_local());
         for (realm, digest) in &record.edges {
             self.table.add_realm(&digest.prefix(), realm);
             order.note_edge(&self.table, digest, realm);
@@ -208,7 +212,7 @@ impl Core {
             self.table.chill(&digest.prefix());
         }
         let Record { blob, edges, forgets, sums, .. } = record;
-        let visible = Visible { seq, blob, seated, entries, known, edges, forgets, sums };
+        let visible = Visible { seq, blob, seated, remote, entries, known, edges, forgets, sums };
         let (acker, acked) = match ack {
             Ack::Visible => (None, None),
             Ack::Durable => {

@@ -100,6 +100,7 @@ impl Outcome {
         Outcome::Hit(TierName::Memory),
         Outcome::Hit(TierName::Segment),
         Outcome::Hit(TierName::File),
+        Outcome::Hit(TierName::S3),
         Outcome::Coalesced,
         Outcome::Miss,
         Outcome::Revalidated,
@@ -118,18 +119,18 @@ impl Outcome {
         Outcome::Bypass(Reason::Private),
     ];
 
-    pub const COUNT: usize = 19;
+    pub const COUNT: usize = 20;
 
     /// A dense number below `COUNT`, for tables of counters.
     pub const fn index(self) -> usize {
         match self {
             Outcome::Hit(tier) => tier as usize,
-            Outcome::Coalesced => 3,
-            Outcome::Miss => 4,
-            Outcome::Revalidated => 5,
-            Outcome::Stale => 6,
-            Outcome::Generated => 7,
-            Outcome::Bypass(reason) => 8 + reason as usize,
+            Outcome::Coalesced => 4,
+            Outcome::Miss => 5,
+            Outcome::Revalidated => 6,
+            Outcome::Stale => 7,
+            Outcome::Generated => 8,
+            Outcome::Bypass(reason) => 9 + reason as usize,
         }
     }
 

@@ -1,4 +1,5 @@
-//! Where a blob is. The store makes places and reads them; the index keeps them and never looks inside.
+//! Where a blob is. The store makes places and reads them, the catalog numbers the objects of the bucket; the index keeps
+//! them and looks no further than whether a place is local.
 
 use super::range::ByteRange;
 
@@ -11,17 +12,25 @@ pub enum TierName {
     Segment = 1,
     /// A file of its own.
     File = 2,
+    /// In an object of the bucket: alone, or in a pack of many.
+    S3 = 3,
 }
 
 impl TierName {
-    pub const ALL: [TierName; 3] = [TierName::Memory, TierName::Segment, TierName::File];
+    pub const ALL: [TierName; 4] = [TierName::Memory, TierName::Segment, TierName::File, TierName::S3];
 
     pub const fn name(self) -> &'static str {
         match self {
             TierName::Memory => "memory",
             TierName::Segment => "segment",
             TierName::File => "file",
+            TierName::S3 => "s3",
         }
+    }
+
+    /// Whether its bytes are this node's own.
+    pub const fn is_local(self) -> bool {
+        !matches!(self, TierName::S3)
     }
 
     pub fn from_code(code: u8) -> Option<TierName> {
@@ -33,9 +42,9 @@ impl TierName {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub struct Place {
     pub tier: TierName,
-    /// Segment number, or the generation of a file.
+    /// Segment number, the generation of a file, or the number that the catalog gave an object of the bucket.
     pub object: u32,
-    /// Where the record starts in its segment; 0 for a file.
+    /// Where the record starts in its segment, or the blob in its pack; 0 for what is alone.
     pub offset: u32,
     /// Length of the blob's raw bytes.
     pub len: u64,

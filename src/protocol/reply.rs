@@ -196,6 +196,7 @@ pub(super) const fn cache_status(outcome: Outcome, forwarded: Forwarded) -> &'st
         (Outcome::Hit(TierName::Memory), _) => "larder; hit; detail=memory",
         (Outcome::Hit(TierName::Segment), _) => "larder; hit; detail=segment",
         (Outcome::Hit(TierName::File), _) => "larder; hit; detail=file",
+        (Outcome::Hit(TierName::S3), _) => "larder; hit; detail=s3",
         (Outcome::Coalesced, UriMiss) => "larder; fwd=uri-miss; collapsed",
         (Outcome::Coalesced, VaryMiss) => "larder; fwd=vary-miss; collapsed",
         (Outcome::Coalesced, Stale) => "larder; fwd=stale; collapsed",

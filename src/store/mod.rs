@@ -133,7 +133,7 @@ impl Store {
     /// What a place takes of the volume, with all that stands around the blob's bytes.
     pub fn disk_bytes(&self, place: &Place) -> u64 {
         match place.tier {
-            TierName::Memory => 0,
+            TierName::Memory | TierName::S3 => 0,
             TierName::Segment => record_bytes(place.len),
             TierName::File => file_bytes(place.len),
         }
@@ -186,6 +186,7 @@ impl Store {
                 let part = bytes.ok_or(StoreError::Gone)?.slice(range.start as usize..range.end as usize);
                 return Ok(BlobReader::of_memory(part, range, TierName::Memory));
             }
+            TierName::S3 => return Err(StoreError::Gone),
             TierName::Segment => (Opened::Segment(inner.segments.opened(place)?), keep()),
             TierName::File => {
                 let file = inner.blob_files.opened(digest, place)?;
@@ -245,7 +246,7 @@ impl Store {
     /// The class that the bytes at a place count against, where it is known.
     pub fn class_at(&self, place: &Place) -> Option<Class> {
         match place.tier {
-            TierName::Memory => None,
+            TierName::Memory | TierName::S3 => None,
             TierName::Segment => self.inner.segments.class(place.object),
             TierName::File => marks::class_of(place.object),
         }
@@ -265,7 +266,7 @@ impl Inner {
         let Ok(_ours) = self.door.enter() else { return };
         self.memory.forget(digest);
         match place.tier {
-            TierName::Memory => {}
+            TierName::Memory | TierName::S3 => {}
             TierName::Segment => self.segments.remove(place),
             TierName::File => self.blob_files.remove(digest, place),
         }

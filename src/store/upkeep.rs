@@ -24,7 +24,7 @@ impl Store {
     pub fn adopt(&self, places: impl IntoIterator<Item = (Place, Class)>) {
         for (place, class) in places {
             match place.tier {
-                TierName::Memory => {}
+                TierName::Memory | TierName::S3 => {}
                 TierName::Segment => self.inner.segments.adopt(&place, class),
                 TierName::File if self.inner.marks.is_of_this_run(place.object) => {}
                 TierName::File => self.inner.blob_files.adopt(&place),
@@ -38,6 +38,7 @@ impl Store {
     pub fn verify_blob(&self, digest: &Digest, place: &Place) -> Result<(), StoreError> {
         let found = match place.tier {
             TierName::Memory => Digest::of(&self.recall(digest).ok_or(StoreError::Gone)?),
+            TierName::S3 => return Err(StoreError::Gone),
             TierName::Segment => {
                 let open = self.inner.segments.opened(place)?;
                 let bytes = open.read(digest, place, Some(&self.inner.buffers), Mode::Wait)?;
@@ -72,7 +73,7 @@ impl Store {
             return Ok(());
         }
         match place.tier {
-            TierName::Memory => Ok(()),
+            TierName::Memory | TierName::S3 => Ok(()),
             TierName::File => inner.blob_files.set_aside(digest, place),
             TierName::Segment => {
                 inner.set_record_aside(digest, place);

@@ -17,7 +17,7 @@ impl Bed {
         let (digest, place) = (Digest::of(bytes).to_string(), self.place(bytes).await);
         match place.tier {
             TierName::Segment => self.dir.path().join(format!("segments/{:08}.seg", place.object)),
-            TierName::File | TierName::Memory => {
+            TierName::File | TierName::Memory | TierName::S3 => {
                 self.dir.path().join(format!("files/{}/{digest}.{}", &digest[..2], place.object))
             }
         }
@@ -32,7 +32,7 @@ impl Bed {
                 let found = file.windows(64).position(|window| window == &bytes[..64]);
                 found.expect("the blob is in its segment")
             }
-            TierName::File | TierName::Memory => 0,
+            TierName::File | TierName::Memory | TierName::S3 => 0,
         };
         file[start + at] ^= 1;
         std::fs::write(&path, file).expect("written");

@@ -10,8 +10,8 @@ use rusqlite::{Connection, OptionalExtension, params};
 use super::names::SqliteNames;
 use super::pool::Readers;
 use super::write::{self, Writing};
-use super::{ledger, pool, schema, sql};
-use crate::index::catalog::{Catalog, Change, Keep, Names, Opened, PrefixAsk, Whose, Written, end_of};
+use super::{ledger, pool, remote, schema, sql};
+use crate::index::catalog::{Catalog, Change, Keep, Names, Opened, PrefixAsk, Remote, Whose, Written, end_of};
 use crate::index::codec;
 use crate::index::error::IndexError;
 use crate::index::ledger::{Build, RecordLine};
@@ -110,6 +110,14 @@ impl Catalog for SqliteCatalog {
 
     fn pinned(&self, digests: Vec<Digest>) -> BoxFuture<'_, Result<Vec<bool>, IndexError>> {
         Box::pin(self.readers.read(move |connection| ledger::named(connection, &digests)))
+    }
+
+    fn remote(&self, digests: Vec<Digest>) -> BoxFuture<'_, Result<Vec<Option<Remote>>, IndexError>> {
+        Box::pin(self.readers.read(move |connection| remote::find_all(connection, &digests)))
+    }
+
+    fn object(&self, number: u32) -> BoxFuture<'_, Result<Option<String>, IndexError>> {
+        Box::pin(self.readers.read(move |connection| remote::object(connection, number)))
     }
 
     /// Moves what the log holds into the database.

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use rusqlite::{Connection, Row};
 
-use super::{pool, sql};
+use super::{pool, remote, sql};
 use crate::index::catalog::{Cursors, Names, Reading};
 use crate::index::error::IndexError;
 use crate::model::digest::Digest;
@@ -16,13 +16,14 @@ use crate::model::realm::Realm;
 pub(super) struct SqliteNames(Connection);
 
 impl SqliteNames {
-    /// None when there are no keys.
+    /// None when there are no keys and nothing is remote.
     pub(super) fn take(path: &Path) -> Result<Option<SqliteNames>, IndexError> {
         let connection = pool::open_reader(path)?;
         // A deferred transaction begins with its first read.
         connection.execute_batch("BEGIN")?;
         let any = connection.prepare(sql::KEYS_WITH_BODY)?.exists([])?
-            || connection.prepare(sql::KEYS_WITHOUT_BODY)?.exists([])?;
+            || connection.prepare(sql::KEYS_WITHOUT_BODY)?.exists([])?
+            || remote::any(&connection)?;
         Ok(any.then_some(SqliteNames(connection)))
     }
 }
@@ -32,6 +33,12 @@ impl Names for SqliteNames {
     fn keys(&self) -> Result<u64, IndexError> {
         let keys: Option<i64> = self.0.query_row(sql::ENTRY_LAST, [], |row| row.get(0))?;
         Ok(keys.and_then(|keys| u64::try_from(keys).ok()).unwrap_or(0))
+    }
+
+    /// So many were said to be remote, whatever has become of them.
+    fn remote(&self) -> Result<u64, IndexError> {
+        let blobs: i64 = self.0.query_row(sql::OBJECT_BLOBS, [], |row| row.get(0))?;
+        Ok(u64::try_from(blobs).unwrap_or(0))
     }
 
     fn read(&mut self, with: Reading<'_>) -> Result<(), IndexError> {
@@ -46,7 +53,10 @@ impl Names for SqliteNames {
             known.map_err(IndexError::from).transpose()
         });
         let mut bodiless = without.query_map([], |row| Ok(KeyHash(row.get(0)?)))?.map(|row| Ok(row?));
-        with(Cursors { bodies: &mut bodies, edges: &mut edges, bodiless: &mut bodiless })
+        let mut remote = self.0.prepare(sql::REMOTE_ALL)?;
+        let mut remote =
+            remote.query_map([], remote::read)?.filter_map(|row| row.map_err(IndexError::from).transpose());
+        with(Cursors { bodies: &mut bodies, edges: &mut edges, bodiless: &mut bodiless, remote: &mut remote })
     }
 }
 

@@ -23,7 +23,9 @@ pub struct Located {
 /// What a new place met.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::index) enum Written {
-    /// The row names the new place.
+    /// There was no row; it names the new place.
+    New,
+    /// The row named this place already.
     Here,
     /// It took the row from this place.
     Replaced(Place),
@@ -80,7 +82,7 @@ pub(in crate::index) fn put(connection: &Connection, new: &Located) -> Result<Wr
     let standing = find(connection, &new.digest)?;
     let Some(standing) = standing else {
         write(connection, new, &codec::encode_sums(&new.sums))?;
-        return Ok(Written::Here);
+        return Ok(Written::New);
     };
     let sums = codec::encode_sums(standing.sums.iter().chain(&new.sums));
     let better = crate::index::table::rank(new.class) > crate::index::table::rank(standing.class);

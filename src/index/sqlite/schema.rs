@@ -3,8 +3,10 @@
 //! `user_version` counts the migrations that a database has seen. Steps here must be quick, since they run before
 //! the index opens; work on rows belongs to `format.rs`, which runs in the background.
 
-/// digest → place, with what the table in memory needs and eviction reads. `sums`: see `codec::encode_sums`.
-pub(in crate::index) const PLACES: &[&str] = &["
+/// digest → place, with what the table in memory needs and eviction reads. `sums`: see `codec::encode_sums`. Then what
+/// waits to be remote.
+pub(in crate::index) const PLACES: &[&str] = &[
+    "
     CREATE TABLE blobs (
         digest BLOB NOT NULL PRIMARY KEY,
         tier INTEGER NOT NULL,
@@ -16,10 +18,19 @@ pub(in crate::index) const PLACES: &[&str] = &["
         hits INTEGER NOT NULL,
         sums BLOB NOT NULL
     ) STRICT, WITHOUT ROWID;
-"];
+",
+    "
+    CREATE TABLE outbox (
+        digest BLOB NOT NULL PRIMARY KEY, since INTEGER NOT NULL, len INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX outbox_by_since ON outbox (since, digest);
+",
+];
 
-/// Keys and all that hangs on them. `entries_by_body` covers what the table loads, in the order of the places.
-pub(in crate::index) const CATALOG: &[&str] = &["
+/// Keys and all that hangs on them. `entries_by_body` covers what the table loads, in the order of the places. Then the
+/// objects of the bucket, whose numbers are never used twice, and what is in them.
+pub(in crate::index) const CATALOG: &[&str] = &[
+    "
     CREATE TABLE entries (
         id INTEGER PRIMARY KEY,
         hash BLOB NOT NULL,
@@ -79,4 +90,22 @@ pub(in crate::index) const CATALOG: &[&str] = &["
         PRIMARY KEY (build, seq)
     ) STRICT, WITHOUT ROWID;
     CREATE INDEX lines_by_digest ON lines (digest) WHERE digest IS NOT NULL;
-"];
+",
+    "
+    CREATE TABLE objects (
+        number INTEGER PRIMARY KEY AUTOINCREMENT,
+        name TEXT NOT NULL UNIQUE,
+        bytes INTEGER NOT NULL,
+        blobs INTEGER NOT NULL,
+        written INTEGER NOT NULL
+    ) STRICT;
+    CREATE TABLE remote (
+        digest BLOB NOT NULL PRIMARY KEY,
+        object INTEGER NOT NULL,
+        offset INTEGER NOT NULL,
+        len INTEGER NOT NULL,
+        class INTEGER NOT NULL,
+        sums BLOB NOT NULL
+    ) STRICT, WITHOUT ROWID;
+",
+];

@@ -45,6 +45,15 @@ pub(in crate::index) const PLACE_MOVE: &str = "UPDATE blobs SET tier = ?5, objec
      WHERE digest = ?1 AND tier = ?2 AND object = ?3 AND offset = ?4";
 pub(in crate::index) const USE_SAVE: &str = "UPDATE blobs SET used = ?3, hits = ?4 WHERE digest BETWEEN ?1 AND ?2";
 
+pub(in crate::index) const OUTBOX: &str =
+    "SELECT blobs.digest, tier, object, offset, blobs.len, class, used, hits, sums, since
+     FROM outbox CROSS JOIN blobs ON blobs.digest = outbox.digest ORDER BY since, outbox.digest LIMIT ?1";
+pub(in crate::index) const OUTBOX_ADD: &str = "INSERT OR IGNORE INTO outbox (digest, since, len) VALUES (?1, ?2, ?3)";
+pub(in crate::index) const OUTBOX_DROP: &str = "DELETE FROM outbox WHERE digest = ?1 RETURNING len";
+pub(in crate::index) const OUTBOX_HAS: &str = "SELECT 1 FROM outbox WHERE digest = ?1";
+pub(in crate::index) const OUTBOX_OLDEST: &str = "SELECT since FROM outbox ORDER BY since LIMIT 1";
+pub(in crate::index) const OUTBOX_COUNT: &str = "SELECT count(*), coalesce(sum(len), 0) FROM outbox";
+
 // catalog.sqlite: entries
 
 pub(in crate::index) const ENTRIES: &str =
@@ -102,6 +111,24 @@ pub(in crate::index) const FACT_PUT: &str =
 pub(in crate::index) const FACT_DROP: &str = "DELETE FROM facts WHERE name = ?1";
 pub(in crate::index) const FACTS: &str = "SELECT name, value FROM facts";
 
+// catalog.sqlite: the bucket
+
+/// Saying it twice gives the same number.
+pub(in crate::index) const OBJECT_PUT: &str =
+    "INSERT INTO objects (name, bytes, blobs, written) VALUES (?1, ?2, ?3, ?4)
+     ON CONFLICT (name) DO UPDATE SET bytes = excluded.bytes, blobs = excluded.blobs RETURNING number";
+pub(in crate::index) const OBJECT_NAME: &str = "SELECT name FROM objects WHERE number = ?1";
+pub(in crate::index) const OBJECT_BLOBS: &str = "SELECT coalesce(sum(blobs), 0) FROM objects";
+pub(in crate::index) const REMOTE: &str =
+    "SELECT digest, object, offset, len, class, sums FROM remote WHERE digest = ?1";
+pub(in crate::index) const REMOTE_ALL: &str =
+    "SELECT digest, object, offset, len, class, sums FROM remote ORDER BY digest";
+pub(in crate::index) const REMOTE_PUT: &str =
+    "INSERT INTO remote (digest, object, offset, len, class, sums) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+     ON CONFLICT (digest) DO UPDATE SET object = ?2, offset = ?3, len = ?4, class = ?5, sums = ?6";
+pub(in crate::index) const REMOTE_SUMS: &str = "UPDATE remote SET sums = ?2 WHERE digest = ?1";
+pub(in crate::index) const REMOTE_DROP: &str = "DELETE FROM remote WHERE digest = ?1 AND object = ?2 RETURNING sums";
+
 // catalog.sqlite: the ledger of builds
 
 pub(in crate::index) const BUILD: &str = "SELECT id, lines FROM builds WHERE label = ?1";
@@ -144,6 +171,12 @@ mod tests {
             PLACE_DROP,
             PLACE_MOVE,
             USE_SAVE,
+            OUTBOX,
+            OUTBOX_ADD,
+            OUTBOX_DROP,
+            OUTBOX_HAS,
+            OUTBOX_OLDEST,
+            OUTBOX_COUNT,
         ] {
             places.prepare(statement).unwrap_or_else(|error| panic!("{statement}: {error}"));
         }
@@ -191,6 +224,14 @@ mod tests {
             FACT_PUT,
             FACT_DROP,
             FACTS,
+            OBJECT_PUT,
+            OBJECT_NAME,
+            OBJECT_BLOBS,
+            REMOTE,
+            REMOTE_ALL,
+            REMOTE_PUT,
+            REMOTE_SUMS,
+            REMOTE_DROP,
             BUILD,
             BUILD_ADD,
             BUILD_COUNT,

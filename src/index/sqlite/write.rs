@@ -4,7 +4,8 @@ use std::collections::HashMap;
 
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 
-use super::sql;
+use super::remote::Object;
+use super::{remote, sql};
 use crate::index::catalog::{Change, Found, Keep, Named};
 use crate::index::codec;
 use crate::index::error::IndexError;
@@ -24,13 +25,16 @@ pub(super) struct Writing {
     seq: u64,
     feed_floor: u64,
     keep: Keep,
+    /// Whether anything is or was remote since the start: where there is no bucket, nothing is asked about it.
+    any_remote: bool,
 }
 
 impl Writing {
     pub(super) fn new(connection: Connection, keep: Keep) -> Result<Writing, IndexError> {
         let seq = meta(&connection, SEQ)?;
         let feed_floor = meta(&connection, FEED_FLOOR)?;
-        Ok(Writing { connection, realms: HashMap::new(), seq, feed_floor, keep })
+        let any_remote = remote::any(&connection)?;
+        Ok(Writing { connection, realms: HashMap::new(), seq, feed_floor, keep, any_remote })
     }
 
     pub(super) fn seq(&self) -> u64 {
@@ -52,7 +56,8 @@ impl Writing {
 
     fn run<T>(&mut self, work: impl FnOnce(&mut Changing<'_>) -> Result<T, IndexError>) -> Result<T, IndexError> {
         let transaction = self.connection.transaction()?;
-        let mut changing = Changing { transaction, realms: &mut self.realms, seq: self.seq, keep: self.keep };
+        let (realms, any_remote) = (&mut self.realms, &mut self.any_remote);
+        let mut changing = Changing { transaction, realms, seq: self.seq, keep: self.keep, any_remote };
         // An early return drops the transaction, which rolls it back.
         let done = work(&mut changing)?;
         let Changing { transaction, seq, .. } = changing;
@@ -100,6 +105,7 @@ pub(super) struct Changing<'a> {
     realms: &'a mut HashMap<Realm, i64>,
     seq: u64,
     keep: Keep,
+    pub(super) any_remote: &'a mut bool,
 }
 
 impl Changing<'_> {
@@ -111,7 +117,21 @@ impl Changing<'_> {
             Change::Dropped { seq, blobs } => {
                 self.seq = self.seq.max(*seq);
                 for (digest, sums) in *blobs {
-                    found.keys.extend(self.forget_blob(digest, sums, *seq)?);
+                    match self.standing_remote(digest)? {
+                        Some(standing) => found.remote.push((*digest, standing)),
+                        None => found.keys.extend(self.forget_blob(digest, sums, *seq)?),
+                    }
+                }
+            }
+            Change::Remote { name, bytes, at, blobs } => {
+                found = self.put_object(&Object { name, bytes: *bytes, at: *at }, blobs)?;
+            }
+            Change::Lost { seq, digest, object, whole } => {
+                self.seq = self.seq.max(*seq);
+                if let Some(sums) = self.lose(digest, *object)?
+                    && *whole
+                {
+                    found.keys = self.forget_blob(digest, &sums, *seq)?;
                 }
             }
             Change::Line { label, line, lines_max, kept } => self.append_line(label, line, *lines_max, kept)?,
@@ -269,7 +289,7 @@ impl Changing<'_> {
         let code = codec::algorithm_code(sum.algorithm());
         let row = params![code, sum.as_bytes(), digest.as_bytes()];
         self.transaction.prepare_cached(sql::SUM_ADD)?.execute(row)?;
-        Ok(())
+        self.add_remote_sum(sum, digest)
     }
 
     fn add_edge(&mut self, realm: &Realm, digest: &Digest) -> Result<(), IndexError> {

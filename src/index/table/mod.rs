@@ -22,7 +22,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::{Mutex, RwLock};
 
-use self::realms::Realms;
+use self::realms::{NOBODY, Realms, UNCERTAIN};
 use self::region::Region;
 use self::slot::{NO_PREFIX, Slot};
 use self::tags::Tags;
@@ -176,7 +176,18 @@ impl Table {
     }
 
     /// Seats a blob. Where one stands already, the better class keeps the seat, else the elder.
+    ///
+    /// A place in the bucket gives way to a local one, and takes the seat of none.
     pub fn put(&self, blob: &Blob) -> Seated {
+        self.put_for(blob, NOBODY)
+    }
+
+    /// Like `put`, for a blob of which the catalog knows who may read it.
+    pub fn put_unsure(&self, blob: &Blob) -> Seated {
+        self.put_for(blob, UNCERTAIN)
+    }
+
+    fn put_for(&self, blob: &Blob, readers: u16) -> Seated {
         let _alone = self.mutating.lock();
         let hash = self.hash(&blob.digest);
         let sum = blob.sha256.filter(|sum| *sum != NO_PREFIX);
@@ -186,7 +197,7 @@ impl Table {
             Some(id) => reseat(region.slot_mut(local_of(id)), blob),
             None => Seated::Here,
         };
-        let Some(id) = known.or_else(|| self.seat(&mut region, hash, blob)) else {
+        let Some(id) = known.or_else(|| self.seat(&mut region, hash, blob, readers)) else {
             self.set_partial();
             return Seated::Refused;
         };
@@ -320,11 +331,12 @@ impl Table {
         Some(id_of(shard, local))
     }
 
-    fn seat(&self, region: &mut Region, hash: u64, blob: &Blob) -> Option<u32> {
+    fn seat(&self, region: &mut Region, hash: u64, blob: &Blob, readers: u16) -> Option<u32> {
         if self.is_full() {
             return None;
         }
-        let slot = Slot::blob(blob.digest, &blob.place, blob.class, blob.used)?;
+        let mut slot = Slot::blob(blob.digest, &blob.place, blob.class, blob.used)?;
+        slot.realms = readers;
         let before = region.bytes();
         let id = id_of(shard_of(hash), region.add(slot));
         if region.digests.is_full() {
@@ -420,7 +432,12 @@ fn reseat(slot: &mut Slot, blob: &Blob) -> Seated {
     if standing == blob.place {
         return Seated::Here;
     }
-    if rank(blob.class) > rank(slot.class()) && slot.set_place(&blob.place, blob.class) {
+    let better = match (standing.tier.is_local(), blob.place.tier.is_local()) {
+        (_, false) => false,
+        (false, true) => true,
+        (true, true) => rank(blob.class) > rank(slot.class()),
+    };
+    if better && slot.set_place(&blob.place, blob.class) {
         return Seated::Replaced(standing);
     }
     Seated::Kept(standing)

@@ -59,8 +59,9 @@ impl Table {
     /// Promises for `period` from `from` on; false when the blob is not here.
     pub fn lease(&self, digest: &Prefix, from: Minutes) -> bool {
         let granted = self.with_blob(digest, |slot| {
-            if slot.lease(from) {
-                let bytes = slot.place().len;
+            let place = slot.place();
+            if slot.lease(from) && place.tier.is_local() {
+                let bytes = place.len;
                 self.leased_bytes[slot.class() as usize].fetch_add(bytes, Ordering::Relaxed);
             }
         });
@@ -72,7 +73,7 @@ impl Table {
         self.with_blob(digest, |slot| holds(slot, now, period)).unwrap_or(false)
     }
 
-    /// Bytes under lease in a class; counts ended leases until the next `end_leases`.
+    /// Bytes of this node under lease in a class; counts ended leases until the next `end_leases`.
     pub fn leased_bytes(&self, class: Class) -> u64 {
         self.leased_bytes[class as usize].load(Ordering::Relaxed)
     }
@@ -85,7 +86,8 @@ impl Table {
                 return;
             }
             if holds(slot, now, period) {
-                bytes[slot.class() as usize] += slot.place().len;
+                let place = slot.place();
+                bytes[slot.class() as usize] += if place.tier.is_local() { place.len } else { 0 };
             } else {
                 slot.end_lease();
             }
@@ -144,7 +146,7 @@ impl Table {
                 TierName::File if !leased && !skip.contains(&slot.digest) => {
                     histogram[degree(coldness(slot, now))] += place.len;
                 }
-                TierName::File | TierName::Memory => {}
+                TierName::File | TierName::Memory | TierName::S3 => {}
             }
         });
         let border = border(&histogram, want_bytes);

@@ -1,6 +1,7 @@
 //! The one writer: takes what is queued, syncs the bytes, commits the places, then the catalog, and tells who waits.
 
 pub(super) mod queue;
+mod remote;
 mod settle;
 mod sync;
 
@@ -10,16 +11,16 @@ use std::time::Duration;
 
 use self::queue::{Acked, Done, Job, Next, Pace, Work};
 use self::sync::{Condemned, Failed};
-use super::catalog::{Change, Found, KeptBuilds, Named};
+use super::catalog::{Change, Found, KeptBuilds, Named, RemoteBlob};
 use super::core::Core;
 use super::error::IndexError;
+use super::outbox::Moved;
 use super::record::Visible;
 use super::sqlite::places::{self, Located, Written};
-use super::sqlite::sql;
+use super::sqlite::{outbox, sql};
 use super::table::Use;
 use crate::model::checksum::Checksum;
 use crate::model::digest::Digest;
-use crate::model::key::KeyHash;
 
 /// How often leases are counted anew and old records of builds are dropped.
 const TIDY: Duration = Duration::from_secs(60);
@@ -44,8 +45,8 @@ struct Staged {
     written: Option<Written>,
     /// Places that a drop found, with the sums they had.
     dropped: Vec<(Digest, Vec<Checksum>)>,
-    /// Keys that lost an answer by a drop, and whether any is left.
-    keys: Vec<(KeyHash, bool)>,
+    /// What the catalog found.
+    found: Found,
     done: Done,
 }
 
@@ -98,13 +99,14 @@ impl Writer {
             failure: None,
             written: None,
             dropped: Vec::new(),
-            keys: Vec::new(),
+            found: Found::default(),
             done: Done::default(),
         };
         let mut batch: Vec<Staged> = jobs.into_iter().map(staged).collect();
         self.sync(&mut batch);
         self.commit_places(&mut batch);
         self.commit_catalog(&mut batch);
+        self.leave_outbox(&mut batch);
         self.core.gauges.commits.fetch_add(1, Ordering::Relaxed);
         self.core.gauges.jobs.fetch_add(batch.len() as u64, Ordering::Relaxed);
         for mut staged in batch {
@@ -159,10 +161,11 @@ impl Writer {
 
     fn write_places(&self, due: &mut [&mut Staged]) -> Result<(), IndexError> {
         let used = Use { last: self.core.minutes(), hits: 0 };
+        let mut moved = Moved::default();
         let mut connection = self.core.places.writing.lock();
         let transaction = connection.transaction()?;
         for staged in due {
-            match &staged.job.work {
+            match &mut staged.job.work {
                 Work::Record(record) => {
                     for (sum, digest) in &record.sums {
                         places::add_sum(&transaction, digest, sum)?;
@@ -170,11 +173,16 @@ impl Writer {
                     let Some(blob) = &record.blob else { continue };
                     let (digest, place, class, sums) = (blob.digest, blob.place, blob.class, blob.sums.clone());
                     let row = Located { digest, place, class, used, sums };
-                    staged.written = Some(places::put(&transaction, &row)?);
+                    let written = places::put(&transaction, &row)?;
+                    if written == Written::New && !record.remote {
+                        self.enqueue(&transaction, &digest, place.len, &mut moved)?;
+                    }
+                    staged.written = Some(written);
                 }
                 Work::Drop { places, .. } => {
                     for (digest, place) in places {
                         if let Some(sums) = places::drop_if(&transaction, digest, place)? {
+                            self.unqueue(&transaction, digest, &mut moved)?;
                             staged.dropped.push((*digest, sums));
                         }
                     }
@@ -186,10 +194,33 @@ impl Writer {
                         staged.done.moved.push(moved);
                     }
                 }
+                Work::Uploaded { blobs, .. } => {
+                    for blob in blobs {
+                        let here = places::find(&transaction, &blob.digest)?;
+                        blob.sums = here.map_or_else(Vec::new, |here| here.sums);
+                    }
+                }
+                Work::Lost { digest, whole, .. } => {
+                    let here = places::find(&transaction, digest)?;
+                    *whole = here.is_none();
+                    if let Some(here) = here {
+                        self.enqueue(&transaction, digest, here.place.len, &mut moved)?;
+                    }
+                }
+                Work::Unqueue(digests) => {
+                    for digest in digests {
+                        self.unqueue(&transaction, digest, &mut moved)?;
+                    }
+                }
                 Work::Line { .. } | Work::ForgetBuild { .. } | Work::Fact { .. } | Work::Barrier => {}
             }
         }
-        Ok(transaction.commit()?)
+        if moved != Moved::default() {
+            moved.oldest = Some(outbox::oldest(&transaction)?);
+        }
+        transaction.commit()?;
+        self.core.outbox.count(&moved);
+        Ok(())
     }
 
     fn commit_catalog(&self, batch: &mut [Staged]) {
@@ -219,9 +250,9 @@ impl Writer {
     fn transact_keys(&self, due: &mut [&mut Staged]) -> Result<(), IndexError> {
         let changes: Vec<Change<'_>> = due.iter().filter_map(|staged| self.change(staged)).collect();
         let written = self.core.catalog.write(&changes)?;
-        for (staged, Found { keys, builds }) in due.iter_mut().zip(written.found) {
-            staged.keys = keys;
-            staged.done.changed += builds;
+        for (staged, found) in due.iter_mut().zip(written.found) {
+            staged.done.changed += found.builds;
+            staged.found = found;
         }
         Ok(())
     }
@@ -237,7 +268,11 @@ impl Writer {
             Work::Line { label, line } => Change::Line { label, line, lines_max, kept: self.kept_builds() },
             Work::ForgetBuild { label } => Change::ForgetBuild { label },
             Work::Fact { name, value } => Change::Fact { name, value: value.as_deref() },
-            Work::Drop { .. } | Work::Move(_) | Work::Barrier => return None,
+            Work::Uploaded { name, bytes, at, blobs } => Change::Remote { name, bytes: *bytes, at: *at, blobs },
+            Work::Lost { digest, place, seq, whole } => {
+                Change::Lost { seq: *seq, digest: *digest, object: place.object, whole: *whole }
+            }
+            Work::Drop { .. } | Work::Move(_) | Work::Unqueue(_) | Work::Barrier => return None,
         })
     }
 
@@ -311,7 +346,7 @@ impl Work {
     fn has_places(&self) -> bool {
         match self {
             Work::Record(record) => record.blob.is_some() || !record.sums.is_empty(),
-            Work::Drop { .. } | Work::Move(_) => true,
+            Work::Drop { .. } | Work::Move(_) | Work::Uploaded { .. } | Work::Lost { .. } | Work::Unqueue(_) => true,
             Work::Line { .. } | Work::ForgetBuild { .. } | Work::Fact { .. } | Work::Barrier => false,
         }
     }
@@ -320,10 +355,20 @@ impl Work {
         match self {
             Work::Record(record) => record.blob.iter().map(|blob| &blob.dirty).collect(),
             Work::Move(moves) => moves.iter().filter(|(stands, _)| *stands).map(|(_, one)| &one.dirty).collect(),
-            Work::Drop { .. } | Work::Line { .. } | Work::ForgetBuild { .. } | Work::Fact { .. } | Work::Barrier => {
-                Vec::new()
-            }
+            Work::Drop { .. }
+            | Work::Line { .. }
+            | Work::ForgetBuild { .. }
+            | Work::Fact { .. }
+            | Work::Uploaded { .. }
+            | Work::Lost { .. }
+            | Work::Unqueue(_)
+            | Work::Barrier => Vec::new(),
         }
+    }
+
+    /// What an object of the bucket holds from now on.
+    fn sent(&self) -> &[RemoteBlob] {
+        if let Work::Uploaded { blobs, .. } = self { blobs } else { &[] }
     }
 }
 

@@ -8,12 +8,14 @@ use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
+use crate::index::catalog::RemoteBlob;
 use crate::index::error::IndexError;
 use crate::index::evict::Move;
 use crate::index::ledger::RecordLine;
 use crate::index::record::Visible;
 use crate::model::digest::Digest;
 use crate::model::place::Place;
+use crate::model::time::Timestamp;
 
 /// Room is counted in pieces of so many bytes.
 const PIECE: usize = 1024;
@@ -42,6 +44,22 @@ pub(in crate::index) enum Work {
         name: String,
         value: Option<Bytes>,
     },
+    /// An object of the bucket holds these blobs; the writer adds the sums that they have here.
+    Uploaded {
+        name: Box<str>,
+        bytes: u64,
+        at: Timestamp,
+        blobs: Vec<RemoteBlob>,
+    },
+    /// It does not; the writer finds out whether that was the whole of the blob.
+    Lost {
+        digest: Digest,
+        place: Place,
+        seq: u64,
+        whole: bool,
+    },
+    /// Out of the outbox, unsent.
+    Unqueue(Vec<Digest>),
     /// Nothing: whoever awaits it awaits all before it.
     Barrier,
 }

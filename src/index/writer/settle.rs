@@ -1,7 +1,7 @@
 //! After a commit: what is durable is no longer pinned, what failed is taken back, and the table agrees with the rows.
 
 use super::queue::Work;
-use super::{Failure, Staged};
+use super::{Failure, Staged, remote};
 use crate::index::core::Core;
 use crate::index::record::{NewBlob, Visible, seat_of};
 use crate::index::sqlite::places::Written;
@@ -31,7 +31,16 @@ pub(super) fn settle(core: &Core, staged: &mut Staged) {
                 None => facts.remove(name),
             };
         }
-        Work::Fact { .. } | Work::Line { .. } | Work::ForgetBuild { .. } | Work::Barrier => {}
+        Work::Uploaded { blobs, .. } => {
+            if let Some(number) = staged.found.object {
+                remote::settle_uploaded(core, blobs, number);
+            }
+        }
+        Work::Lost { digest, place, .. } => {
+            core.table.remove_if(&digest.prefix(), place);
+            settle_drop(core, staged);
+        }
+        Work::Fact { .. } | Work::Line { .. } | Work::ForgetBuild { .. } | Work::Unqueue(_) | Work::Barrier => {}
     }
 }
 
@@ -51,7 +60,7 @@ fn settle_record(core: &Core, record: &Visible, written: Option<Written>) {
 fn settle_blob(core: &Core, blob: &NewBlob, seated: Seated, written: Written) {
     let prefix = blob.digest.prefix();
     match written {
-        Written::Here => {
+        Written::New | Written::Here => {
             if let Seated::Kept(standing) = seated {
                 // The place that stood when this was recorded has gone meanwhile: dropped, or never made durable.
                 if !core.table.move_if(&prefix, &standing, &blob.place) {
@@ -123,8 +132,10 @@ fn settle_drop(core: &Core, staged: &Staged) {
         tracing::error!(error = %failure.error(), "a drop was not committed whole: what is left of it is a miss, and the place may come back at a start");
         return;
     }
-    let _order = core.order.lock();
-    for (key, any_left) in &staged.keys {
+    let mut order = core.order.lock();
+    let dropped: Vec<Digest> = staged.dropped.iter().map(|(digest, _)| *digest).collect();
+    remote::settle_dropped(core, &mut order, &dropped, &staged.found.remote);
+    for (key, any_left) in &staged.found.keys {
         if core.recent.drop_settled(key) && !any_left {
             core.table.unname(&key.0);
         }
