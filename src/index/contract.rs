@@ -1,5 +1,7 @@
 //! What every engine of the catalog must do. Generic, so that each engine runs the same suite.
 
+mod remote;
+
 use std::sync::Arc;
 
 use super::catalog::{Catalog, Change, Keep, Named, PrefixAsk, Put};
@@ -35,6 +37,7 @@ async fn every_contract<G>(mut fresh: impl FnMut() -> (Arc<dyn Catalog>, G)) {
     prefixes_end_where_they_end(&catalog).await;
     let (catalog, _guard) = fresh();
     the_feed_follows_commits(&catalog).await;
+    remote::every_contract(&mut fresh).await;
 }
 
 /// Changes to keys that belong together.
@@ -195,4 +198,7 @@ async fn sqlite_keeps_the_contract() {
         (opened.catalog, dir)
     })
     .await;
+    let dir = tempfile::tempdir().expect("a directory");
+    let open = || SqliteCatalog::open_whole(&dir.path().join("catalog.sqlite"), 2, KEEP).expect("opens");
+    remote::what_is_remote_is_read_when_opened(open).await;
 }

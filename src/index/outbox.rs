@@ -67,6 +67,10 @@ pub(super) struct Moved {
 
 impl Outbox {
     pub(super) fn new(max_bytes: Option<u64>, oldest: Option<Timestamp>) -> Outbox {
+        let filled = Notify::new();
+        if max_bytes.is_some() && oldest.is_some() {
+            filled.notify_one();
+        }
         Outbox {
             max_bytes,
             in_use: max_bytes.is_some() || oldest.is_some(),
@@ -74,7 +78,7 @@ impl Outbox {
             bytes: AtomicI64::new(0),
             oldest: AtomicI64::new(oldest.map_or(NEVER, |oldest| oldest.0)),
             shed: AtomicU64::new(0),
-            filled: Notify::new(),
+            filled,
         }
     }
 
@@ -152,7 +156,7 @@ impl Index {
         self.core.outbox.numbers()
     }
 
-    /// Resolves once something was queued since this resolved last. For one asker: the uploader.
+    /// Resolves once something was queued since this resolved last, or before the start. For one asker: the uploader.
     ///
     /// *Cancel*: what was queued meanwhile is told the next time.
     pub async fn outbox_filled(&self) {

@@ -73,8 +73,10 @@ fn realm(n: u8) -> Realm {
     Realm::named(&format!("realm {n}"))
 }
 
+/// Of the few that blobs are put to and moved between, the last is in the bucket.
 fn place(object: u32) -> Place {
-    Place { tier: TierName::Segment, object, offset: object ^ 77, len: u64::from(object) << 8 }
+    let tier = if object == 3 { TierName::S3 } else { TierName::Segment };
+    Place { tier, object, offset: object ^ 77, len: u64::from(object) << 8 }
 }
 
 fn op() -> impl Strategy<Value = Op> {
@@ -104,6 +106,8 @@ impl Model {
         row.sum = row.sum.or(with_sum.then_some(sum));
         let expected = match row.place {
             standing if standing == place => Seated::Here,
+            standing if !place.tier.is_local() => Seated::Kept(standing),
+            standing if !standing.tier.is_local() => Seated::Replaced(standing),
             standing if rank(class) > rank(row.class) => Seated::Replaced(standing),
             standing => Seated::Kept(standing),
         };
