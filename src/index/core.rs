@@ -95,6 +95,8 @@ pub(super) struct Order {
 #[derive(Default)]
 pub(super) struct Late {
     pub(super) dropped: HashSet<(Prefix, Place)>,
+    /// Blobs that may have lost their readers: those that were read of them, or named before, are not theirs any more.
+    pub(super) bereft: HashSet<Prefix>,
     pub(super) keys: HashSet<KeyHash>,
     pub(super) edges: Vec<(Prefix, Realm)>,
     /// SHA-256 sums by digest.
@@ -169,6 +171,17 @@ impl Order {
         }
     }
 
+    /// Remembers that a blob has lost its readers, unless it turns out that it has not.
+    pub(super) fn note_bereft(&mut self, table: &Table, digest: &Digest) {
+        if let Some(late) = self.late(table) {
+            late.bereft.insert(digest.prefix());
+        }
+    }
+
+    pub(super) fn is_bereft(&self, digest: &Prefix) -> bool {
+        self.loading.as_ref().is_some_and(|late| late.bereft.contains(digest))
+    }
+
     pub(super) fn has_dropped(&self, digest: &Digest, place: &Place) -> bool {
         self.loading.as_ref().is_some_and(|late| late.dropped.contains(&(digest.prefix(), *place)))
     }
@@ -210,7 +223,8 @@ impl Order {
 
     fn late(&mut self, table: &Table) -> Option<&mut Late> {
         let late = self.loading.as_mut()?;
-        if late.dropped.len() + late.keys.len() + late.edges.len() + late.sums.len() + late.remote.len() < LATE_MAX {
+        let blobs = late.dropped.len() + late.bereft.len() + late.remote.len();
+        if blobs + late.keys.len() + late.edges.len() + late.sums.len() < LATE_MAX {
             return Some(late);
         }
         table.set_partial();

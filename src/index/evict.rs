@@ -128,10 +128,18 @@ impl Index {
     /// *Errors*: the bytes must stay, since the places may come back at the next start.
     pub async fn drop_places(&self, places: Vec<(Digest, Place)>) -> Result<u64, IndexError> {
         let places: Vec<_> = places.into_iter().filter(|(_, place)| place.tier.is_local()).collect();
-        let room = self.core.queue.room(places.len() * 64).await?;
         let digests: Vec<Digest> = places.iter().map(|(digest, _)| *digest).collect();
-        // What comes or goes after this look, the writer finds.
         let remote = self.remote_places(&digests).await?;
+        self.drop_looked_up(places, remote).await
+    }
+
+    /// What comes to be remote, or is lost, after the look at `remote`, the writer finds.
+    pub(super) async fn drop_looked_up(
+        &self,
+        places: Vec<(Digest, Place)>,
+        remote: Vec<Option<Place>>,
+    ) -> Result<u64, IndexError> {
+        let room = self.core.queue.room(places.len() * 64).await?;
         let (ack, acked) = tokio::sync::oneshot::channel();
         {
             let mut order = self.core.order.lock();
@@ -144,6 +152,7 @@ impl Index {
                 let stands = |remote| self.core.table.move_if(&digest.prefix(), place, &remote);
                 if !remote.is_some_and(stands) {
                     self.core.table.remove_if(&digest.prefix(), place);
+                    order.note_bereft(&self.core.table, digest);
                 }
                 self.core.unseated.remove_if(digest, place);
                 order.note_dropped(&self.core.table, digest, place);

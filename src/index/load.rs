@@ -91,8 +91,12 @@ pub(super) fn load(core: &Arc<Core>, snapshot: Snapshot, on_place: &mut OnPlace)
     }
     let mut order = core.order.lock();
     if let Some(late) = order.loading.take() {
-        for (digest, realm) in late.edges {
+        for (digest, realm) in late.edges.into_iter().filter(|(digest, _)| !late.bereft.contains(digest)) {
             core.table.add_realm(&digest, &realm);
+        }
+        // Who reads these by now is for the catalog to say.
+        for digest in &late.bereft {
+            core.table.make_unsure(digest);
         }
         for (digest, sum) in late.sums {
             core.table.add_sum(&digest, sum);
@@ -199,7 +203,7 @@ impl Group {
                 core.table.put(&blob);
             }
         }
-        for (digest, realm) in self.edges.drain(..) {
+        for (digest, realm) in self.edges.drain(..).filter(|(digest, _)| !order.is_bereft(digest)) {
             core.table.add_realm(&digest, &realm);
         }
         for (key, body) in self.keys.drain(..) {

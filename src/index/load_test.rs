@@ -13,7 +13,7 @@ use crate::model::place::{Class, Place};
 use crate::model::realm::Realm;
 
 /// Opens with a loader that stands still at its first blob until told to go on.
-fn open_slowly(dir: &std::path::Path) -> (Index, Sender<()>) {
+fn open_slowly(dir: &std::path::Path, settings: &Settings) -> (Index, Sender<()>) {
     let (go, gate): (Sender<()>, Receiver<()>) = channel();
     let mut gate = Some(gate);
     let on_place = move |_: &Digest, _: &Place, _: Class| {
@@ -22,7 +22,7 @@ fn open_slowly(dir: &std::path::Path) -> (Index, Sender<()>) {
             let _ = gate.recv();
         }
     };
-    (Index::open(dir, &Settings::default(), clock(), Box::new(on_place)).expect("opens"), go)
+    (Index::open(dir, settings, clock(), Box::new(on_place)).expect("opens"), go)
 }
 
 async fn fill(dir: &std::path::Path, blobs: u32) {
@@ -41,7 +41,7 @@ fn digest(n: u32) -> Digest {
 async fn loading_says_unknown_never_absent() {
     let dir = tempfile::tempdir().expect("a directory");
     fill(dir.path(), 20).await;
-    let (index, go) = open_slowly(dir.path());
+    let (index, go) = open_slowly(dir.path(), &Settings::default());
     let public = [Realm::public()];
     assert!(!index.counts().loaded);
     for n in 0..25 {
@@ -70,7 +70,7 @@ async fn loading_says_unknown_never_absent() {
 async fn changes_made_while_loading_win() {
     let dir = tempfile::tempdir().expect("a directory");
     fill(dir.path(), 20).await;
-    let (index, go) = open_slowly(dir.path());
+    let (index, go) = open_slowly(dir.path(), &Settings::default());
     let mine = Realm::named("mine");
     index.drop_place(&digest(1), &place(1, 4)).await.expect("drops");
     index.drop_place(&digest(2), &place(99, 4)).await.expect("leaves another place alone");
@@ -100,6 +100,32 @@ async fn changes_made_while_loading_win() {
     assert_eq!(found[0].body, Some(Digest::of(b"new")));
     assert_eq!(index.readable(&[Realm::public()], &digest(6)), Presence::Present(()));
     assert_eq!(index.counts().blobs, 19);
+}
+
+/// Its readers went with it: whoever stores the bytes again names those of today.
+#[tokio::test]
+async fn readers_of_what_was_dropped_while_loading_do_not_come_back() {
+    let dir = tempfile::tempdir().expect("a directory");
+    fill(dir.path(), 20).await;
+    let (index, go) = open_slowly(dir.path(), &Settings::default());
+    let (mine, theirs) = ([Realm::named("mine")], [Realm::named("theirs")]);
+    let read_by = |realms: &[Realm; 1], n: u32, object| {
+        let edges = vec![(realms[0].clone(), digest(n))];
+        Record { edges, ..stored(&n.to_string(), &n.to_le_bytes(), object) }
+    };
+    index.drop_place(&digest(1), &place(1, 4)).await.expect("drops");
+    index.record(read_by(&mine, 1, 51), Ack::Durable).await.expect("records");
+    // Also those that were named since the start.
+    index.record(read_by(&theirs, 40, 40), Ack::Durable).await.expect("records");
+    index.drop_place(&digest(40), &place(40, 4)).await.expect("drops");
+    index.record(read_by(&mine, 40, 41), Ack::Durable).await.expect("records");
+    go.send(()).expect("the loader waits");
+    index.loaded().await;
+    for n in [1, 40] {
+        assert!(index.is_readable(&mine, &digest(n)).await.expect("reads"), "{n}");
+        assert!(!index.is_readable(&[Realm::public()], &digest(n)).await.expect("reads"), "{n}");
+        assert!(!index.is_readable(&theirs, &digest(n)).await.expect("reads"), "{n}");
+    }
 }
 
 #[tokio::test]

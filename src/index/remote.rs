@@ -82,6 +82,7 @@ impl Index {
             let seq = order.seq;
             self.core.table.remove_if(&digest.prefix(), place);
             order.note_dropped(&self.core.table, digest, place);
+            order.note_bereft(&self.core.table, digest);
             let work = Work::Lost { digest: *digest, place: *place, seq, whole: false };
             self.core.queue.push(work, room, Some(ack))?;
         }

@@ -255,6 +255,14 @@ impl Table {
         true
     }
 
+    /// Leaves it to the catalog who may read a blob; false when the blob is not here.
+    pub fn make_unsure(&self, digest: &Prefix) -> bool {
+        let _alone = self.mutating.lock();
+        let Some(id) = self.find_blob(digest) else { return false };
+        self.regions[region_of(id)].write().slot_mut(local_of(id)).realms = UNCERTAIN;
+        true
+    }
+
     /// Learns the SHA-256 of a blob; false when the blob is not here.
     pub fn add_sum(&self, digest: &Prefix, sum: Prefix) -> bool {
         let _alone = self.mutating.lock();

@@ -94,6 +94,7 @@ pub(super) fn settle_dropped(core: &Core, order: &mut Order, dropped: &[Digest],
         {
             core.table.remove_if(&digest.prefix(), &stale);
             order.note_dropped(&core.table, digest, &stale);
+            order.note_bereft(&core.table, digest);
         }
     }
 }
