@@ -6,6 +6,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use parking_lot::Mutex;
 
 use super::record::Record;
+use super::remote_test::{open_with_bucket, sent, with_bucket};
 use super::testing::{clock, entry, key, open, open_with, place, put, sha256, stored};
 use super::{Ack, Index, Presence, Settings};
 use crate::model::digest::Digest;
@@ -126,6 +127,66 @@ async fn readers_of_what_was_dropped_while_loading_do_not_come_back() {
         assert!(!index.is_readable(&[Realm::public()], &digest(n)).await.expect("reads"), "{n}");
         assert!(!index.is_readable(&theirs, &digest(n)).await.expect("reads"), "{n}");
     }
+}
+
+/// The loader reads places here and in the bucket as they stood at the start, and what happened since wins.
+#[tokio::test]
+async fn what_comes_and_goes_in_the_bucket_while_loading_wins() {
+    let dir = tempfile::tempdir().expect("a directory");
+    fill(dir.path(), 20).await;
+    let index = open_with_bucket(dir.path());
+    index.loaded().await;
+    let all = |numbers: std::ops::Range<u32>| numbers.map(|n| sent(&n.to_le_bytes(), n)).collect::<Vec<_>>();
+    index.uploaded("early", 9, all(4..20)).await.expect("commits");
+    for n in 8..20 {
+        index.drop_place(&digest(n), &place(n, 4)).await.expect("drops");
+    }
+    let early = index.remote_places(&[digest(19)]).await.expect("reads")[0].expect("is remote");
+    let in_early = |n| Place { offset: n, ..early };
+    index.close().await;
+    drop(index);
+
+    let (index, go) = open_slowly(dir.path(), &with_bucket());
+    assert_eq!((index.place(&digest(19)), index.place(&digest(25))), (Presence::Unknown, Presence::Unknown));
+    assert_eq!(index.find_place(&digest(19)).await.expect("reads"), Some(early));
+    let asks: Vec<_> = (0..25_u32).map(|n| sha256(&n.to_le_bytes())).collect();
+    assert_eq!(index.missing(&[Realm::public()], &asks).await.expect("reads"), asks[20..]);
+    index.uploaded("late", 9, [all(0..2), all(10..11), all(30..31)].concat()).await.expect("commits");
+    let late = index.remote_places(&[digest(0)]).await.expect("reads")[0].expect("is remote");
+    let in_late = |n| Place { offset: n, ..late };
+    index.drop_place(&digest(1), &place(1, 4)).await.expect("drops");
+    index.drop_place(&digest(5), &place(5, 4)).await.expect("drops");
+    index.remote_lost(&digest(6), &in_early(6)).await.expect("forgets");
+    index.remote_lost(&digest(11), &in_early(11)).await.expect("forgets");
+    index.remote_lost(&digest(12), &in_early(12)).await.expect("forgets");
+    index.uploaded("early", 9, all(12..13)).await.expect("commits");
+    let copy = Record {
+        blob: Some(super::testing::blob(&[13, 0, 0, 0], 99, super::testing::Fate::Kept)),
+        ..Record::default()
+    };
+    index.record(copy, Ack::Durable).await.expect("records");
+    go.send(()).expect("the loader waits");
+    index.loaded().await;
+    let expected = |n: u32| match n {
+        0 | 2..5 | 6..8 => Some(place(n, 4)),
+        1 | 10 | 30 => Some(in_late(n)),
+        5 | 8..10 | 12 | 14..20 => Some(in_early(n)),
+        13 => Some(place(99, 4)),
+        _ => None,
+    };
+    for n in 0..32 {
+        assert_eq!(index.find_place(&digest(n)).await.expect("reads"), expected(n), "{n}");
+        let here = expected(n).map_or(Presence::Absent, Presence::Present);
+        assert_eq!(index.place(&digest(n)), here, "{n}");
+        // What was lost, and came again by itself, has no reader.
+        let read = expected(n).is_some() && n != 12 && n != 30;
+        assert_eq!(index.is_readable(&[Realm::public()], &digest(n)).await.expect("reads"), read, "{n}");
+    }
+    let reads = index.counts().sql_reads;
+    assert_eq!(index.missing(&[Realm::public()], &asks[13..20]).await.expect("answers"), []);
+    assert_eq!(index.readable(&[Realm::public()], &digest(17)), Presence::Present(()));
+    assert_eq!(index.counts().sql_reads, reads, "realms are loaded with what is only remote");
+    assert_eq!(index.outbox().blobs, 1, "the sixth alone is here and lost there");
 }
 
 #[tokio::test]

@@ -35,6 +35,10 @@ mod index_test;
 #[cfg(test)]
 mod load_test;
 #[cfg(test)]
+mod outbox_test;
+#[cfg(test)]
+mod remote_test;
+#[cfg(test)]
 mod testing;
 
 use std::sync::Arc;

@@ -78,7 +78,8 @@ async fn objects_are_numbered_once(catalog: &Arc<dyn Catalog>) {
 }
 
 async fn a_blob_is_said_to_be_in_one_object(catalog: &Arc<dyn Catalog>) {
-    let large = RemoteBlob { class: Class::Document, offset: u32::MAX, len: 1 << 40, sums: Vec::new(), ..blob(b"3", 0) };
+    let large =
+        RemoteBlob { class: Class::Document, offset: u32::MAX, len: 1 << 40, sums: Vec::new(), ..blob(b"3", 0) };
     let first = put(catalog, "first", vec![blob(b"2", 7), blob(b"1", 0), large]).await;
     let asked = [b"3", b"9", b"1", b"2"].map(|bytes| Digest::of(bytes)).to_vec();
     let found = catalog.remote(asked).await.expect("reads");
