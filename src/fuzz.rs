@@ -6,7 +6,7 @@ use crate::cache::policy::fuzz::policy;
 use crate::cli::discover::fuzz::discover;
 use crate::config::fuzz::config;
 use crate::ecosystem::fuzz::{apt, cargo, cargo_document, go, maven};
-use crate::index::sqlite::fuzz::row;
+use crate::index::sqlite::fuzz::{records, row};
 use crate::model::fuzz::words;
 use crate::protocol::fuzz::{target, token};
 use crate::server::framing::fuzz::framing;
@@ -18,7 +18,7 @@ use crate::upstream::fuzz::{answer, netrc};
 pub type Entry = fn(&[u8]);
 
 /// Each has a folder of its name in `tests/fuzz/corpus`.
-pub const TARGETS: [(&str, Entry); 18] = [
+pub const TARGETS: [(&str, Entry); 19] = [
     ("answer", answer),
     ("apt", apt),
     ("cargo", cargo),
@@ -32,6 +32,7 @@ pub const TARGETS: [(&str, Entry); 18] = [
     ("pack", pack),
     ("policy", policy),
     ("record", record),
+    ("records", records),
     ("row", row),
     ("seal", seal),
     ("target", target),

@@ -50,6 +50,9 @@ pub(super) trait Catalog: Send + Sync + 'static {
     /// Whether one of `realms` has an edge to `digest`.
     fn readable(&self, realms: Vec<Realm>, digest: Digest) -> BoxFuture<'_, Result<bool, IndexError>>;
 
+    /// Who may read each of `digests`, in their order.
+    fn readers(&self, digests: Vec<Digest>) -> BoxFuture<'_, Result<Vec<Vec<Realm>>, IndexError>>;
+
     /// Builds with a kept record, the latest first.
     fn builds(&self, limit: usize) -> BoxFuture<'_, Result<Vec<Build>, IndexError>>;
 

@@ -146,7 +146,10 @@ async fn a_sum_without_an_edge_is_absent(catalog: &Arc<dyn Catalog>) {
     assert_eq!(catalog.resolve(std::slice::from_ref(&mine), &ask).await.expect("reads"), [None, None]);
     commit(catalog, Batch { edges: vec![(theirs.clone(), digest)], ..Batch::default() }).await.expect("commits");
     assert_eq!(catalog.resolve(std::slice::from_ref(&mine), &ask).await.expect("reads"), [None, None]);
-    assert_eq!(catalog.resolve(&[mine, theirs], &ask).await.expect("reads"), [None, Some(digest)]);
+    assert_eq!(catalog.resolve(&[mine.clone(), theirs.clone()], &ask).await.expect("reads"), [None, Some(digest)]);
+    commit(catalog, Batch { edges: vec![(mine.clone(), digest)], ..Batch::default() }).await.expect("commits");
+    let asked = vec![Digest::of(b"b"), digest];
+    assert_eq!(catalog.readers(asked).await.expect("reads"), [vec![], vec![mine, theirs]]);
 }
 
 async fn prefixes_end_where_they_end(catalog: &Arc<dyn Catalog>) {

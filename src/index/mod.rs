@@ -23,6 +23,7 @@ pub mod lock;
 pub mod open;
 pub mod outbox;
 mod recent;
+pub mod records;
 pub mod remote;
 mod writer;
 
@@ -36,6 +37,8 @@ mod index_test;
 mod load_test;
 #[cfg(test)]
 mod outbox_test;
+#[cfg(test)]
+mod records_test;
 #[cfg(test)]
 mod remote_test;
 #[cfg(test)]

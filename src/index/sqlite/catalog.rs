@@ -100,6 +100,18 @@ impl Catalog for SqliteCatalog {
         }))
     }
 
+    fn readers(&self, digests: Vec<Digest>) -> BoxFuture<'_, Result<Vec<Vec<Realm>>, IndexError>> {
+        Box::pin(self.readers.read(move |connection| {
+            let mut statement = connection.prepare_cached(sql::READERS)?;
+            let mut readers = |digest: &Digest| {
+                let rows =
+                    statement.query_map([digest.as_bytes()], |row| Ok(Realm::named(row.get_ref(0)?.as_str()?)))?;
+                Ok(rows.collect::<Result<Vec<_>, _>>()?)
+            };
+            digests.iter().map(&mut readers).collect()
+        }))
+    }
+
     fn builds(&self, limit: usize) -> BoxFuture<'_, Result<Vec<Build>, IndexError>> {
         Box::pin(self.readers.read(move |connection| ledger::builds(connection, limit)))
     }

@@ -1,6 +1,8 @@
-//! Entry for the fuzz targets: columns of the catalog as a damaged or foreign database may hold them.
+//! Entry for the fuzz targets: columns of the catalog, and key records of a bucket, as damaged or foreign ones may
+//! hold them.
 
 use crate::index::codec::{decode_digests, decode_head, decode_sums, encode_digests, encode_head, encode_sums};
+use crate::index::records::{KeyRecord, Unreadable};
 use crate::model::entry::Entry;
 use crate::model::fuzz::entry;
 
@@ -30,4 +32,23 @@ pub fn row(bytes: &[u8]) {
     assert_eq!(decode_sums(&encode_sums(&sums)), sorted);
     let digests = decode_digests(bytes);
     assert_eq!(decode_digests(&encode_digests(&digests)), digests);
+}
+
+/// Key records as a bucket may hold them: what was read is written so that it reads back the same.
+pub fn records(bytes: &[u8]) {
+    let Ok(found) = KeyRecord::decode_all(bytes) else { return };
+    let encode = |records: &[KeyRecord]| {
+        let mut out = vec![bytes[0]];
+        records.iter().for_each(|record| record.encode(&mut out));
+        out
+    };
+    let written = encode(&found);
+    let again = KeyRecord::decode_all(&written).expect("our own");
+    assert_eq!(encode(&again), written);
+    assert_eq!(again.len(), found.len());
+    // What a later version says besides is passed over; what is cut off is not believed.
+    let known = KeyRecord::decode_all(&[&written[..], &[200, 2, 7, 7]].concat()).expect("our own and one more");
+    assert_eq!(known.len(), found.len());
+    let cut = KeyRecord::decode_all(&[&written[..], &[200, 9, 7]].concat());
+    assert_eq!(cut.err(), Some(Unreadable::Damaged));
 }

@@ -98,6 +98,8 @@ pub(in crate::index) const REALMS: &str = "SELECT id, name FROM realms";
 pub(in crate::index) const EDGE_ADD: &str = "INSERT OR IGNORE INTO edges (digest, realm) VALUES (?1, ?2)";
 pub(in crate::index) const EDGES_DROP: &str = "DELETE FROM edges WHERE digest = ?1";
 pub(in crate::index) const EDGES_OF: &str = "SELECT realm FROM edges WHERE digest = ?1";
+pub(in crate::index) const READERS: &str =
+    "SELECT name FROM edges JOIN realms ON realms.id = edges.realm WHERE digest = ?1 ORDER BY name";
 pub(in crate::index) const EDGES_ALL: &str = "SELECT digest, realm FROM edges ORDER BY digest";
 pub(in crate::index) const FEED_ADD: &str = "INSERT OR IGNORE INTO feed (seq, hash) VALUES (?1, ?2)";
 pub(in crate::index) const FEED_AFTER: &str = "SELECT seq, hash FROM feed WHERE seq > ?1 ORDER BY seq, hash LIMIT ?2";
@@ -214,6 +216,7 @@ mod tests {
             EDGE_ADD,
             EDGES_DROP,
             EDGES_OF,
+            READERS,
             EDGES_ALL,
             FEED_ADD,
             FEED_AFTER,
