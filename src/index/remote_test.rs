@@ -236,6 +236,42 @@ async fn the_table_learns_what_the_drop_found() {
     assert_eq!(index.counts().blobs, 1);
 }
 
+/// Killed after the places and before the catalog, in a drop, an upload and a loss: each is harmless, and can be made again.
+#[tokio::test]
+async fn a_kill_between_the_two_databases_loses_nothing() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let index = open_with_bucket(dir.path());
+    let all = [b"drop", b"sent", b"lost"];
+    for (bytes, n) in all.into_iter().zip(1..) {
+        index.record(stored(&n.to_string(), bytes, n), Ack::Durable).await.expect("records");
+    }
+    index.uploaded("pack", 9, all.iter().map(|bytes| sent(*bytes, 0)).collect()).await.expect("commits");
+    let there = remote_place(&index, b"drop").await;
+    drop(index);
+    let places = rusqlite::Connection::open(dir.path().join("places.sqlite")).expect("opens");
+    places.execute("DELETE FROM blobs WHERE digest = ?1", [Digest::of(b"drop").as_bytes()]).expect("its place went");
+    for bytes in [b"sent", b"lost"] {
+        let row = "INSERT INTO outbox (digest, since, len) VALUES (?1, 1, 4)";
+        places.execute(row, [Digest::of(bytes).as_bytes()]).expect("it waits, and is remote");
+    }
+    drop(places);
+
+    let index = open_with_bucket(dir.path());
+    index.loaded().await;
+    assert_whole(&index, "1", b"drop", there).await;
+    assert_eq!(index.drop_places(vec![(Digest::of(b"drop"), place(1, 4))]).await.expect("asks"), 0);
+    assert_whole(&index, "1", b"drop", there).await;
+    assert_eq!((index.waiting(9).await.expect("lists").len(), index.outbox().bytes), (2, 8));
+    index.uploaded("again", 9, vec![sent(b"sent", 5)]).await.expect("commits");
+    index.remote_lost(&Digest::of(b"lost"), &there).await.expect("forgets");
+    assert_ne!(remote_place(&index, b"sent").await.object, there.object);
+    assert_whole(&index, "2", b"sent", place(2, 4)).await;
+    assert_whole(&index, "3", b"lost", place(3, 4)).await;
+    let waiting = index.waiting(9).await.expect("lists");
+    assert_eq!(waiting.iter().map(|one| one.digest).collect::<Vec<_>>(), [Digest::of(b"lost")]);
+    assert_eq!((index.outbox().blobs, index.outbox().bytes), (1, 4));
+}
+
 #[tokio::test]
 async fn a_sum_learned_of_what_is_remote_comes_back_with_it() {
     let dir = tempfile::tempdir().expect("a directory");
