@@ -86,6 +86,8 @@ pub struct Running {
 pub async fn start(mut config: Config, options: StartOptions) -> Result<Running, StartError> {
     if options.parent.is_some() {
         // Both ways out are one node's.
+        // The server has the bucket.
+        config.store.s3.bucket = None;
         config.upstream.node_id.get_or_insert_with(|| hex::encode(&random_bytes::<8>()));
     }
     let dir = config
@@ -98,6 +100,7 @@ pub async fn start(mut config: Config, options: StartOptions) -> Result<Running,
     let clock = SystemClock::new();
     let tasks = Tasks::new();
     let gate = Arc::new(Gate::open(&config.gate, &dir, clock.clone())?);
+    let bucket = bucket::open(&config, clock.clone(), tasks.clone()).await?.map(Arc::new);
     gate.check_listen(&config.server.listen)?;
     directory::check(&dir)?;
     let given = systemd::sockets().map_err(StartError::failed)?;
@@ -120,6 +123,7 @@ pub async fn start(mut config: Config, options: StartOptions) -> Result<Running,
         fetch,
         clock: clock.clone(),
         tasks: tasks.clone(),
+        bucket: bucket.as_ref().map(|bucket| bucket::shared(bucket, &config.store.s3, &clock)).transpose()?,
     });
     let labels: Vec<_> = ecosystem::ALL.iter().map(|one| one.about().name).chain(["http", "tunnel", "api"]).collect();
     let outcomes = Outcome::ALL.map(|outcome| (outcome.label(), outcome.tier()));
@@ -140,6 +144,7 @@ pub async fn start(mut config: Config, options: StartOptions) -> Result<Running,
         cache,
         store,
         index,
+        bucket,
         client,
         gate,
         metrics,

@@ -12,6 +12,8 @@ use http::{Request, Response};
 use url::Url;
 
 use super::error::{StartError, StartErrorKind};
+use crate::cache::remote::Bucket;
+use crate::cache::remote::outbox::Pace;
 use crate::config::Config;
 use crate::model::lookup::Trust;
 use crate::model::party::Party;
@@ -20,6 +22,8 @@ use crate::runtime::tasks::Tasks;
 use crate::store::s3::aws::AwsBucket;
 use crate::store::s3::connector::{Again, Answer, Exchange, NoAnswer};
 use crate::store::s3::error::S3Error;
+use crate::store::s3::remote::Remote;
+use crate::store::s3::settings::Settings as S3Settings;
 use crate::upstream::address::is_metadata;
 use crate::upstream::client::Client;
 use crate::upstream::fetch::{Fetch, FetchAsk, FetchBody, Fetched, Redirects, Resume, UpstreamError};
@@ -44,6 +48,23 @@ pub async fn open(config: &Config, clock: Arc<dyn Clock>, tasks: Tasks) -> Resul
     let identity = Some(client(of_identity(&config.upstream))?);
     let identities = Arc::new(Door { client: objects.client.clone(), identity });
     AwsBucket::new(settings, objects, identities).await.map_err(refused)
+}
+
+/// What slow clients may hold in memory of what is read for them alone.
+const RELAYED_BYTES: u64 = 64 << 20;
+
+/// The bucket as the engine uses it.
+///
+/// *Errors*: settings that cannot be carried out.
+pub(super) fn shared(
+    bucket: &Arc<AwsBucket>,
+    settings: &S3Settings,
+    clock: &Arc<dyn Clock>,
+) -> Result<Bucket, StartError> {
+    let tier = |settings| Remote::new(bucket.clone(), settings, clock.clone()).map_err(StartError::failed);
+    let relayed = S3Settings { in_flight_bytes: RELAYED_BYTES, ..settings.clone() };
+    let pace = Pace { pack_bytes: settings.pack_bytes, pack_delay: settings.pack_delay };
+    Ok(Bucket::new(tier(settings)?, tier(&relayed)?, pace))
 }
 
 /// The SDK repeats, and reading resumes: here each request is sent once. There is no other bucket to go to, and many reads

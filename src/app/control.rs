@@ -15,6 +15,7 @@ use crate::model::lookup::Origin;
 use crate::model::outcome::Outcome;
 use crate::protocol::api::{Control, Listed, TrustAnchors};
 use crate::store::ClassUse;
+use crate::store::s3::cost::RequestKind;
 use crate::telemetry::table::Name;
 use crate::upstream::hosts::Health;
 
@@ -185,9 +186,24 @@ fn report(parts: &RunningParts) -> Value {
             "blobs": index.blobs, "keys": index.keys, "loaded": index.loaded, "table_bytes": index.table_bytes,
             "queued": index.queued, "commits": index.commits, "condemned": index.condemned_jobs,
         },
+        "s3": shared(parts),
         "fills": parts.cache.fills(),
         "engine": parts.cache.counters().read(),
         "upstreams": parts.client.hosts().iter().map(host).collect::<Vec<_>>(),
+    })
+}
+
+/// The bucket; null where there is none.
+fn shared(parts: &RunningParts) -> Value {
+    let Some(bucket) = &parts.bucket else { return Value::Null };
+    let (outbox, used) = (parts.index.outbox(), bucket.meter().used());
+    let requests: serde_json::Map<String, Value> =
+        RequestKind::ALL.into_iter().map(|kind| (kind.name().to_owned(), used.of(kind).into())).collect();
+    json!({
+        "waiting_blobs": outbox.blobs, "waiting_bytes": outbox.bytes, "waiting_max_bytes": outbox.max_bytes,
+        "waiting_seconds": parts.outbox_age().as_secs(), "shed": outbox.shed,
+        "requests": requests, "sent_bytes": used.sent_bytes, "received_bytes": used.received_bytes,
+        "usd": used.cost(&parts.config.lock().store.s3.prices), "done": parts.shared(),
     })
 }
 

@@ -39,7 +39,11 @@ pub(super) async fn open(
     let store = Store::open(dir, &config.store, SystemFiles::shared(), clock.clone()).map_err(StartError::failed)?;
     let accounts = store.clone();
     let on_place: OnPlace = Box::new(move |_, place, class| accounts.adopt([(*place, class)]));
-    let index = Index::open_owned(dir, &config.index, clock.clone(), on_place, lock).map_err(refused)?;
+    let mut settings = config.index.clone();
+    let s3 = &config.store.s3;
+    settings.outbox_max_bytes =
+        s3.bucket.as_ref().map(|_| s3.outbox_max_bytes.unwrap_or(store.usage().budget_bytes / 2));
+    let index = Index::open_owned(dir, &settings, clock.clone(), on_place, lock).map_err(refused)?;
     Ok((store, index))
 }
 

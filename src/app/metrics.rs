@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Weak};
 
 use super::parts::RunningParts;
+use crate::store::s3::cost::RequestKind;
 use crate::telemetry::metrics::Samples;
 use crate::telemetry::table::Name;
 use crate::upstream::hosts::Health;
@@ -20,7 +21,8 @@ pub(super) fn register(parts: &Arc<RunningParts>) {
             });
         });
     };
-    for (name, source) in STORE.iter().chain(INDEX).chain(ENGINE).chain(SERVER) {
+    let shared = if parts.bucket.is_some() { SHARED } else { &[] };
+    for (name, source) in STORE.iter().chain(INDEX).chain(shared).chain(ENGINE).chain(SERVER) {
         read(*name, *source);
     }
     let started = parts.clock.now().as_secs();
@@ -62,6 +64,29 @@ const INDEX: &[Source] = &[
     (Name::IndexLoaded, |parts, samples| samples.push(&[], u64::from(parts.index.counts().loaded))),
     (Name::QueueDepth, |parts, samples| samples.push(&["index"], parts.index.counts().queued)),
     (Name::FailedSyncs, |parts, samples| samples.push(&[], parts.index.counts().condemned_jobs)),
+];
+
+const SHARED: &[Source] = &[
+    (Name::OutboxBlobs, |parts, samples| samples.push(&[], parts.index.outbox().blobs)),
+    (Name::OutboxBytes, |parts, samples| samples.push(&[], parts.index.outbox().bytes)),
+    (Name::OutboxAge, |parts, samples| samples.push(&[], parts.outbox_age().as_secs())),
+    (Name::OutboxShed, |parts, samples| samples.push(&[], parts.index.outbox().shed)),
+    (Name::S3Requests, |parts, samples| {
+        if let Some(bucket) = &parts.bucket {
+            let used = bucket.meter().used();
+            RequestKind::ALL.into_iter().for_each(|kind| samples.push(&[kind.name()], used.of(kind)));
+        }
+    }),
+    (Name::S3Bytes, |parts, samples| {
+        if let Some(bucket) = &parts.bucket {
+            let used = bucket.meter().used();
+            samples.push(&["sent"], used.sent_bytes);
+            samples.push(&["received"], used.received_bytes);
+        }
+    }),
+    (Name::S3UploadsFailed, |parts, samples| samples.push(&[], parts.shared().failed_uploads)),
+    (Name::S3Copied, |parts, samples| samples.push(&[], parts.shared().copied_bytes)),
+    (Name::S3Lost, |parts, samples| samples.push(&[], parts.shared().lost)),
 ];
 
 const ENGINE: &[Source] = &[

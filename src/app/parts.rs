@@ -3,11 +3,13 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
 use super::adopted::Adopted;
 use crate::cache::Cache;
+use crate::cache::remote::counters::Counted;
 use crate::config::Config;
 use crate::index::Index;
 use crate::protocol::front::Front;
@@ -19,6 +21,7 @@ use crate::server::front::Server;
 use crate::server::guise::Guises;
 use crate::server::tls::Certificates;
 use crate::store::Store;
+use crate::store::s3::aws::AwsBucket;
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::metrics::Metrics;
 use crate::upstream::client::Client;
@@ -29,6 +32,8 @@ pub(crate) struct RunningParts {
     pub cache: Cache,
     pub store: Store,
     pub index: Index,
+    /// None: nothing is shared.
+    pub bucket: Option<Arc<AwsBucket>>,
     pub client: Client,
     pub gate: Arc<Gate>,
     pub front: Mutex<Option<Arc<Front>>>,
@@ -45,6 +50,16 @@ pub(crate) struct RunningParts {
 }
 
 impl RunningParts {
+    /// What was done with the bucket; nothing where there is none.
+    pub(super) fn shared(&self) -> Counted {
+        self.cache.bucket().map(|bucket| bucket.counters().read()).unwrap_or_default()
+    }
+
+    /// How long the longest waiting blob waits to be sent.
+    pub(super) fn outbox_age(&self) -> Duration {
+        self.index.outbox().oldest.map_or(Duration::ZERO, |oldest| self.clock.now().since(oldest))
+    }
+
     /// Commits what was sealed and lets go of the data directory. Fills that still run are passed on and not kept.
     pub(super) async fn let_go(&self) {
         let store = self.store.clone();

@@ -6,7 +6,11 @@ use std::time::Duration;
 use crate::index::error::IndexError;
 use crate::model::kind::ErrorKind;
 use crate::store::StoreError;
+use crate::store::s3::error::S3Error;
 use crate::upstream::fetch::UpstreamError;
+
+/// When to ask again for what S3 alone has.
+const REMOTE_PAUSE: Duration = Duration::from_secs(5);
 
 /// A failure of the engine. Clones, since every follower of a fill is told of it.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -17,6 +21,9 @@ pub enum CacheError {
     Store(Arc<StoreError>),
     #[error("the index failed: {0}")]
     Index(Arc<IndexError>),
+    /// The bytes are in the bucket alone, and it cannot be read: that says nothing about them.
+    #[error("the bytes are kept in S3 alone, which cannot be read: {0}; see larder doctor")]
+    Remote(Arc<S3Error>),
     #[error("the answer is larger than {limit} bytes")]
     TooLarge { limit: u64 },
     /// What upstream sent does not hash to what was promised. Nothing of it is kept.
@@ -44,7 +51,7 @@ impl CacheError {
             CacheError::TooLarge { .. } => ErrorKind::TooLarge,
             CacheError::Mismatch { .. } => ErrorKind::Corrupt,
             CacheError::Unlisted(_) => ErrorKind::NotFound,
-            CacheError::OnlyIfCached | CacheError::Unconfirmed { .. } => ErrorKind::Unavailable,
+            CacheError::OnlyIfCached | CacheError::Unconfirmed { .. } | CacheError::Remote(_) => ErrorKind::Unavailable,
             CacheError::Abandoned => ErrorKind::Internal,
         }
     }
@@ -61,6 +68,7 @@ impl CacheError {
             | CacheError::TooLarge { .. }
             | CacheError::Mismatch { .. }
             | CacheError::Unconfirmed { .. } => Blame::Upstream,
+            CacheError::Remote(_) => Blame::Remote,
             CacheError::Store(_) | CacheError::Index(_) | CacheError::Abandoned => Blame::Ours,
         }
     }
@@ -69,6 +77,7 @@ impl CacheError {
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             CacheError::Upstream(error) => error.retry_after(),
+            CacheError::Remote(_) => Some(REMOTE_PAUSE),
             _ => None,
         }
     }
@@ -87,6 +96,8 @@ pub enum Blame {
     Policy,
     /// What was asked for is not listed where it should be.
     Request,
+    /// The bucket that machines share cannot be read.
+    Remote,
     Ours,
 }
 

@@ -6,9 +6,11 @@ use super::decide::{Decision, Refresh};
 use super::error::CacheError;
 use super::policy::freshness;
 use super::terms::ask_head;
-use super::{Cache, decide};
+use super::{Cache, Inner, decide};
+use crate::model::digest::Digest;
 use crate::model::lookup::{Freshness, Lookup, Origins};
 use crate::model::outcome::Outcome;
+use crate::model::place::Place;
 use crate::model::units::format_duration;
 
 /// What is known of an address.
@@ -60,7 +62,10 @@ impl Cache {
                 status: entry.status,
                 blake3: entry.body.map(|digest| digest.to_string()),
                 bytes: entry.len,
-                place: place.map(|place| format!("{} {} at {}", place.tier.name(), place.object, place.offset)),
+                place: match place {
+                    Some(place) => Some(self.inner.whereabouts(entry.body.as_ref(), &place).await?),
+                    None => None,
+                },
                 vary: entry
                     .vary
                     .iter()
@@ -85,6 +90,19 @@ impl Cache {
             asks_upstream: !matches!(decision, Decision::Serve { .. } | Decision::ServeStale { .. }),
             notes: Vec::new(),
         })
+    }
+}
+
+impl Inner {
+    /// Tier and place of a blob, and whether the bucket has it too.
+    async fn whereabouts(&self, digest: Option<&Digest>, place: &Place) -> Result<String, CacheError> {
+        let own = format!("{} {} at {}", place.tier.name(), place.object, place.offset);
+        let Some(digest) = digest else { return Ok(own) };
+        let remote = self.index.remote_places(std::slice::from_ref(digest)).await?.pop().flatten();
+        let Some(remote) = remote else { return Ok(own) };
+        let name = self.index.object_name(remote.object).await?.unwrap_or_default();
+        let remote = format!("s3 {name} at {}", remote.offset);
+        Ok(if place.tier.is_local() { format!("{own}, and {remote}") } else { remote })
     }
 }
 

@@ -164,7 +164,7 @@ fn fits(plan: &FillPlan, status: StatusCode, len: Option<u64>) -> Result<(), Cac
 }
 
 /// Opens a writer; when there is no room, tries to make some first.
-async fn open_writer(cache: &Arc<Inner>, intent: Intent) -> Result<BlobWriter, StoreError> {
+pub(super) async fn open_writer(cache: &Arc<Inner>, intent: Intent) -> Result<BlobWriter, StoreError> {
     match cache.store.writer(intent.clone()) {
         Err(StoreError::Full { .. }) if cache.make_room(intent.class, intent.len.unwrap_or(0)).await => {
             cache.store.writer(intent)

@@ -27,6 +27,7 @@ mod park;
 mod plan;
 pub mod policy;
 pub mod relay;
+pub mod remote;
 pub mod scrub;
 pub mod served;
 mod sniff;
@@ -83,6 +84,8 @@ pub(crate) struct Inner {
     pub counters: Counters,
     flights: Flights,
     parked: Parked,
+    /// None: nothing is shared.
+    bucket: Option<remote::Bucket>,
     notes: mpsc::Sender<ledger::Note>,
     /// Held by the eviction under way.
     evicting: tokio::sync::Mutex<()>,
@@ -95,17 +98,19 @@ pub struct Parts {
     pub fetch: Arc<dyn Fetch>,
     pub clock: Arc<dyn Clock>,
     pub tasks: Tasks,
+    /// None: nothing is shared.
+    pub bucket: Option<remote::Bucket>,
 }
 
 impl Cache {
     pub fn new(parts: Parts) -> Cache {
-        let Parts { store, index, fetch, clock, tasks } = parts;
+        let Parts { store, index, fetch, clock, tasks, bucket } = parts;
         let (counters, flights) = (Counters::default(), Flights::default());
         let (notes, to_keep) = mpsc::channel(ledger::QUEUE);
         tasks.spawn("build records", Inner::keep_notes(index.clone(), tasks.clone(), to_keep));
         let evicting = tokio::sync::Mutex::new(());
         let parked = Parked::default();
-        let inner = Inner { store, index, fetch, clock, tasks, counters, flights, parked, notes, evicting };
+        let inner = Inner { store, index, fetch, clock, tasks, counters, flights, parked, bucket, notes, evicting };
         Cache { inner: Arc::new(inner) }
     }
 
@@ -126,6 +131,11 @@ impl Cache {
 
     pub fn counters(&self) -> &Counters {
         &self.inner.counters
+    }
+
+    /// The bucket that is shared with other machines. None: there is none.
+    pub fn bucket(&self) -> Option<&remote::Bucket> {
+        self.inner.bucket.as_ref()
     }
 
     /// Fills under way.
@@ -165,6 +175,7 @@ impl Inner {
         match self.answer(ask, key, hash, stored).await {
             Ok(served) => Ok(Served { forwarded, ..served }),
             Err(CacheError::Upstream(error)) => self.stand_in(ask, error).await,
+            Err(CacheError::Remote(error)) if !only_if_cached(ask) => self.without_remote(ask, hash, error).await,
             // What cannot be read here is still to be had there.
             Err(CacheError::Store(error)) if !only_if_cached(ask) => {
                 tracing::error!(%error, "storage failed, passing the request on");

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::Inner;
 use super::error::CacheError;
+use super::remote::Found;
 use super::served::{ServedBody, StoredBlob};
 use crate::index::Presence;
 use crate::model::digest::Digest;
@@ -18,6 +19,9 @@ impl Inner {
             return Some(remembered);
         }
         let Presence::Present(place) = self.index.place(digest) else { return None };
+        if !place.tier.is_local() {
+            return None;
+        }
         // What is wrong with the blob is dealt with where it can be set aside.
         let reader = self.store.open_blob(digest, &place, range).ok()?;
         self.index.touch(digest);
@@ -48,9 +52,10 @@ impl Inner {
         if let Some(remembered) = self.remembered(digest, range) {
             return Ok(Some(remembered));
         }
-        // A place may move between the look-up and the open: ask once more, then it is absent.
+        // A place may move between the look-up and the open, and what is bad here may be good in the bucket: after so many
+        // looks it is absent.
         let mut gone = None;
-        for _ in 0..2 {
+        for _ in 0..4 {
             let place = match self.index.place(digest) {
                 Presence::Present(place) => place,
                 Presence::Absent => return Ok(None),
@@ -59,21 +64,28 @@ impl Inner {
                     None => return Ok(None),
                 },
             };
+            if !place.tier.is_local() {
+                match self.open_remote(digest, place, range).await? {
+                    Found::Body(body) => {
+                        self.index.touch(digest);
+                        return Ok(Some((body, place.tier)));
+                    }
+                    Found::Here | Found::Lost => continue,
+                }
+            }
             match self.store.open_blob(digest, &place, range) {
                 Ok(reader) => {
                     self.index.touch(digest);
                     return Ok(Some(self.unfolded(reader, digest, place)));
                 }
                 Err(StoreError::Gone) if gone == Some(place) => {
-                    tracing::error!(%digest, "a stored blob's bytes are gone, it is fetched anew");
+                    tracing::error!(%digest, "a stored blob's bytes are gone");
                     self.index.drop_place(digest, &place).await?;
-                    return Ok(None);
                 }
                 Err(StoreError::Gone) => gone = Some(place),
                 Err(error @ StoreError::Corrupt { .. }) => {
-                    tracing::error!(%digest, %error, "a stored blob is damaged, it is set aside and fetched anew");
+                    tracing::error!(%digest, %error, "a stored blob is damaged, it is set aside");
                     self.set_aside(digest, &place).await?;
-                    return Ok(None);
                 }
                 Err(error) => return Err(error.into()),
             }

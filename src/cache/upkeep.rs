@@ -19,6 +19,13 @@ impl Cache {
         self.inner.tasks.spawn("scrub", async move {
             tokio::select! { () = inner.scrub_for_ever() => {}, () = tasks.stopping() => {} }
         });
+        if self.inner.bucket.is_some() {
+            let (inner, tasks) = (self.inner.clone(), self.inner.tasks.clone());
+            self.inner.tasks.spawn("uploads", async move {
+                // What is under way is begun anew by the next start.
+                tokio::select! { () = inner.upload_for_ever() => {}, () = tasks.stopping() => {} }
+            });
+        }
         let store = self.inner.store.clone();
         self.inner.tasks.spawn("sweep", async move {
             let swept = tokio::task::spawn_blocking(move || store.sweep_temporary()).await.unwrap_or(0);

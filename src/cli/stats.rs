@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::client::Client;
 use super::failure::Failure;
 use super::out;
-use super::summary::Stats;
+use super::summary::{Shared, Stats};
 use super::where_at::{ServerArgs, block_on};
 
 /// Show what was served, what that saved, and what is kept
@@ -88,6 +88,9 @@ fn page(stats: &Stats) -> String {
             rounded_bytes(store.memory_bytes),
         ));
     }
+    if let Some(s3) = &stats.s3 {
+        text.push_str(&shared(s3));
+    }
     if stats.offline {
         text.push_str("offline: upstream is not asked; `larder offline off` ends that\n");
     }
@@ -113,6 +116,29 @@ fn page(stats: &Stats) -> String {
     text
 }
 
+fn shared(s3: &Shared) -> String {
+    let mut text = format!(
+        "S3: {} sent, {} received, {:.4} USD of requests; ",
+        rounded_bytes(s3.sent_bytes),
+        rounded_bytes(s3.received_bytes),
+        s3.usd,
+    );
+    match s3.waiting_blobs {
+        0 => text.push_str("nothing waits"),
+        blobs => text.push_str(&format!(
+            "{} with {} wait, the first for {}",
+            out::count(blobs, "blob", "blobs"),
+            rounded_bytes(s3.waiting_bytes),
+            out::seconds(s3.waiting_seconds as f64),
+        )),
+    }
+    if s3.shed > 0 {
+        text.push_str(&format!("; {} found no room to wait", out::count(s3.shed, "blob", "blobs")));
+    }
+    text.push('\n');
+    text
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -124,13 +150,15 @@ mod tests {
             "seconds_saved": 0.5, "unknown_to_this_version": 1,
             "rows": [{"ecosystem": "go", "outcome": "hit", "tier": "memory", "requests": 3, "bytes": 3072, "seconds": 0.0},
                      {"ecosystem": "go", "outcome": "miss", "tier": "upstream", "requests": 0}],
+            "s3": {"waiting_blobs": 2, "waiting_bytes": 2048, "waiting_seconds": 3, "sent_bytes": 1024, "usd": 0.0125},
             "store": {"bytes": 4096, "budget_bytes": 1073741824_u64, "free_bytes": 2048, "objects": 1, "memory_bytes": 0},
         });
         let stats: Stats = serde_json::from_value(said).expect("reads");
         assert_eq!(
             page(&stats),
             "4 requests, 3 hits (75 %)\n4.0 KiB served, 1.0 KiB fetched\n3.0 KiB and 500 ms saved\n\
-             4.0 KiB kept of 1.0 GiB, 1 object; 2.0 KiB free on the volume; 0 B in memory\n\n\
+             4.0 KiB kept of 1.0 GiB, 1 object; 2.0 KiB free on the volume; 0 B in memory\n\
+             S3: 1.0 KiB sent, 0 B received, 0.0125 USD of requests; 2 blobs with 2.0 KiB wait, the first for 3.0 s\n\n\
              ecosystem  outcome  tier    requests    bytes  time\n\
              go         hit      memory         3  3.0 KiB   0 s\n"
         );

@@ -28,6 +28,8 @@ pub(crate) struct Stats {
     /// Hosts for which the build's tools did not take larder's certificate.
     pub distrusted: Vec<Distrusted>,
     pub store: Option<Store>,
+    /// None: no bucket is shared.
+    pub s3: Option<Shared>,
     pub offline: bool,
 }
 
@@ -90,6 +92,19 @@ pub(crate) struct Store {
     pub free_bytes: u64,
     pub objects: u64,
     pub memory_bytes: u64,
+}
+
+/// The bucket that machines share, as the server stands to it.
+#[derive(Deserialize, Debug, Default, Clone)]
+#[serde(default)]
+pub(crate) struct Shared {
+    pub waiting_blobs: u64,
+    pub waiting_bytes: u64,
+    pub waiting_seconds: u64,
+    pub shed: u64,
+    pub sent_bytes: u64,
+    pub received_bytes: u64,
+    pub usd: f64,
 }
 
 impl Told {

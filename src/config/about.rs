@@ -93,8 +93,8 @@ pub(crate) const ALL: &[About] = &[
     key("store.descriptors", "Files kept open. At most half of what the process may open."),
     section(
         "store.s3",
-        "A bucket of S3, or of a server that speaks it, for what machines share. As yet larder doctor alone uses it: it tells \
-         whether the bucket will do. Credentials come from the environment, a profile, a web identity, a container's or an \
+        "A bucket of S3, or of a server that speaks it, for what machines share. What is stored here is sent there behind \
+         the requests, and what is there alone is read from it. larder doctor tells whether the bucket will do. Credentials come from the environment, a profile, a web identity, a container's or an \
          instance's role.",
     ),
     unset("store.s3.bucket", "Its name. Unset: no S3.", "\"larder\""),
@@ -130,6 +130,13 @@ pub(crate) const ALL: &[About] = &[
         "A read that is not answered for so long, and longer than 19 of 20, is asked a second time,",
     ),
     key("store.s3.hedge_percent", "as long as there are no more such than this percentage of all reads."),
+    key("store.s3.pack_bytes", "Blobs up to 1 MiB share an object, which is sent once it has so many bytes,"),
+    key("store.s3.pack_delay", "or once the first of them has waited so long."),
+    unset(
+        "store.s3.outbox_max_bytes",
+        "What may wait here to be sent, and is not evicted meanwhile; more is kept here alone. Unset: half of what may be kept.",
+        "\"10GiB\"",
+    ),
     section("store.s3.prices", "What requests cost, in US dollars for a thousand: what is spent is counted with them."),
     key("store.s3.prices.put_per_1000", "PUT, POST and LIST."),
     key("store.s3.prices.get_per_1000", "GET and HEAD."),

@@ -65,6 +65,11 @@ impl Index {
         Ok(found.into_iter().map(|found| found.map(|found| found.place)).collect())
     }
 
+    /// What the bucket's copy of a blob counts against when it comes here. None: the bucket has none.
+    pub async fn remote_class(&self, digest: &Digest) -> Result<Option<Class>, IndexError> {
+        Ok(self.remote_of(&[*digest]).await?.pop().flatten().map(|found| found.class))
+    }
+
     /// Forgets a remote copy that is not there or wrong, if it is still this one. If the blob has no other place it
     /// becomes absent, as by `drop_place`; if it has, it is queued again. Durable on return.
     pub async fn remote_lost(&self, digest: &Digest, place: &Place) -> Result<(), IndexError> {

@@ -39,10 +39,13 @@ pub(super) fn of_error(error: &CacheError) -> Verdict {
         Blame::Load => (StatusCode::SERVICE_UNAVAILABLE, Reason::Upstream),
         Blame::Offline => (StatusCode::GATEWAY_TIMEOUT, Reason::Offline),
         Blame::Policy => (StatusCode::FORBIDDEN, Reason::Denied),
-        Blame::Request | Blame::Ours => (of_kind(kind), Reason::Upstream),
+        Blame::Request | Blame::Remote | Blame::Ours => (of_kind(kind), Reason::Upstream),
     };
     let why = match error.blame() {
         Blame::Ours => "larder failed; its log says why".to_owned(),
+        Blame::Remote => {
+            "the bytes are kept in S3 alone, which larder cannot read now; see larder doctor there".to_owned()
+        }
         Blame::Offline => "larder may not ask upstream, and nothing usable is stored".to_owned(),
         Blame::Upstream | Blame::UpstreamSilent | Blame::Load | Blame::Policy | Blame::Request => error.to_string(),
     };

@@ -258,6 +258,11 @@ impl Hashes {
     pub fn sum(self, algorithm: Algorithm) -> Option<Checksum> {
         self.finish().get(algorithm).copied()
     }
+
+    /// The digest of all that came.
+    pub fn digest(self) -> Digest {
+        self.finish().digest
+    }
 }
 
 impl Inner {

@@ -23,6 +23,15 @@ pub enum Name {
     IndexTableBytes,
     IndexLoaded,
     QueueDepth,
+    OutboxBlobs,
+    OutboxBytes,
+    OutboxAge,
+    OutboxShed,
+    S3Requests,
+    S3Bytes,
+    S3UploadsFailed,
+    S3Copied,
+    S3Lost,
     EvictedBlobs,
     EvictedBytes,
     CorruptBlobs,
@@ -105,6 +114,15 @@ rows! {
     IndexTableBytes "larder_index_table_bytes" Gauge "bytes" &[], "Memory of the index's table.";
     IndexLoaded "larder_index_loaded" Gauge "bool" &[], "1 once the table is complete; until then absence is unknown.";
     QueueDepth "larder_queue_depth" Gauge "items" &["queue"], "Items that wait in a bounded queue.";
+    OutboxBlobs "larder_outbox_blobs" Gauge "blobs" &[], "Blobs that wait to be sent to S3.";
+    OutboxBytes "larder_outbox_bytes" Gauge "bytes" &[], "Bytes that wait to be sent to S3.";
+    OutboxAge "larder_outbox_age_seconds" Gauge "seconds" &[], "How long the longest waiting of them waits.";
+    OutboxShed "larder_outbox_shed_total" Counter "blobs" &[], "Blobs that found the outbox full and are kept here alone.";
+    S3Requests "larder_s3_requests_total" Counter "requests" &["kind"], "Requests to S3, repetitions counted singly.";
+    S3Bytes "larder_s3_bytes_total" Counter "bytes" &["direction"], "Bytes sent to S3 and received from it.";
+    S3UploadsFailed "larder_s3_uploads_failed_total" Counter "uploads" &[], "Packs and objects that S3 did not take; they are tried again.";
+    S3Copied "larder_s3_copied_bytes_total" Counter "bytes" &[], "Bytes that came from S3 and are kept here since.";
+    S3Lost "larder_s3_lost_blobs_total" Counter "blobs" &[], "Blobs that were gone from S3, or damaged there.";
     EvictedBlobs "larder_evicted_blobs_total" Counter "blobs" &[], "Blobs evicted to make room.";
     EvictedBytes "larder_evicted_bytes_total" Counter "bytes" &[], "Bytes evicted to make room.";
     CorruptBlobs "larder_corrupt_blobs_total" Counter "blobs" &[], "Blobs whose bytes no longer hashed to their digest.";
@@ -164,7 +182,11 @@ mod tests {
             assert!(row.name.starts_with("larder_"), "{}", row.name);
             assert_eq!(row.kind == Kind::Counter, row.name.ends_with("_total"), "{}", row.name);
             assert!(row.help.ends_with('.') && !row.help.contains('\n'), "{}", row.name);
-            assert!(row.name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_'), "{}", row.name);
+            assert!(
+                row.name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_'),
+                "{}",
+                row.name
+            );
         }
     }
 

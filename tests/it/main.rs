@@ -46,6 +46,7 @@ mod power;
 mod recognised;
 mod refusals;
 mod s3;
+mod s3_shared;
 mod tool_pages;
 mod trust;
 mod unusable;

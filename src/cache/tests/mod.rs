@@ -11,6 +11,7 @@ mod parking;
 mod proofs;
 mod ranges;
 mod records;
+mod remote;
 mod sharing;
 mod upstream;
 
@@ -38,6 +39,7 @@ use crate::model::time::Timestamp;
 use crate::runtime::clock::ManualClock;
 use crate::runtime::tasks::Tasks;
 use crate::store::fault::FaultFiles;
+use crate::store::s3::tests::fake::Fake;
 use crate::store::{Settings, Store};
 
 pub(super) const MIB: usize = 1 << 20;
@@ -52,6 +54,8 @@ pub(super) struct Bed {
     pub files: FaultFiles,
     pub tasks: Tasks,
     pub settings: Settings,
+    /// The bucket that is shared.
+    pub fake: Option<Arc<Fake>>,
     pub dir: TempDir,
 }
 
@@ -68,7 +72,7 @@ impl Bed {
     pub fn with(settings: Settings) -> Bed {
         let clock = ManualClock::at(Timestamp::from_secs(1_800_000_000));
         let dir = tempfile::tempdir().expect("a directory");
-        Bed::over(dir, settings, FaultFiles::default(), Upstream::new(clock.clone()), clock)
+        Bed::over(dir, settings, FaultFiles::default(), Upstream::new(clock.clone()), clock, None)
     }
 
     fn over(
@@ -77,11 +81,14 @@ impl Bed {
         files: FaultFiles,
         upstream: Arc<Upstream>,
         clock: Arc<ManualClock>,
+        fake: Option<Arc<Fake>>,
     ) -> Bed {
         let store = Store::open(dir.path(), &settings, Arc::new(files.clone()), clock.clone()).expect("a store");
         let adopting = store.clone();
         let on_place = Box::new(move |_: &_, place: &_, class| adopting.adopt([(*place, class)]));
-        let index = Index::open(dir.path(), &crate::index::Settings::default(), clock.clone(), on_place);
+        let outbox_max_bytes = fake.as_ref().map(|_| 1 << 30);
+        let about = crate::index::Settings { outbox_max_bytes, ..crate::index::Settings::default() };
+        let index = Index::open(dir.path(), &about, clock.clone(), on_place);
         let index = index.expect("an index");
         let tasks = Tasks::new();
         let parts = Parts {
@@ -90,19 +97,20 @@ impl Bed {
             fetch: upstream.clone(),
             clock: clock.clone(),
             tasks: tasks.clone(),
+            bucket: fake.as_ref().map(|fake| remote::bucket(fake, clock.clone())),
         };
-        Bed { cache: Cache::new(parts), store, index, upstream, clock, files, tasks, settings, dir }
+        Bed { cache: Cache::new(parts), store, index, upstream, clock, files, tasks, settings, fake, dir }
     }
 
     /// Ends in order and starts anew over the same directory.
     pub async fn restart(self) -> Bed {
-        let Bed { cache, store, index, upstream, clock, files, tasks, settings, dir } = self;
+        let Bed { cache, store, index, upstream, clock, files, tasks, settings, fake, dir } = self;
         drop((cache, store));
         tasks.stop();
         tasks.drain(Duration::from_secs(10)).await;
         index.close().await;
         drop(index);
-        let bed = Bed::over(dir, settings, files, upstream, clock);
+        let bed = Bed::over(dir, settings, files, upstream, clock, fake);
         bed.index.loaded().await;
         bed
     }

@@ -18,5 +18,5 @@ pub mod remote;
 pub mod seal;
 pub mod settings;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 pub mod upload;

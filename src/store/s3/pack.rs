@@ -233,6 +233,12 @@ impl Footer {
         Ok(Footer { entries, records: bytes.slice(listed.len() * ENTRY..), sequence: tail.sequence })
     }
 
+    /// Length of the pack's object.
+    pub fn object_bytes(&self) -> u64 {
+        let blobs = self.entries.last().map_or(0, |last| last.range.end);
+        blobs + (self.entries.len() * ENTRY + self.records.len() + TAIL) as u64
+    }
+
     /// Reads a whole pack.
     pub fn of_object(object: &Bytes) -> Result<Footer, Flaw> {
         let tail = object.last_chunk::<TAIL>().ok_or(Flaw::Damaged("it is too short for a pack"))?;
@@ -286,7 +292,7 @@ mod tests {
             let object = packed(&blobs, &records, sequence);
             let footer = Footer::of_object(&object).expect("whole");
             prop_assert_eq!(&footer.records[..], &records[..]);
-            prop_assert_eq!(footer.sequence, sequence);
+            prop_assert_eq!((footer.sequence, footer.object_bytes()), (sequence, object.len() as u64));
             let distinct: HashSet<&Vec<u8>> = blobs.iter().collect();
             prop_assert_eq!(footer.entries.len(), distinct.len());
             for entry in &footer.entries {

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::cost::Prices;
 use super::error::S3Error;
+use super::pack::DATA_MAX;
 use crate::model::units;
 
 const MIB: u64 = 1 << 20;
@@ -59,6 +60,15 @@ pub struct Settings {
     pub hedge_after: Duration,
     /// Reads asked a second time, as a percentage of all.
     pub hedge_percent: u32,
+    /// Small blobs are gathered into an object until they are so many bytes…
+    #[serde(with = "units::bytes")]
+    pub pack_bytes: u64,
+    /// …or the first of them has waited so long.
+    #[serde(with = "units::duration")]
+    pub pack_delay: Duration,
+    /// What may wait here to be sent. None: half of the store's budget.
+    #[serde(with = "units::bytes_option")]
+    pub outbox_max_bytes: Option<u64>,
     pub prices: Prices,
 }
 
@@ -84,6 +94,9 @@ impl Default for Settings {
             in_flight_bytes: 128 * MIB,
             hedge_after: Duration::from_millis(150),
             hedge_percent: 2,
+            pack_bytes: 16 * MIB,
+            pack_delay: Duration::from_secs(5),
+            outbox_max_bytes: None,
             prices: Prices::default(),
         }
     }
@@ -132,6 +145,9 @@ impl Settings {
         if self.in_flight_bytes < IN_FLIGHT_MIN {
             return wrong("in_flight_bytes: at least 64MiB");
         }
+        if !(MIB..=DATA_MAX).contains(&self.pack_bytes) {
+            return wrong("pack_bytes: 1MiB to 64MiB");
+        }
         if self.parallel == 0 || self.attempts == 0 {
             return wrong("parallel, attempts: at least 1");
         }
@@ -153,7 +169,7 @@ mod tests {
     fn what_cannot_work_is_refused_by_the_key_that_is_wrong() {
         assert_eq!(Settings::default().check(), Ok(()));
         type Change = fn(&mut Settings);
-        let wrong: [(Change, &str); 8] = [
+        let wrong: [(Change, &str); 9] = [
             (|settings| settings.bucket = Some("s3://larder".into()), "bucket"),
             (|settings| settings.prefix = "/a".into(), "prefix"),
             (|settings| settings.prefix = "a b".into(), "prefix"),
@@ -161,6 +177,7 @@ mod tests {
             (|settings| settings.endpoint = Some("https://user:hunter2@s3.example".into()), "endpoint"),
             (|settings| settings.part_bytes = MIB, "part_bytes"),
             (|settings| settings.in_flight_bytes = MIB, "in_flight_bytes"),
+            (|settings| settings.pack_bytes = 65 * MIB, "pack_bytes"),
             (|settings| settings.parallel = 0, "parallel"),
         ];
         for (change, key) in wrong {

@@ -1,7 +1,7 @@
 //! A bucket in memory that fails on demand: as told for the next answers, or by the dice of a seed.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -56,6 +56,9 @@ pub struct Fake {
     pub asked: AtomicU64,
     /// Every get begins so late, under tokio's clock.
     pub latency: Mutex<Duration>,
+    /// Nothing is answered.
+    pub down: AtomicBool,
+    pub puts: AtomicU64,
 }
 
 impl Fake {
@@ -108,7 +111,14 @@ impl Fake {
         }
     }
 
+    fn answers(&self, doing: &'static str) -> Result<(), S3Error> {
+        let down = self.down.load(Ordering::Relaxed);
+        if down { Err(S3Error::Unavailable { doing, why: "it is down".to_owned() }) } else { Ok(()) }
+    }
+
     fn store(&self, name: &str, bytes: Bytes, seal: Option<String>, only: &Only) -> Result<Tag, S3Error> {
+        self.answers("a put")?;
+        self.puts.fetch_add(1, Ordering::Relaxed);
         let mut state = self.state.lock();
         let there = state.objects.get(name).map(|object| object.tag.clone());
         let holds = match only {
@@ -130,6 +140,7 @@ impl Fake {
     }
 
     async fn read(&self, name: &str, span: Span) -> Result<Option<Got>, S3Error> {
+        self.answers("a get")?;
         self.gets.fetch_add(1, Ordering::Relaxed);
         let latency = *self.latency.lock();
         if !latency.is_zero() {
@@ -225,6 +236,7 @@ impl Bucket for Fake {
 
     fn part<'a>(&'a self, upload: &'a Upload, number: u16, bytes: Bytes) -> BoxFuture<'a, Result<Part, S3Error>> {
         Box::pin(async move {
+            self.answers("a part")?;
             let mut state = self.state.lock();
             let gone = || S3Error::Gone { object: upload.name.clone() };
             state.uploads.get_mut(&upload.id.0).ok_or_else(gone)?.2.insert(number, bytes);

@@ -2,7 +2,7 @@
 
 mod answers;
 mod contract;
-mod fake;
+pub(crate) mod fake;
 mod faults;
 mod hedging;
 mod probing;
