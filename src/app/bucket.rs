@@ -105,6 +105,7 @@ impl Exchange for Door {
             resume: Resume::Never,
             redirects: Redirects::PassOn,
             party: Party::of(std::net::Ipv4Addr::LOCALHOST.into(), None),
+            cause: None,
         };
         Box::pin(async move { client.fetch(ask).await.map(answer).map_err(|error| none(&error)) })
     }

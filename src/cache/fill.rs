@@ -216,7 +216,7 @@ async fn ask(cache: &Arc<Inner>, plan: &FillPlan, reader: &Reader, expect: &[Che
         headers.extend(conditions.iter().map(|(name, value)| (name.clone(), value.clone())));
     }
     let (method, redirects, party) = (plan.method.clone(), plan.redirects, plan.party.clone());
-    let question = Question { method, headers, redirects, party };
+    let question = Question { method, headers, redirects, party, cause: plan.key.clone() };
     if plan.lookup.origins.parent().is_some() {
         if let Some(answer) = cache.ask_parent(&plan.lookup, reader, &question, expect).await {
             return Ok(Asked::Answered(Box::new(answer)));

@@ -13,8 +13,9 @@ use super::error::CacheError;
 use super::origins::Question;
 use super::served::{Ask, Part, Served, ServedBody};
 use super::source::{Addresses, Reader};
-use super::terms::{redirects, upstream_fields};
+use super::terms::{keyed, redirects, upstream_fields};
 use super::{Cache, Inner};
+use crate::model::key::Key;
 use crate::model::lookup::{Freshness, Origin};
 use crate::model::outcome::{Forwarded, Outcome, Reason};
 use crate::model::party::Party;
@@ -32,6 +33,8 @@ pub struct Exchange {
     pub reason: Reason,
     pub freshness: Freshness,
     pub party: Party,
+    /// What is asked for.
+    pub cause: Key,
 }
 
 /// A body that a client sends.
@@ -48,7 +51,8 @@ impl Cache {
     ///
     /// *Errors*: upstream's.
     pub async fn exchange(&self, exchange: Exchange) -> Result<Served, CacheError> {
-        let Exchange { method, parent, origin, headers, body, reason, freshness, party } = exchange;
+        let Exchange { method, parent, origin, headers, body, reason, freshness, party, cause } = exchange;
+        let cause = Arc::new(cause);
         let body = body.map(|Sent { len, stream }| (len, Arc::new(Mutex::new(Some(stream)))));
         let ask = |origin: &Origin| FetchAsk {
             method: method.clone(),
@@ -59,6 +63,7 @@ impl Cache {
             resume: Resume::Never,
             redirects: redirects(&freshness),
             party: party.clone(),
+            cause: Some(cause.clone()),
         };
         if let Some(parent) = parent {
             match self.inner.fetch.fetch(ask(&parent)).await {
@@ -98,7 +103,8 @@ impl Inner {
             headers.insert(http::header::RANGE, range.clone());
         }
         let redirects = redirects(&ask.lookup.freshness);
-        let question = Question { method: ask.method.clone(), headers, redirects, party: ask.party.clone() };
+        let (method, party, cause) = (ask.method.clone(), ask.party.clone(), Arc::new(keyed(ask)));
+        let question = Question { method, headers, redirects, party, cause };
         let reader = Reader::of(ask);
         if let Some((fetched, _)) = self.ask_parent(ask.lookup, &reader, &question, &[]).await {
             return Ok(served(fetched, ask.method, reason));
@@ -169,6 +175,7 @@ mod tests {
             len: Some(0),
             body: FetchedBody::empty(),
             url: Url::parse("http://origin.test/a").expect("an address"),
+            reached: None,
             requested_at: NOW,
             received_at: NOW,
         };

@@ -169,6 +169,7 @@ fn exchange(visit: &Visit<'_>, url: &Url, trust: Trust, reason: Reason) -> Excha
         reason,
         freshness: Freshness::Http,
         party: visit.party.clone(),
+        cause: key(url),
     }
 }
 

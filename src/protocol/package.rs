@@ -8,6 +8,7 @@ use http::header::{self, HeaderValue};
 use http::{Response, StatusCode};
 
 use super::again::Ready;
+use super::forward::key;
 use super::front::{Answered, Front, Visit};
 use super::generation::Asking;
 use super::hop::{Asker, add_advice};
@@ -19,6 +20,7 @@ use crate::cache::error::CacheError;
 use crate::cache::relay::Exchange;
 use crate::cache::served::{Ask, Partiality, Served};
 use crate::ecosystem::Ecosystem;
+use crate::model::key::Key;
 use crate::model::kind::ErrorKind;
 use crate::model::lookup::{
     Answer, Expect, Freshness, Lookup, Member, Origin, Origins, Rejection, Request, Rewrite, Route, Shown, Trust,
@@ -167,6 +169,7 @@ impl Front {
         let exchange = Exchange {
             method: visit.method.clone(),
             parent: self.parent.as_ref().and_then(|parent| parent.origin(visit, asked(visit))),
+            cause: Key { ecosystem: self.upstreams.load().ecosystem(at).about().name, ..key(&origin.url) },
             origin,
             headers: visit.headers.clone(),
             body: None,
