@@ -120,6 +120,7 @@ pub async fn start(mut config: Config, options: StartOptions) -> Result<Running,
         fetch,
         clock: clock.clone(),
         tasks: tasks.clone(),
+        ledger: config.ledger.clone(),
     });
     let labels: Vec<_> = ecosystem::ALL.iter().map(|one| one.about().name).chain(["http", "tunnel", "api"]).collect();
     let outcomes = Outcome::ALL.map(|outcome| (outcome.label(), outcome.tier()));

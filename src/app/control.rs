@@ -116,6 +116,7 @@ impl RunningParts {
     pub(super) fn reload(&self, config: Config) -> Result<(), StartError> {
         let upstreams = self.upstreams(&config)?;
         self.gate.reload(&config.gate)?;
+        self.cache.usage().reload(&config.ledger);
         if let Some(certificates) = &self.certificates {
             certificates.reload().map_err(|error| {
                 StartError::new(StartErrorKind::Config, error.to_string(), "the old certificate stays in force")

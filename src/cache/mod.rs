@@ -37,6 +37,7 @@ mod terms;
 #[cfg(test)]
 mod tests;
 pub mod upkeep;
+pub mod usage;
 
 use std::sync::Arc;
 
@@ -53,6 +54,7 @@ use self::policy::validate;
 use self::served::{Ask, Part, Served, ServedBody};
 use self::standing::Standing;
 use self::terms::{hashed, head_of, keyed, only_if_cached, part_of, wanted};
+use self::usage::{Metered, Usage};
 use crate::index::{Index, Presence};
 use crate::model::entry::{Candidates, Entry};
 use crate::model::key::{Key, KeyHash};
@@ -81,6 +83,7 @@ pub(crate) struct Inner {
     pub clock: Arc<dyn Clock>,
     pub tasks: Tasks,
     pub counters: Counters,
+    pub usage: Arc<Usage>,
     flights: Flights,
     parked: Parked,
     notes: mpsc::Sender<ledger::Note>,
@@ -95,17 +98,20 @@ pub struct Parts {
     pub fetch: Arc<dyn Fetch>,
     pub clock: Arc<dyn Clock>,
     pub tasks: Tasks,
+    pub ledger: usage::Settings,
 }
 
 impl Cache {
     pub fn new(parts: Parts) -> Cache {
-        let Parts { store, index, fetch, clock, tasks } = parts;
+        let Parts { store, index, fetch, clock, tasks, ledger } = parts;
+        let usage = Usage::new(&ledger, clock.clone());
+        let fetch = Arc::new(Metered { inner: fetch, usage: usage.clone() });
         let (counters, flights) = (Counters::default(), Flights::default());
         let (notes, to_keep) = mpsc::channel(ledger::QUEUE);
         tasks.spawn("build records", Inner::keep_notes(index.clone(), tasks.clone(), to_keep));
         let evicting = tokio::sync::Mutex::new(());
         let parked = Parked::default();
-        let inner = Inner { store, index, fetch, clock, tasks, counters, flights, parked, notes, evicting };
+        let inner = Inner { store, index, fetch, clock, tasks, counters, usage, flights, parked, notes, evicting };
         Cache { inner: Arc::new(inner) }
     }
 
@@ -271,6 +277,7 @@ fn served(entry: &Entry, part: Part, body: ServedBody, outcome: Outcome, age: u6
         forwarded: Forwarded::default(),
         age: Some(age),
         key: Some(entry.hash),
+        source: Some(entry.key.clone()),
         digest: entry.body,
         fetch_ms: entry.fetch_ms,
     }

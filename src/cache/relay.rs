@@ -67,7 +67,7 @@ impl Cache {
         };
         if let Some(parent) = parent {
             match self.inner.fetch.fetch(ask(&parent)).await {
-                Ok(fetched) => return Ok(served(fetched, &method, reason)),
+                Ok(fetched) => return Ok(served(fetched, &method, reason, cause)),
                 // It was not asked.
                 Err(UpstreamError::Resting { .. }) => {}
                 Err(_) if method.is_safe() && body.is_none() => {}
@@ -76,7 +76,7 @@ impl Cache {
             }
         }
         let fetched = self.inner.fetch.fetch(ask(&origin)).await?;
-        Ok(served(fetched, &method, reason))
+        Ok(served(fetched, &method, reason, cause))
     }
 
     /// Opens a way to a host for CONNECT, through the egress gate.
@@ -107,14 +107,14 @@ impl Inner {
         let question = Question { method, headers, redirects, party, cause };
         let reader = Reader::of(ask);
         if let Some((fetched, _)) = self.ask_parent(ask.lookup, &reader, &question, &[]).await {
-            return Ok(served(fetched, ask.method, reason));
+            return Ok(served(fetched, ask.method, reason, question.cause));
         }
         let origins = match self.resolve(&reader, &ask.lookup.origins).await? {
             Addresses::Origins(origins) => origins,
             Addresses::Answer(answer) => return Ok(*answer),
         };
         let (fetched, _) = self.ask_in_turn(&origins, &question).await?;
-        Ok(served(fetched, ask.method, reason))
+        Ok(served(fetched, ask.method, reason, question.cause))
     }
 }
 
@@ -133,7 +133,7 @@ fn sent(len: Option<u64>, stream: Arc<Mutex<Option<SentStream>>>) -> FetchBody {
 }
 
 /// An upstream's answer as it came.
-pub(super) fn served(fetched: Fetched, method: &Method, reason: Reason) -> Served {
+pub(super) fn served(fetched: Fetched, method: &Method, reason: Reason, cause: Arc<Key>) -> Served {
     let Fetched { status, headers, len, body, .. } = fetched;
     Served {
         status: status.as_u16(),
@@ -146,6 +146,7 @@ pub(super) fn served(fetched: Fetched, method: &Method, reason: Reason) -> Serve
         forwarded: Forwarded::default(),
         age: None,
         key: None,
+        source: Some(cause),
         digest: None,
         fetch_ms: 0,
     }
@@ -165,9 +166,17 @@ mod tests {
 
     use super::super::policy::fixture::{NOW, headers};
     use super::*;
+    use crate::model::realm::Scope;
 
     #[test]
     fn the_empty_body_behind_a_head_is_not_the_length_of_the_answer() {
+        let cause = Arc::new(Key {
+            scope: Scope::shared(),
+            ecosystem: "http",
+            upstream: "http://origin.test".to_owned(),
+            path: "/a".to_owned(),
+            variant: String::new(),
+        });
         let fetched = || Fetched {
             status: StatusCode::OK,
             version: Version::HTTP_11,
@@ -179,7 +188,8 @@ mod tests {
             requested_at: NOW,
             received_at: NOW,
         };
-        assert_eq!(served(fetched(), &Method::HEAD, Reason::Method).len, None);
-        assert_eq!(served(fetched(), &Method::POST, Reason::Method).len, Some(0));
+        let served = |method| served(fetched(), &method, Reason::Method, cause.clone());
+        assert_eq!(served(Method::HEAD).len, None);
+        assert_eq!(served(Method::POST).len, Some(0));
     }
 }

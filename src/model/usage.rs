@@ -72,12 +72,14 @@ pub enum Counter {
     S3Delete,
     S3SentBytes,
     S3ReceivedBytes,
-    /// What was kept, times how long, in KiB times seconds.
-    KeptKibSeconds,
+    /// What was kept on disk, times how long, in KiB times seconds.
+    DiskKibSeconds,
+    /// The same in S3.
+    S3KibSeconds,
 }
 
 impl Counter {
-    pub const COUNT: usize = 17;
+    pub const COUNT: usize = 18;
     pub const ALL: [Counter; Counter::COUNT] = [
         Counter::Requests,
         Counter::Hits,
@@ -95,7 +97,8 @@ impl Counter {
         Counter::S3Delete,
         Counter::S3SentBytes,
         Counter::S3ReceivedBytes,
-        Counter::KeptKibSeconds,
+        Counter::DiskKibSeconds,
+        Counter::S3KibSeconds,
     ];
 }
 

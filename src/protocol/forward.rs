@@ -79,6 +79,7 @@ impl Front {
             outcome: ready.outcome,
             ecosystem: ready.ecosystem,
             key: ready.key,
+            source: ready.source.clone(),
             digest: ready.digest,
             fetch_ms: ready.fetch_ms,
         })

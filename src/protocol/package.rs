@@ -256,7 +256,7 @@ pub(super) fn ask<'a>(visit: &'a Visit<'_>, lookup: &'a Lookup) -> Option<Ask<'a
 
 /// Applies a rewrite to a document of bounded size. Its validators name what upstream sent, so they do not go along.
 async fn rewritten(served: Served, rewrite: &Rewrite, visit: &Visit<'_>, at: usize) -> Result<Answered, CacheError> {
-    let (outcome, key, digest) = (served.outcome, served.key, served.digest);
+    let (outcome, key, source, digest) = (served.outcome, served.key, served.source.clone(), served.digest);
     let (fetch_ms, age, forwarded) = (served.fetch_ms, served.age, served.forwarded);
     let content_type = served.headers.get(header::CONTENT_TYPE).cloned();
     let raw = served.into_bytes(rewrite.max_bytes).await?;
@@ -270,7 +270,7 @@ async fn rewritten(served: Served, rewrite: &Rewrite, visit: &Visit<'_>, at: usi
         headers.insert(header::CONTENT_TYPE, content_type);
     }
     reply::decorate(headers, reply::cache_status(outcome, forwarded), age);
-    Ok(Answered { response, outcome, ecosystem: at, key, digest, fetch_ms })
+    Ok(Answered { response, outcome, ecosystem: at, key, source, digest, fetch_ms })
 }
 
 fn answered(answer: Answer, outcome: Outcome) -> Response<ReplyBody> {

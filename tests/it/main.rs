@@ -38,6 +38,7 @@ mod intercept_clients;
 mod jvm_clients;
 mod jvm_intercepted;
 mod kill;
+mod ledger;
 mod life;
 mod lines;
 mod names;

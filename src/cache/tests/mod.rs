@@ -90,6 +90,7 @@ impl Bed {
             fetch: upstream.clone(),
             clock: clock.clone(),
             tasks: tasks.clone(),
+            ledger: crate::cache::usage::Settings::default(),
         };
         Bed { cache: Cache::new(parts), store, index, upstream, clock, files, tasks, settings, dir }
     }

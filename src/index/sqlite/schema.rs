@@ -133,7 +133,8 @@ pub(in crate::index) const CATALOG: &[&str] = &[
         s3_delete INTEGER NOT NULL,
         s3_sent_bytes INTEGER NOT NULL,
         s3_received_bytes INTEGER NOT NULL,
-        kept_kib_s INTEGER NOT NULL,
+        disk_kib_s INTEGER NOT NULL,
+        s3_kib_s INTEGER NOT NULL,
         PRIMARY KEY (day, label, ecosystem, upstream, scope, tier, link)
     ) STRICT, WITHOUT ROWID;
 ",

@@ -159,14 +159,14 @@ pub(in crate::index) const USAGE_ADD: &str = "UPDATE usage_days SET
      fetches = fetches + ?14, fetched_bytes = fetched_bytes + ?15, s3_put = s3_put + ?16,
      s3_part = s3_part + ?17, s3_list = s3_list + ?18, s3_get = s3_get + ?19, s3_head = s3_head + ?20,
      s3_delete = s3_delete + ?21, s3_sent_bytes = s3_sent_bytes + ?22,
-     s3_received_bytes = s3_received_bytes + ?23, kept_kib_s = kept_kib_s + ?24
+     s3_received_bytes = s3_received_bytes + ?23, disk_kib_s = disk_kib_s + ?24, s3_kib_s = s3_kib_s + ?25
      WHERE day = ?1 AND label = ?2 AND ecosystem = ?3 AND upstream = ?4 AND scope = ?5 AND tier = ?6 AND link = ?7";
 pub(in crate::index) const USAGE_PUT: &str =
     "INSERT INTO usage_days (day, label, ecosystem, upstream, scope, tier, link,
      requests, hits, timed_hits, served_bytes, saved_bytes, saved_ms, fetches, fetched_bytes, s3_put,
-     s3_part, s3_list, s3_get, s3_head, s3_delete, s3_sent_bytes, s3_received_bytes, kept_kib_s)
+     s3_part, s3_list, s3_get, s3_head, s3_delete, s3_sent_bytes, s3_received_bytes, disk_kib_s, s3_kib_s)
      VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21,
-     ?22, ?23, ?24)";
+     ?22, ?23, ?24, ?25)";
 pub(in crate::index) const USAGE_ROWS: &str = "SELECT count(*) FROM usage_days WHERE day = ?1";
 pub(in crate::index) const USAGE_EXPIRE: &str = "DELETE FROM usage_days WHERE day < ?1";
 /// Sums are read as floats, which do not overflow; up to 2^53 they are exact.
@@ -176,7 +176,7 @@ pub(in crate::index) const USAGE: &str = "SELECT
      total(requests), total(hits), total(timed_hits), total(served_bytes), total(saved_bytes),
      total(saved_ms), total(fetches), total(fetched_bytes), total(s3_put), total(s3_part),
      total(s3_list), total(s3_get), total(s3_head), total(s3_delete), total(s3_sent_bytes),
-     total(s3_received_bytes), total(kept_kib_s)
+     total(s3_received_bytes), total(disk_kib_s), total(s3_kib_s)
      FROM usage_days WHERE day BETWEEN ?1 AND ?2 GROUP BY 1, 2
      ORDER BY total(served_bytes + fetched_bytes) DESC, name, link LIMIT ?4";
 

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::cost::Prices;
 use super::error::S3Error;
 use crate::model::units;
 
@@ -59,7 +58,6 @@ pub struct Settings {
     pub hedge_after: Duration,
     /// Reads asked a second time, as a percentage of all.
     pub hedge_percent: u32,
-    pub prices: Prices,
 }
 
 impl Default for Settings {
@@ -84,7 +82,6 @@ impl Default for Settings {
             in_flight_bytes: 128 * MIB,
             hedge_after: Duration::from_millis(150),
             hedge_percent: 2,
-            prices: Prices::default(),
         }
     }
 }
