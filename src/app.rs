@@ -100,9 +100,13 @@ pub async fn start(mut config: Config, options: StartOptions) -> Result<Running,
     let clock = SystemClock::new();
     let tasks = Tasks::new();
     let gate = Arc::new(Gate::open(&config.gate, &dir, clock.clone())?);
-    let bucket = bucket::open(&config, clock.clone(), tasks.clone()).await?.map(Arc::new);
     gate.check_listen(&config.server.listen)?;
     directory::check(&dir)?;
+    let bucket = bucket::open(&config, clock.clone(), tasks.clone()).await?.map(Arc::new);
+    if let Some(bucket) = &bucket {
+        // Before a running larder is told to make room for this one.
+        bucket::try_writing(bucket).await?;
+    }
     let given = systemd::sockets().map_err(StartError::failed)?;
     let inherited = if options.embedded || !given.is_empty() { given } else { directory::take_over(&dir).await? };
     let patience = (!inherited.is_empty()).then_some(HANDOVER_PATIENCE);
@@ -124,6 +128,7 @@ pub async fn start(mut config: Config, options: StartOptions) -> Result<Running,
         clock: clock.clone(),
         tasks: tasks.clone(),
         bucket: bucket.as_ref().map(|bucket| bucket::shared(bucket, &config.store.s3, &clock)).transpose()?,
+        ledger: config.ledger.clone(),
     });
     let labels: Vec<_> = ecosystem::ALL.iter().map(|one| one.about().name).chain(["http", "tunnel", "api"]).collect();
     let outcomes = Outcome::ALL.map(|outcome| (outcome.label(), outcome.tier()));

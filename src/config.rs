@@ -20,6 +20,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::cache::usage;
 use crate::protocol::{front, gate, hosts, intercept};
 use crate::{index, server, store, upstream};
 
@@ -32,6 +33,7 @@ pub struct Config {
     pub public: front::Settings,
     pub store: store::Settings,
     pub index: index::Settings,
+    pub ledger: usage::Settings,
     pub upstream: upstream::settings::Settings,
     pub upstreams: hosts::Settings,
     pub intercept: intercept::Settings,
@@ -62,6 +64,7 @@ impl Config {
     fn check(&self) -> Result<(), ConfigError> {
         self.intercept.patterns().map_err(|why| ConfigError::new(format!("intercept.hosts: {why}")))?;
         self.store.s3.check().map_err(|why| ConfigError::new(format!("store.s3.{why}")))?;
+        self.ledger.check().map_err(|why| ConfigError::new(format!("ledger.{why}")))?;
         let known: Vec<&str> = crate::ecosystem::ALL.iter().map(|ecosystem| ecosystem.about().name).collect();
         for (name, settings) in &self.ecosystem {
             if !known.contains(&name.as_str()) {

@@ -20,8 +20,10 @@ use crate::model::party::Party;
 use crate::runtime::clock::Clock;
 use crate::runtime::tasks::Tasks;
 use crate::store::s3::aws::AwsBucket;
+use crate::store::s3::bucket::{Bucket as _, Only, Put};
 use crate::store::s3::connector::{Again, Answer, Exchange, NoAnswer};
 use crate::store::s3::error::S3Error;
+use crate::store::s3::names::probe_folder;
 use crate::store::s3::remote::Remote;
 use crate::store::s3::settings::Settings as S3Settings;
 use crate::upstream::address::is_metadata;
@@ -50,6 +52,10 @@ pub async fn open(config: &Config, clock: Arc<dyn Clock>, tasks: Tasks) -> Resul
     AwsBucket::new(settings, objects, identities).await.map_err(refused)
 }
 
+/// A start waits no longer for an answer.
+const START_PATIENCE: Duration = Duration::from_secs(10);
+/// Where a bucket is whose endpoint is not set, as the ledger's links may name it.
+const AWS: &str = "s3.amazonaws.com";
 /// What slow clients may hold in memory of what is read for them alone.
 const RELAYED_BYTES: u64 = 64 << 20;
 
@@ -64,7 +70,33 @@ pub(super) fn shared(
     let tier = |settings| Remote::new(bucket.clone(), settings, clock.clone()).map_err(StartError::failed);
     let relayed = S3Settings { in_flight_bytes: RELAYED_BYTES, ..settings.clone() };
     let pace = Pace { pack_bytes: settings.pack_bytes, pack_delay: settings.pack_delay };
-    Ok(Bucket::new(tier(settings)?, tier(&relayed)?, pace))
+    let endpoint = settings.endpoint.as_deref().and_then(|text| Url::parse(text).ok());
+    let host = endpoint.as_ref().and_then(Url::host_str).unwrap_or(AWS).to_owned();
+    Ok(Bucket::new(tier(settings)?, tier(&relayed)?, pace).billed(bucket.meter().clone(), host))
+}
+
+/// Asks by writing: a bucket that may only be read would be found out when much waits for it. One that does not answer may
+/// do so later.
+///
+/// *Errors*: what does not get better by itself: there is no such bucket, it takes no credential, or it may not be
+/// written to.
+pub(super) async fn try_writing(bucket: &AwsBucket) -> Result<(), StartError> {
+    let name = format!("{}start", probe_folder());
+    let put = Put { bytes: Bytes::from_static(b"larder was here"), seal: None, only: Only::Always };
+    let tried = tokio::time::timeout(START_PATIENCE, bucket.put(&name, put)).await;
+    match tried {
+        Ok(Ok(_)) => {
+            // What is left of it costs next to nothing.
+            let _ = tokio::time::timeout(START_PATIENCE, bucket.delete(vec![name])).await;
+        }
+        Ok(Err(error @ (S3Error::NoBucket { .. } | S3Error::Denied { .. } | S3Error::NoCredential { .. }))) => {
+            let help = "larder doctor tries all that is needed of a bucket";
+            return Err(StartError::new(StartErrorKind::Config, format!("store.s3: {error}"), help));
+        }
+        Ok(Err(error)) => tracing::warn!(%error, "S3 does not answer as yet: what is to be sent waits here"),
+        Err(_) => tracing::warn!("S3 does not answer as yet: what is to be sent waits here"),
+    }
+    Ok(())
 }
 
 /// The SDK repeats, and reading resumes: here each request is sent once. There is no other bucket to go to, and many reads
@@ -126,6 +158,7 @@ impl Exchange for Door {
             resume: Resume::Never,
             redirects: Redirects::PassOn,
             party: Party::of(std::net::Ipv4Addr::LOCALHOST.into(), None),
+            cause: None,
         };
         Box::pin(async move { client.fetch(ask).await.map(answer).map_err(|error| none(&error)) })
     }

@@ -117,6 +117,7 @@ impl RunningParts {
     pub(super) fn reload(&self, config: Config) -> Result<(), StartError> {
         let upstreams = self.upstreams(&config)?;
         self.gate.reload(&config.gate)?;
+        self.cache.usage().reload(&config.ledger);
         if let Some(certificates) = &self.certificates {
             certificates.reload().map_err(|error| {
                 StartError::new(StartErrorKind::Config, error.to_string(), "the old certificate stays in force")
@@ -203,7 +204,7 @@ fn shared(parts: &RunningParts) -> Value {
         "waiting_blobs": outbox.blobs, "waiting_bytes": outbox.bytes, "waiting_max_bytes": outbox.max_bytes,
         "waiting_seconds": parts.outbox_age().as_secs(), "shed": outbox.shed,
         "requests": requests, "sent_bytes": used.sent_bytes, "received_bytes": used.received_bytes,
-        "usd": used.cost(&parts.config.lock().store.s3.prices), "done": parts.shared(),
+        "usd": used.cost(&parts.config.lock().ledger.prices.requests), "done": parts.shared(),
     })
 }
 

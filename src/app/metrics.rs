@@ -113,6 +113,14 @@ const ENGINE: &[Source] = &[
         samples.push(&["resting"], count(|health| matches!(health, Health::Resting(_))));
         samples.push(&["probing"], count(|health| matches!(health, Health::Probing)));
     }),
+    (Name::LinkBytes, |parts, samples| {
+        for (link, moved) in parts.cache.usage().moved() {
+            samples.push(&[link.name(), "served"], moved.served.load(Relaxed));
+            samples.push(&[link.name(), "fetched"], moved.fetched.load(Relaxed));
+            samples.push(&[link.name(), "saved"], moved.saved.load(Relaxed));
+        }
+    }),
+    (Name::LedgerFolded, |parts, samples| samples.push(&[], parts.cache.usage().folded())),
     (Name::BuildInfo, |_, samples| samples.push(&[env!("CARGO_PKG_VERSION")], 1)),
 ];
 

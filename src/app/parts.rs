@@ -62,6 +62,9 @@ impl RunningParts {
 
     /// Commits what was sealed and lets go of the data directory. Fills that still run are passed on and not kept.
     pub(super) async fn let_go(&self) {
+        if let Err(error) = self.cache.save_usage().await {
+            tracing::warn!(%error, "what was used last is not in the ledger");
+        }
         let store = self.store.clone();
         // It waits for writes under way; should the pool be gone, so are they.
         let _ = tokio::task::spawn_blocking(move || store.close()).await;

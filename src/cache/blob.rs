@@ -41,6 +41,7 @@ impl Inner {
             forwarded: Forwarded::default(),
             age: None,
             key: None,
+            source: None,
             digest: Some(*digest),
             fetch_ms: 0,
         }))

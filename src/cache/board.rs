@@ -99,6 +99,7 @@ impl Inner {
             forwarded: Forwarded::default(),
             age: None,
             key: Some(head.entry.hash),
+            source: Some(head.entry.key.clone()),
             digest: None,
             fetch_ms: 0,
         })

@@ -86,6 +86,7 @@ pub(super) async fn begin(
         headers: plan.request.clone(),
         expect: expect.clone(),
         party: plan.party.clone(),
+        cause: plan.key.clone(),
     };
     let (started, len) = (fetched.requested_at, fetched.len);
     let partial = writer.partial();

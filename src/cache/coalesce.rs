@@ -57,6 +57,7 @@ pub(super) struct Resumption {
     pub plan: Option<crate::upstream::resume::Plan>,
     pub expect: Vec<crate::model::checksum::Checksum>,
     pub party: crate::model::party::Party,
+    pub cause: std::sync::Arc<crate::model::key::Key>,
 }
 
 /// How far a fill is.

@@ -81,7 +81,11 @@ async fn fill(cache: &Arc<Inner>, plan: &FillPlan, ending: &Ending) -> Result<St
     // What says that it is not there hashes to something else.
     let expect = if is_there { expect } else { Vec::new() };
     if is_transient(plan, &fetched) {
-        return Ok(hand_off(ending, relay::served(fetched, &plan.method, Reason::Upstream), Reason::Upstream));
+        return Ok(hand_off(
+            ending,
+            relay::served(fetched, &plan.method, Reason::Upstream, plan.key.clone()),
+            Reason::Upstream,
+        ));
     }
     let vary = match judge(cache, plan, &fetched, &expect, keeping) {
         Ok(vary) if keeping != Keeping::Unproven => vary,
@@ -104,7 +108,11 @@ async fn fill(cache: &Arc<Inner>, plan: &FillPlan, ending: &Ending) -> Result<St
         Ok(writer) => writer,
         Err(error) => {
             tracing::warn!(%error, "nothing can be stored, passing answers on");
-            return Ok(hand_off(ending, relay::served(fetched, &plan.method, Reason::Full), Reason::Full));
+            return Ok(hand_off(
+                ending,
+                relay::served(fetched, &plan.method, Reason::Full, plan.key.clone()),
+                Reason::Full,
+            ));
         }
     };
     let draft = Entry { valid: keeping == Keeping::Allowed || !is_there, ..draft(plan, &fetched, vary) };
@@ -216,7 +224,7 @@ async fn ask(cache: &Arc<Inner>, plan: &FillPlan, reader: &Reader, expect: &[Che
         headers.extend(conditions.iter().map(|(name, value)| (name.clone(), value.clone())));
     }
     let (method, redirects, party) = (plan.method.clone(), plan.redirects, plan.party.clone());
-    let question = Question { method, headers, redirects, party };
+    let question = Question { method, headers, redirects, party, cause: plan.key.clone() };
     if plan.lookup.origins.parent().is_some() {
         if let Some(answer) = cache.ask_parent(&plan.lookup, reader, &question, expect).await {
             return Ok(Asked::Answered(Box::new(answer)));
@@ -282,5 +290,5 @@ fn hand_off(ending: &Ending, served: Served, why: Reason) -> Stage {
 
 fn hand_off_solo(cache: &Inner, plan: &FillPlan, ending: &Ending, fetched: Fetched, reason: Reason) -> Stage {
     cache.flights.mark_solo(&plan.id, cache.clock.elapsed());
-    hand_off(ending, relay::served(fetched, &plan.method, reason), reason)
+    hand_off(ending, relay::served(fetched, &plan.method, reason, plan.key.clone()), reason)
 }

@@ -160,6 +160,7 @@ impl Follower {
             resume: Resume::ByRange,
             redirects: Redirects::Follow,
             party: resume.party.clone(),
+            cause: Some(resume.cause.clone()),
         };
         let fetched = self.cache.fetch.fetch(ask).await?;
         plan.accept(fetched.status, &fetched.headers, fetched.len, next).map_err(broken)?;

@@ -38,6 +38,7 @@ mod terms;
 #[cfg(test)]
 mod tests;
 pub mod upkeep;
+pub mod usage;
 
 use std::sync::Arc;
 
@@ -54,6 +55,7 @@ use self::policy::validate;
 use self::served::{Ask, Part, Served, ServedBody};
 use self::standing::Standing;
 use self::terms::{hashed, head_of, keyed, only_if_cached, part_of, wanted};
+use self::usage::{Metered, Usage};
 use crate::index::{Index, Presence};
 use crate::model::entry::{Candidates, Entry};
 use crate::model::key::{Key, KeyHash};
@@ -82,6 +84,7 @@ pub(crate) struct Inner {
     pub clock: Arc<dyn Clock>,
     pub tasks: Tasks,
     pub counters: Counters,
+    pub usage: Arc<Usage>,
     flights: Flights,
     parked: Parked,
     /// None: nothing is shared.
@@ -100,17 +103,21 @@ pub struct Parts {
     pub tasks: Tasks,
     /// None: nothing is shared.
     pub bucket: Option<remote::Bucket>,
+    pub ledger: usage::Settings,
 }
 
 impl Cache {
     pub fn new(parts: Parts) -> Cache {
-        let Parts { store, index, fetch, clock, tasks, bucket } = parts;
+        let Parts { store, index, fetch, clock, tasks, bucket, ledger } = parts;
+        let usage = Usage::new(&ledger, clock.clone());
+        let fetch = Arc::new(Metered { inner: fetch, usage: usage.clone() });
         let (counters, flights) = (Counters::default(), Flights::default());
         let (notes, to_keep) = mpsc::channel(ledger::QUEUE);
         tasks.spawn("build records", Inner::keep_notes(index.clone(), tasks.clone(), to_keep));
         let evicting = tokio::sync::Mutex::new(());
         let parked = Parked::default();
-        let inner = Inner { store, index, fetch, clock, tasks, counters, flights, parked, bucket, notes, evicting };
+        let inner =
+            Inner { store, index, fetch, clock, tasks, counters, usage, flights, parked, bucket, notes, evicting };
         Cache { inner: Arc::new(inner) }
     }
 
@@ -282,6 +289,7 @@ fn served(entry: &Entry, part: Part, body: ServedBody, outcome: Outcome, age: u6
         forwarded: Forwarded::default(),
         age: Some(age),
         key: Some(entry.hash),
+        source: Some(entry.key.clone()),
         digest: entry.body,
         fetch_ms: entry.fetch_ms,
     }

@@ -3,9 +3,12 @@
 //! An absence is told only when every place that was asked said so: where one of them failed, that failure is the
 //! answer, since the thing may well be there. Go's own rule for GOPROXY lists is the same.
 
+use std::sync::Arc;
+
 use http::{HeaderMap, Method, StatusCode};
 
 use super::Inner;
+use crate::model::key::Key;
 use crate::model::lookup::{Fallback, Origin};
 use crate::model::party::Party;
 use crate::upstream::fetch::{FetchAsk, FetchBody, Fetched, Redirects, Resume, UpstreamError};
@@ -17,6 +20,8 @@ pub(super) struct Question {
     pub headers: HeaderMap,
     pub redirects: Redirects,
     pub party: Party,
+    /// What is asked for.
+    pub cause: Arc<Key>,
 }
 
 impl Question {
@@ -30,6 +35,7 @@ impl Question {
             resume: Resume::ByRange,
             redirects: self.redirects,
             party: self.party.clone(),
+            cause: Some(self.cause.clone()),
         }
     }
 }

@@ -48,7 +48,7 @@ impl Inner {
         } else {
             self.stored_sum(&about, *algorithm).await?
         };
-        Ok(sum.map(|sum| made(&sum, ask.method)))
+        Ok(sum.map(|sum| Served { source: Some(Arc::new(ask.lookup.key.clone())), ..made(&sum, ask.method) }))
     }
 
     /// The sum of what is stored and may be served.
@@ -110,6 +110,7 @@ fn made(sum: &Checksum, method: &Method) -> Served {
         forwarded: Forwarded::default(),
         age: None,
         key: None,
+        source: None,
         digest: None,
         fetch_ms: 0,
     }

@@ -66,6 +66,7 @@ impl Part {
             resume: Resume::ByRange,
             redirects,
             party: self.resume.party.clone(),
+            cause: Some(self.resume.cause.clone()),
         })
     }
 }

@@ -13,8 +13,9 @@ use super::error::CacheError;
 use super::origins::Question;
 use super::served::{Ask, Part, Served, ServedBody};
 use super::source::{Addresses, Reader};
-use super::terms::{redirects, upstream_fields};
+use super::terms::{keyed, redirects, upstream_fields};
 use super::{Cache, Inner};
+use crate::model::key::Key;
 use crate::model::lookup::{Freshness, Origin};
 use crate::model::outcome::{Forwarded, Outcome, Reason};
 use crate::model::party::Party;
@@ -32,6 +33,8 @@ pub struct Exchange {
     pub reason: Reason,
     pub freshness: Freshness,
     pub party: Party,
+    /// What is asked for.
+    pub cause: Key,
 }
 
 /// A body that a client sends.
@@ -48,7 +51,8 @@ impl Cache {
     ///
     /// *Errors*: upstream's.
     pub async fn exchange(&self, exchange: Exchange) -> Result<Served, CacheError> {
-        let Exchange { method, parent, origin, headers, body, reason, freshness, party } = exchange;
+        let Exchange { method, parent, origin, headers, body, reason, freshness, party, cause } = exchange;
+        let cause = Arc::new(cause);
         let body = body.map(|Sent { len, stream }| (len, Arc::new(Mutex::new(Some(stream)))));
         let ask = |origin: &Origin| FetchAsk {
             method: method.clone(),
@@ -59,10 +63,11 @@ impl Cache {
             resume: Resume::Never,
             redirects: redirects(&freshness),
             party: party.clone(),
+            cause: Some(cause.clone()),
         };
         if let Some(parent) = parent {
             match self.inner.fetch.fetch(ask(&parent)).await {
-                Ok(fetched) => return Ok(served(fetched, &method, reason)),
+                Ok(fetched) => return Ok(served(fetched, &method, reason, cause)),
                 // It was not asked.
                 Err(UpstreamError::Resting { .. }) => {}
                 Err(_) if method.is_safe() && body.is_none() => {}
@@ -71,7 +76,7 @@ impl Cache {
             }
         }
         let fetched = self.inner.fetch.fetch(ask(&origin)).await?;
-        Ok(served(fetched, &method, reason))
+        Ok(served(fetched, &method, reason, cause))
     }
 
     /// Opens a way to a host for CONNECT, through the egress gate.
@@ -98,17 +103,18 @@ impl Inner {
             headers.insert(http::header::RANGE, range.clone());
         }
         let redirects = redirects(&ask.lookup.freshness);
-        let question = Question { method: ask.method.clone(), headers, redirects, party: ask.party.clone() };
+        let (method, party, cause) = (ask.method.clone(), ask.party.clone(), Arc::new(keyed(ask)));
+        let question = Question { method, headers, redirects, party, cause };
         let reader = Reader::of(ask);
         if let Some((fetched, _)) = self.ask_parent(ask.lookup, &reader, &question, &[]).await {
-            return Ok(served(fetched, ask.method, reason));
+            return Ok(served(fetched, ask.method, reason, question.cause));
         }
         let origins = match self.resolve(&reader, &ask.lookup.origins).await? {
             Addresses::Origins(origins) => origins,
             Addresses::Answer(answer) => return Ok(*answer),
         };
         let (fetched, _) = self.ask_in_turn(&origins, &question).await?;
-        Ok(served(fetched, ask.method, reason))
+        Ok(served(fetched, ask.method, reason, question.cause))
     }
 }
 
@@ -127,7 +133,7 @@ fn sent(len: Option<u64>, stream: Arc<Mutex<Option<SentStream>>>) -> FetchBody {
 }
 
 /// An upstream's answer as it came.
-pub(super) fn served(fetched: Fetched, method: &Method, reason: Reason) -> Served {
+pub(super) fn served(fetched: Fetched, method: &Method, reason: Reason, cause: Arc<Key>) -> Served {
     let Fetched { status, headers, len, body, .. } = fetched;
     Served {
         status: status.as_u16(),
@@ -140,6 +146,7 @@ pub(super) fn served(fetched: Fetched, method: &Method, reason: Reason) -> Serve
         forwarded: Forwarded::default(),
         age: None,
         key: None,
+        source: Some(cause),
         digest: None,
         fetch_ms: 0,
     }
@@ -159,9 +166,17 @@ mod tests {
 
     use super::super::policy::fixture::{NOW, headers};
     use super::*;
+    use crate::model::realm::Scope;
 
     #[test]
     fn the_empty_body_behind_a_head_is_not_the_length_of_the_answer() {
+        let cause = Arc::new(Key {
+            scope: Scope::shared(),
+            ecosystem: "http",
+            upstream: "http://origin.test".to_owned(),
+            path: "/a".to_owned(),
+            variant: String::new(),
+        });
         let fetched = || Fetched {
             status: StatusCode::OK,
             version: Version::HTTP_11,
@@ -169,10 +184,12 @@ mod tests {
             len: Some(0),
             body: FetchedBody::empty(),
             url: Url::parse("http://origin.test/a").expect("an address"),
+            reached: None,
             requested_at: NOW,
             received_at: NOW,
         };
-        assert_eq!(served(fetched(), &Method::HEAD, Reason::Method).len, None);
-        assert_eq!(served(fetched(), &Method::POST, Reason::Method).len, Some(0));
+        let served = |method| served(fetched(), &method, Reason::Method, cause.clone());
+        assert_eq!(served(Method::HEAD).len, None);
+        assert_eq!(served(Method::POST).len, Some(0));
     }
 }

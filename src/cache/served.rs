@@ -12,7 +12,7 @@ use url::Url;
 use super::Inner;
 use super::error::CacheError;
 use crate::model::digest::Digest;
-use crate::model::key::KeyHash;
+use crate::model::key::{Key, KeyHash};
 use crate::model::lookup::Lookup;
 use crate::model::outcome::{Forwarded, Outcome};
 use crate::model::party::Party;
@@ -81,6 +81,8 @@ pub struct Served {
     /// RFC 9111 Age in seconds; None for what does not come from the store.
     pub age: Option<u64>,
     pub key: Option<KeyHash>,
+    /// What was asked for, where that has a name.
+    pub source: Option<Arc<Key>>,
     pub digest: Option<Digest>,
     /// What fetching it took, in milliseconds.
     pub fetch_ms: u32,

@@ -62,6 +62,7 @@ impl Inner {
             forwarded: Forwarded::default(),
             age: None,
             key: None,
+            source: Some(entry.key.clone()),
             digest: None,
             fetch_ms: entry.fetch_ms,
         }))

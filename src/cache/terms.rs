@@ -210,6 +210,7 @@ mod tests {
             forwarded: Forwarded::default(),
             age: None,
             key: None,
+            source: None,
             digest: None,
             fetch_ms: 0,
         }

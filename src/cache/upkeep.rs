@@ -26,6 +26,7 @@ impl Cache {
                 tokio::select! { () = inner.upload_for_ever() => {}, () = tasks.stopping() => {} }
             });
         }
+        self.inner.tasks.spawn("ledger", self.inner.clone().keep_usage());
         let store = self.inner.store.clone();
         self.inner.tasks.spawn("sweep", async move {
             let swept = tokio::task::spawn_blocking(move || store.sweep_temporary()).await.unwrap_or(0);

@@ -15,6 +15,7 @@ mod failure;
 mod health;
 mod init;
 mod keystore;
+mod ledger;
 mod out;
 mod point;
 mod probe;

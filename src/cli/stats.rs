@@ -1,6 +1,7 @@
 //! `larder stats`.
 
 use crate::model::units::rounded_bytes;
+use crate::model::usage::Dimension;
 use std::collections::BTreeMap;
 
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
@@ -8,6 +9,7 @@ use serde_json::Value;
 
 use super::client::Client;
 use super::failure::Failure;
+use super::ledger;
 use super::out;
 use super::summary::{Shared, Stats};
 use super::where_at::{ServerArgs, block_on};
@@ -18,11 +20,18 @@ use super::where_at::{ServerArgs, block_on};
 Examples:
   larder stats
   larder stats --build build-42
+  larder stats --days 30 --by label
   larder stats --server http://cache:7070 --json")]
 pub(crate) struct Args {
     /// Count the requests of one build label alone
     #[arg(long, value_name = "LABEL")]
     build: Option<String>,
+    /// Show the ledger of so many days, today among them: what was used, what it cost and what it saved
+    #[arg(long, value_name = "N", conflicts_with = "build")]
+    days: Option<u32>,
+    /// Sum the days up by this
+    #[arg(long, requires = "days", value_parser = Dimension::ALL.map(Dimension::name), default_value = "day")]
+    by: String,
     /// Print the server's answer as it is
     #[arg(long)]
     json: bool,
@@ -34,9 +43,18 @@ pub(crate) struct Args {
 pub(crate) fn stats(args: &Args) -> Result<(), Failure> {
     let client = args.server.client()?;
     block_on(async {
-        let said: Value = client.get(&path(args.build.as_deref())).await?;
+        let path = match args.days {
+            Some(days) => format!("/api/v1/stats?days={days}&by={}", args.by),
+            None => path(args.build.as_deref()),
+        };
+        let said: Value = client.get(&path).await?;
         if args.json {
             out::line(&said.to_string());
+            return Ok(());
+        }
+        if args.days.is_some() {
+            let report: ledger::Report = serde_json::from_value(said).unwrap_or_default();
+            out::text_out(&ledger::page(&report));
             return Ok(());
         }
         let stats: Stats = serde_json::from_value(said).unwrap_or_default();

@@ -14,6 +14,7 @@ use crate::model::key::KeyHash;
 use crate::model::place::{Class, Place};
 use crate::model::realm::{Realm, Scope};
 use crate::model::time::Timestamp;
+use crate::model::usage::{Dimension, UsageRow, UsageSum};
 
 /// The durable record of what is known by which key. A trait because several nodes can share one through another engine.
 ///
@@ -58,6 +59,9 @@ pub(super) trait Catalog: Send + Sync + 'static {
 
     /// Lines of a build's record after the line `after`, in order.
     fn lines(&self, label: String, after: u64, limit: usize) -> BoxFuture<'_, Result<Vec<RecordLine>, IndexError>>;
+
+    /// What was used since a day, summed by one dimension and link, the greatest first by bytes served and fetched.
+    fn usage(&self, ask: UsageAsk) -> BoxFuture<'_, Result<Vec<UsageSum>, IndexError>>;
 
     /// Which of `digests` a kept record names.
     fn pinned(&self, digests: Vec<Digest>) -> BoxFuture<'_, Result<Vec<bool>, IndexError>>;
@@ -132,6 +136,17 @@ pub(super) struct RemoteBlob {
     pub(super) sums: Vec<Checksum>,
 }
 
+/// Which usage to sum.
+#[derive(Clone, Copy, Debug)]
+pub struct UsageAsk {
+    /// Both of them too.
+    pub first_day: u32,
+    pub last_day: u32,
+    pub by: Dimension,
+    /// Of the sums.
+    pub limit: usize,
+}
+
 /// Which keys to list.
 #[derive(Clone, Debug)]
 pub(super) enum Whose {
@@ -182,6 +197,13 @@ pub(super) enum Change<'a> {
         name: &'a str,
         value: Option<&'a [u8]>,
     },
+    /// Adds to the rows of usage, and drops those of days before `oldest_day`. A day has at most `rows_max` rows of its
+    /// own: what would be one more is added to the row that `UsageKey::folded` names.
+    Usage {
+        rows: &'a [UsageRow],
+        rows_max: u64,
+        oldest_day: u32,
+    },
 }
 
 /// Forgotten keys, then entries, sums and edges.
@@ -216,6 +238,8 @@ pub(super) struct Found {
     pub(super) object: Option<u32>,
     /// Of the dropped blobs, those that are remote.
     pub(super) remote: Vec<(Digest, Remote)>,
+    /// Rows of usage that had no room of their own.
+    pub(super) folded: u64,
 }
 
 /// Which builds keep their record.

@@ -1,6 +1,7 @@
 //! What every engine of the catalog must do. Generic, so that each engine runs the same suite.
 
 mod remote;
+mod usage;
 
 use std::sync::Arc;
 
@@ -38,6 +39,7 @@ async fn every_contract<G>(mut fresh: impl FnMut() -> (Arc<dyn Catalog>, G)) {
     let (catalog, _guard) = fresh();
     the_feed_follows_commits(&catalog).await;
     remote::every_contract(&mut fresh).await;
+    usage::every_contract(&mut fresh).await;
 }
 
 /// Changes to keys that belong together.

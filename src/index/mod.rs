@@ -12,6 +12,7 @@ pub mod ledger;
 pub mod record;
 pub mod sqlite;
 pub mod table;
+pub mod usage;
 
 mod ask;
 mod codec;

@@ -367,7 +367,7 @@ async fn a_directory_of_before_the_bucket_opens() {
     drop(index);
     for (name, schema, newer) in [
         ("places.sqlite", schema::PLACES, "DROP TABLE outbox"),
-        ("catalog.sqlite", schema::CATALOG, "DROP TABLE objects; DROP TABLE remote"),
+        ("catalog.sqlite", schema::CATALOG, "DROP TABLE objects; DROP TABLE remote; DROP TABLE usage_days"),
     ] {
         let connection = pool::open_writer(&dir.path().join(name), schema).expect("opens");
         connection.execute_batch(newer).expect("as it was");

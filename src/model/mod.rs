@@ -18,3 +18,4 @@ pub mod range;
 pub mod realm;
 pub mod time;
 pub mod units;
+pub mod usage;

@@ -29,7 +29,7 @@ use crate::cache::served::ServedBody;
 use crate::cache::standing::{Standing, is_plain};
 use crate::model::digest::Digest;
 use crate::model::hop;
-use crate::model::key::KeyHash;
+use crate::model::key::{Key, KeyHash};
 use crate::model::outcome::Outcome;
 use crate::model::time::Timestamp;
 
@@ -77,6 +77,7 @@ pub(super) struct Ready {
     /// Index of the metric label.
     pub ecosystem: usize,
     pub key: Option<KeyHash>,
+    pub source: Option<Arc<Key>>,
     pub digest: Option<Digest>,
     pub fetch_ms: u32,
     /// Status line and fields as they go over the wire, but for those of `Tail`.
@@ -148,6 +149,7 @@ impl Ready {
             outcome: answered.outcome,
             ecosystem: answered.ecosystem,
             key: answered.key,
+            source: answered.source.clone(),
             digest: answered.digest,
             fetch_ms: answered.fetch_ms,
             head: written(status, &headers),
@@ -275,6 +277,7 @@ impl Front {
             outcome: ready.outcome,
             ecosystem: ready.ecosystem,
             key: ready.key,
+            source: ready.source.as_deref(),
             digest: ready.digest.as_ref(),
             fetch_ms: ready.fetch_ms,
         };

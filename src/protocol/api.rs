@@ -134,7 +134,7 @@ impl Front {
                 Ok(reply::body(StatusCode::OK, Outcome::Generated, "text/plain; version=0.0.4", text))
             }
             (true, "/api/v1/health") => Ok(self.health(visit)),
-            (true, "/api/v1/stats") => self.stats(visit),
+            (true, "/api/v1/stats") => self.stats(visit).await,
             (true, "/api/v1/ca") => Ok(json(StatusCode::OK, &self.control.trust_anchors())),
             (true, "/api/v1/explain") => self.explain(visit).await,
             (true, "/api/v1/upstreams") => {
@@ -215,7 +215,10 @@ impl Front {
         reply::text(status, Outcome::Generated, text)
     }
 
-    fn stats(&self, visit: &Visit<'_>) -> ApiResult {
+    async fn stats(&self, visit: &Visit<'_>) -> ApiResult {
+        if let Some(days) = query(visit, "days") {
+            return self.usage(visit, &days).await;
+        }
         match query(visit, "build") {
             Some(label) => {
                 let totals = self.observers.totals(&label).unwrap_or_default();
@@ -355,7 +358,7 @@ impl Front {
     }
 }
 
-type ApiResult = Result<http::Response<reply::ReplyBody>, (StatusCode, String)>;
+pub(super) type ApiResult = Result<http::Response<reply::ReplyBody>, (StatusCode, String)>;
 
 fn parse<T: serde::de::DeserializeOwned>(body: &[u8]) -> Result<T, (StatusCode, String)> {
     serde_json::from_slice(body).map_err(|error| bad_request(format!("the body is not what it should be: {error}")))
@@ -374,22 +377,22 @@ fn named_host(text: &str) -> Option<String> {
     Some(port.map_or_else(|| host.to_owned(), |port| format!("{host}:{port}")))
 }
 
-fn json(status: StatusCode, value: &impl Serialize) -> http::Response<reply::ReplyBody> {
+pub(super) fn json(status: StatusCode, value: &impl Serialize) -> http::Response<reply::ReplyBody> {
     let bytes = serde_json::to_vec(value).unwrap_or_default();
     reply::body(status, Outcome::Generated, "application/json", Bytes::from(bytes))
 }
 
-fn bad_request(why: impl Into<String>) -> (StatusCode, String) {
+pub(super) fn bad_request(why: impl Into<String>) -> (StatusCode, String) {
     (StatusCode::BAD_REQUEST, why.into())
 }
 
-fn internal(error: CacheError) -> (StatusCode, String) {
+pub(super) fn internal(error: CacheError) -> (StatusCode, String) {
     tracing::error!(%error, "an API call failed");
     let verdict = super::status::of_error(&error);
     (verdict.status, verdict.why)
 }
 
-fn query(visit: &Visit<'_>, name: &str) -> Option<String> {
+pub(super) fn query(visit: &Visit<'_>, name: &str) -> Option<String> {
     let pairs = url::form_urlencoded::parse(visit.uri.query()?.as_bytes());
     pairs.into_iter().find(|(key, _)| key == name).map(|(_, value)| value.into_owned())
 }

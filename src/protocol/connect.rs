@@ -48,7 +48,7 @@ impl Front {
         }
         let (trust, look) = (self.tunnel_trust(&listed), self.look(&visit.party));
         let ask = TunnelAsk { host: &host, port, trust, party: &visit.party, look };
-        let Opened { io: upstream, carrier } = match self.cache.tunnel(ask).await {
+        let Opened { io: upstream, carrier, .. } = match self.cache.tunnel(ask).await {
             Ok(opened) => opened,
             Err(error) => return self.failed(&error, at),
         };

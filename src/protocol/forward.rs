@@ -79,6 +79,7 @@ impl Front {
             outcome: ready.outcome,
             ecosystem: ready.ecosystem,
             key: ready.key,
+            source: ready.source.clone(),
             digest: ready.digest,
             fetch_ms: ready.fetch_ms,
         })
@@ -169,6 +170,7 @@ fn exchange(visit: &Visit<'_>, url: &Url, trust: Trust, reason: Reason) -> Excha
         reason,
         freshness: Freshness::Http,
         party: visit.party.clone(),
+        cause: key(url),
     }
 }
 

@@ -42,7 +42,7 @@ use crate::cache::served::{Ask, Framing, Partiality, Served};
 use crate::model::credential;
 use crate::model::digest::Digest;
 use crate::model::hop;
-use crate::model::key::KeyHash;
+use crate::model::key::{Key, KeyHash};
 use crate::model::lookup::{Lookup, Trust};
 use crate::model::outcome::{Outcome, Reason};
 use crate::model::party::Party;
@@ -156,6 +156,8 @@ pub(super) struct Answered {
     /// Index of the metric label.
     pub ecosystem: usize,
     pub key: Option<KeyHash>,
+    /// What was asked for, where that has a name.
+    pub source: Option<Arc<Key>>,
     pub digest: Option<Digest>,
     pub fetch_ms: u32,
 }
@@ -163,11 +165,12 @@ pub(super) struct Answered {
 impl Answered {
     pub(super) fn of_served(served: Served, method: &Method, ecosystem: usize) -> Answered {
         let (outcome, key, digest, fetch_ms) = (served.outcome, served.key, served.digest, served.fetch_ms);
-        Answered { response: reply::response(served, method), outcome, ecosystem, key, digest, fetch_ms }
+        let source = served.source.clone();
+        Answered { response: reply::response(served, method), outcome, ecosystem, key, source, digest, fetch_ms }
     }
 
     pub(super) fn made(response: Response<ReplyBody>, outcome: Outcome, ecosystem: usize) -> Answered {
-        Answered { response, outcome, ecosystem, key: None, digest: None, fetch_ms: 0 }
+        Answered { response, outcome, ecosystem, key: None, source: None, digest: None, fetch_ms: 0 }
     }
 }
 
@@ -259,6 +262,7 @@ impl Front {
             outcome: answered.outcome,
             ecosystem: answered.ecosystem,
             key: answered.key,
+            source: answered.source,
             digest: answered.digest,
             fetch_ms: answered.fetch_ms,
         };

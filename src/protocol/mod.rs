@@ -18,6 +18,7 @@ pub mod hosts;
 mod inside;
 pub mod intercept;
 pub mod label;
+mod ledger;
 mod mount;
 pub mod observe;
 pub mod owner;

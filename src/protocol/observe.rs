@@ -17,9 +17,10 @@ use crate::cache::Cache;
 use crate::cache::error::CacheError;
 use crate::cache::ledger::Line;
 use crate::cache::relay::Carrier;
+use crate::cache::usage::{self, Saved};
 use crate::model::digest::Digest;
 use crate::model::hex;
-use crate::model::key::KeyHash;
+use crate::model::key::{Key, KeyHash};
 use crate::model::outcome::{Outcome, Reason};
 use crate::runtime::clock::Clock;
 use crate::telemetry::access_log::{self, AccessLog};
@@ -224,6 +225,8 @@ pub(super) struct Observation {
     pub outcome: Outcome,
     pub ecosystem: usize,
     pub key: Option<KeyHash>,
+    /// What was asked for, where that has a name.
+    pub source: Option<Arc<Key>>,
     pub digest: Option<Digest>,
     pub fetch_ms: u32,
 }
@@ -240,6 +243,7 @@ pub(super) struct Ended<'a> {
     pub outcome: Outcome,
     pub ecosystem: usize,
     pub key: Option<KeyHash>,
+    pub source: Option<&'a Key>,
     pub digest: Option<&'a Digest>,
     pub fetch_ms: u32,
 }
@@ -257,10 +261,18 @@ impl Observation {
             outcome: self.outcome,
             ecosystem: self.ecosystem,
             key: self.key,
+            source: self.source.as_deref(),
             digest: self.digest.as_ref(),
             fetch_ms: self.fetch_ms,
         };
         self.observers.conclude(&ended, bytes, error);
+    }
+}
+
+impl Ended<'_> {
+    /// Whether it is known what the fetch took that was not made again. Who followed one under way waited for it.
+    fn is_timed(&self) -> bool {
+        self.fetch_ms > 0 && self.outcome != Outcome::Coalesced
     }
 }
 
@@ -281,9 +293,19 @@ impl Observers {
         if self.log.is_on() {
             self.log_line(ended, bytes, micros);
         }
-        if let Some(label) = ended.label
-            && !self.is_api(ended.ecosystem)
-        {
+        if self.is_api(ended.ecosystem) {
+            return;
+        }
+        self.cache.usage().answered(&usage::Answer {
+            label: ended.label.map(|label| &**label),
+            ecosystem: self.ecosystem(ended.ecosystem),
+            source: ended.source,
+            tier: ended.outcome.tier(),
+            peer: ended.peer.ip(),
+            bytes,
+            hit: saved.then(|| if ended.is_timed() { Saved::Millis(saved_ms) } else { Saved::Untimed }),
+        });
+        if let Some(label) = ended.label {
             self.record(ended, label, &Sent { bytes, micros, saved, saved_ms, whole: error.is_none() });
         }
     }

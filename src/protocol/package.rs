@@ -8,6 +8,7 @@ use http::header::{self, HeaderValue};
 use http::{Response, StatusCode};
 
 use super::again::Ready;
+use super::forward::key;
 use super::front::{Answered, Front, Visit};
 use super::generation::Asking;
 use super::hop::{Asker, add_advice};
@@ -19,6 +20,7 @@ use crate::cache::error::CacheError;
 use crate::cache::relay::Exchange;
 use crate::cache::served::{Ask, Partiality, Served};
 use crate::ecosystem::Ecosystem;
+use crate::model::key::Key;
 use crate::model::kind::ErrorKind;
 use crate::model::lookup::{
     Answer, Expect, Freshness, Lookup, Member, Origin, Origins, Rejection, Request, Rewrite, Route, Shown, Trust,
@@ -167,6 +169,7 @@ impl Front {
         let exchange = Exchange {
             method: visit.method.clone(),
             parent: self.parent.as_ref().and_then(|parent| parent.origin(visit, asked(visit))),
+            cause: Key { ecosystem: self.upstreams.load().ecosystem(at).about().name, ..key(&origin.url) },
             origin,
             headers: visit.headers.clone(),
             body: None,
@@ -253,7 +256,7 @@ pub(super) fn ask<'a>(visit: &'a Visit<'_>, lookup: &'a Lookup) -> Option<Ask<'a
 
 /// Applies a rewrite to a document of bounded size. Its validators name what upstream sent, so they do not go along.
 async fn rewritten(served: Served, rewrite: &Rewrite, visit: &Visit<'_>, at: usize) -> Result<Answered, CacheError> {
-    let (outcome, key, digest) = (served.outcome, served.key, served.digest);
+    let (outcome, key, source, digest) = (served.outcome, served.key, served.source.clone(), served.digest);
     let (fetch_ms, age, forwarded) = (served.fetch_ms, served.age, served.forwarded);
     let content_type = served.headers.get(header::CONTENT_TYPE).cloned();
     let raw = served.into_bytes(rewrite.max_bytes).await?;
@@ -267,7 +270,7 @@ async fn rewritten(served: Served, rewrite: &Rewrite, visit: &Visit<'_>, at: usi
         headers.insert(header::CONTENT_TYPE, content_type);
     }
     reply::decorate(headers, reply::cache_status(outcome, forwarded), age);
-    Ok(Answered { response, outcome, ecosystem: at, key, digest, fetch_ms })
+    Ok(Answered { response, outcome, ecosystem: at, key, source, digest, fetch_ms })
 }
 
 fn answered(answer: Answer, outcome: Outcome) -> Response<ReplyBody> {

@@ -210,7 +210,7 @@ fn bucket(micros: u64) -> usize {
 }
 
 /// A small number for each thread, dealt out in turn.
-fn thread_number() -> usize {
+pub(crate) fn thread_number() -> usize {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     thread_local! {
         static NUMBER: Cell<usize> = const { Cell::new(usize::MAX) };
@@ -323,8 +323,8 @@ mod tests {
     #[test]
     fn label_values_are_escaped() {
         let metrics = metrics();
-        metrics.observe(Name::UpstreamBytes, |samples| samples.push(&["a\\b\"c\nd"], 5));
-        assert!(metrics.render().contains("larder_upstream_bytes_total{host=\"a\\\\b\\\"c\\nd\"} 5\n"));
+        metrics.observe(Name::QueueDepth, |samples| samples.push(&["a\\b\"c\nd"], 5));
+        assert!(metrics.render().contains("larder_queue_depth{queue=\"a\\\\b\\\"c\\nd\"} 5\n"));
     }
 
     #[test]

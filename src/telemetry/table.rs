@@ -37,7 +37,8 @@ pub enum Name {
     CorruptBlobs,
     FailedSyncs,
     UpstreamRequests,
-    UpstreamBytes,
+    LinkBytes,
+    LedgerFolded,
     UpstreamHosts,
     ConnectionsOpen,
     ConnectionsAccepted,
@@ -128,7 +129,8 @@ rows! {
     CorruptBlobs "larder_corrupt_blobs_total" Counter "blobs" &[], "Blobs whose bytes no longer hashed to their digest.";
     FailedSyncs "larder_failed_syncs_total" Counter "syncs" &[], "Syncs that failed and condemned what they covered.";
     UpstreamRequests "larder_upstream_requests_total" Counter "requests" &["host", "result"], "Requests sent upstream, attempts counted singly.";
-    UpstreamBytes "larder_upstream_bytes_total" Counter "bytes" &["host"], "Body bytes received from upstream.";
+    LinkBytes "larder_link_bytes_total" Counter "bytes" &["link", "way"], "Body bytes by the link that they went over: served to clients, fetched from upstream, or saved since a hit needed no fetch. As far as they are in the ledger.";
+    LedgerFolded "larder_ledger_folded_total" Counter "rows" &[], "Rows of the ledger that had no room of their own and were counted as (other).";
     UpstreamHosts "larder_upstream_hosts" Gauge "hosts" &["state"], "Upstream hosts, by the state of their breaker.";
     ConnectionsOpen "larder_connections_open" Gauge "connections" &["kind"], "Client connections open.";
     ConnectionsAccepted "larder_connections_accepted_total" Counter "connections" &[], "Client connections accepted.";

@@ -32,7 +32,7 @@ use super::resume::Plan;
 use super::retry::{self, Outcome};
 use super::secret::Secret;
 use super::settings::{Settings, SettingsError};
-use super::wire::{Counted, Tunnel};
+use super::wire::{Counted, Reached, Tunnel};
 use crate::model::hop;
 use crate::model::lookup::Trust;
 use crate::model::party::Party;
@@ -147,7 +147,7 @@ impl Client {
     /// *Errors*: `Refused` for a port that CONNECT may not reach or an address that may not be; `Crowded` when too many
     /// tunnels are open; `Resting`; `Unreachable`.
     /// *Cancel*: nothing is left.
-    pub async fn tunnel(&self, host: &str, port: u16, trust: Trust) -> Result<Tunnel, UpstreamError> {
+    pub async fn tunnel(&self, host: &str, port: u16, trust: Trust) -> Result<Opened, UpstreamError> {
         let network = self.network()?;
         let refused = |host: String, why: &str| UpstreamError::Refused { host, why: why.to_owned() };
         let target =
@@ -166,7 +166,8 @@ impl Client {
             Ok(_) => Verdict::Success,
             Err(failed) => retry::verdict(Outcome::Failure(failed), Redirects::PassOn),
         });
-        Ok(Box::new(Counted::new(opened.map_err(|failed| failed.error)?, place)))
+        let (io, Reached(reached)) = opened.map_err(|failed| failed.error)?;
+        Ok(Opened { io: Box::new(Counted::new(io, place)), carrier: Carrier::Ourselves, reached })
     }
 
     /// Opens a way to a host by CONNECT through a proxy that judges both, showing it `fields` too.
@@ -225,10 +226,7 @@ impl Fetch for Client {
     }
 
     fn tunnel<'a>(&'a self, ask: TunnelAsk<'a>) -> BoxFuture<'a, Result<Opened, UpstreamError>> {
-        Box::pin(async move {
-            let io = Client::tunnel(self, ask.host, ask.port, ask.trust).await?;
-            Ok(Opened { io, carrier: Carrier::Ourselves })
-        })
+        Box::pin(Client::tunnel(self, ask.host, ask.port, ask.trust))
     }
 }
 
@@ -253,7 +251,7 @@ struct Answer {
 
 impl Chain {
     fn start(network: Arc<Network>, ask: FetchAsk) -> Result<Chain, UpstreamError> {
-        let FetchAsk { method, mut url, headers: mut asked, body, trust, resume, redirects, party } = ask;
+        let FetchAsk { method, mut url, headers: mut asked, body, trust, resume, redirects, party, cause: _ } = ask;
         let host = url.host_str().unwrap_or("the address").to_owned();
         let refused = |why: &str| UpstreamError::Refused { host: host.clone(), why: why.to_owned() };
         let origin = Origin::of(&url).ok_or_else(|| refused("the address names no http or https host"))?;
@@ -358,7 +356,7 @@ impl Chain {
 
     fn finish(self, answer: Answer, requested_at: crate::model::time::Timestamp) -> Fetched {
         let Answer { head, host, slot } = answer;
-        let Head { status, version, headers, len, ends, incoming } = head;
+        let Head { status, version, headers, len, ends, incoming, reached } = head;
         let plan = match self.resume {
             Resume::ByRange => Plan::of(&self.question.method, &self.question.headers, status, &headers, len),
             Resume::Never => None,
@@ -375,7 +373,7 @@ impl Chain {
         } else {
             FetchedBody::empty()
         };
-        Fetched { status, version, headers, len, body, url, requested_at, received_at }
+        Fetched { status, version, headers, len, body, url, reached, requested_at, received_at }
     }
 }
 

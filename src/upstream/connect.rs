@@ -17,7 +17,7 @@ use super::headers::Node;
 use super::origin::{Origin, Scheme, Target};
 use super::proxy::{Proxies, Proxy};
 use super::tls::{Offer, Tls};
-use super::wire::{Spoken, Tunnel, Wire};
+use super::wire::{Reached, Spoken, Tunnel, Wire};
 use crate::model::lookup::Trust;
 use crate::runtime::tasks::Tasks;
 
@@ -94,31 +94,37 @@ impl Dial {
         let proxy = self.proxies.route(origin);
         match (origin.scheme, proxy) {
             (Scheme::Http, None) => {
-                let io = self.gate.connect(&origin.target, trust).await?;
-                Ok(Wire::new(Box::new(io), Spoken::Http1))
+                let (io, reached) = self.direct(&origin.target, trust).await?;
+                Ok(Wire::new(io, Spoken::Http1, reached))
             }
             (Scheme::Http, Some(proxy)) => {
                 self.gate.judge_for_proxy(&origin.target, trust).await?;
-                Ok(Wire::new(self.proxy_io(proxy).await?, Spoken::ToProxy))
+                Ok(Wire::new(self.proxy_io(proxy).await?, Spoken::ToProxy, Reached(None)))
             }
             (Scheme::Https, _) => {
-                let io = self.tunnel(origin, trust).await?;
+                let (io, reached) = self.tunnel(origin, trust).await?;
                 let (io, http2) = self.handshake(Offer::Web, &origin.target, io).await?;
-                Ok(Wire::new(Box::new(io), if http2 { Spoken::Http2 } else { Spoken::Http1 }))
+                Ok(Wire::new(Box::new(io), if http2 { Spoken::Http2 } else { Spoken::Http1 }, reached))
             }
         }
     }
 
     /// Plain bytes to `origin`'s host and port, through the proxy that its scheme uses.
-    pub(crate) async fn tunnel(&self, origin: &Origin, trust: Trust) -> Result<Tunnel, UpstreamError> {
+    pub(crate) async fn tunnel(&self, origin: &Origin, trust: Trust) -> Result<(Tunnel, Reached), UpstreamError> {
         match self.proxies.route(origin) {
-            None => Ok(Box::new(self.gate.connect(&origin.target, trust).await?)),
+            None => self.direct(&origin.target, trust).await,
             Some(proxy) => {
                 self.gate.judge_for_proxy(&origin.target, trust).await?;
                 let io = self.proxy_io(proxy).await?;
-                self.ask_tunnel(io, proxy, &origin.target).await
+                Ok((self.ask_tunnel(io, proxy, &origin.target).await?, Reached(None)))
             }
         }
+    }
+
+    async fn direct(&self, target: &Target, trust: Trust) -> Result<(Tunnel, Reached), UpstreamError> {
+        let io = self.gate.connect(target, trust).await?;
+        let reached = Reached(io.peer_addr().ok().map(|peer| peer.ip().to_canonical()));
+        Ok((Box::new(io), reached))
     }
 
     /// The same through a proxy that is not the settings', which is shown `fields` too.

@@ -1,6 +1,7 @@
 //! One attempt: a request out, the head of its answer in, within a deadline. Knows no retries.
 
 use std::error::Error;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ use super::headers::{HEAD_BYTES, head_bytes};
 use super::network::Network;
 use super::origin::{Origin, Scheme};
 use super::payload::{Progress, SendBody};
-use super::wire::Proven;
+use super::wire::{Proven, Reached};
 use crate::model::hop;
 use crate::model::lookup::Trust;
 
@@ -41,6 +42,7 @@ pub(crate) struct Head {
     pub(crate) ends: Ends,
     /// None for answers that have no body by their nature.
     pub(crate) incoming: Option<Incoming>,
+    pub(crate) reached: Option<IpAddr>,
 }
 
 /// Why there is no head.
@@ -174,6 +176,7 @@ fn head(network: &Network, question: &Question, answer: Response<Incoming>) -> R
         len,
         ends: if framed { Ends::Marked } else { Ends::OnClose },
         incoming: if empty { None } else { Some(incoming) },
+        reached: parts.extensions.get::<Reached>().and_then(|reached| reached.0),
     })
 }
 

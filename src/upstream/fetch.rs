@@ -1,6 +1,7 @@
 //! The seam to the world outside: one question, one answer with a body that streams.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,6 +14,7 @@ use http::{HeaderMap, Method, StatusCode, Version};
 use parking_lot::Mutex;
 use url::Url;
 
+use crate::model::key::Key;
 use crate::model::kind::ErrorKind;
 use crate::model::lookup::Trust;
 use crate::model::party::Party;
@@ -62,6 +64,8 @@ pub enum Look {
 pub struct Opened {
     pub io: Tunnel,
     pub carrier: Carrier,
+    /// The address that was connected to. None: it stands behind a proxy.
+    pub reached: Option<IpAddr>,
 }
 
 /// Who carries a tunnel, and counts what goes through it.
@@ -86,6 +90,8 @@ pub struct FetchAsk {
     pub redirects: Redirects,
     /// Whose part of the host's places it takes.
     pub party: Party,
+    /// What is fetched for, by which the ledger counts it. None: for larder itself.
+    pub cause: Option<Arc<Key>>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -121,6 +127,8 @@ pub struct Fetched {
     pub body: FetchedBody,
     /// After redirects.
     pub url: Url,
+    /// The address that answered. None: it stands behind a proxy.
+    pub reached: Option<IpAddr>,
     pub requested_at: Timestamp,
     pub received_at: Timestamp,
 }
@@ -137,7 +145,7 @@ pub struct FetchedBody {
     /// The lock is never taken: it makes the body `Sync`, so that who holds one may be shared across an await.
     stream: Mutex<BodyStream>,
     ends: Ends,
-    meter: Option<Arc<AtomicU64>>,
+    meters: Vec<Arc<AtomicU64>>,
 }
 
 /// How the end of a body is known.
@@ -151,14 +159,14 @@ pub enum Ends {
 
 impl FetchedBody {
     pub fn new(stream: impl futures_util::Stream<Item = Result<Bytes, UpstreamError>> + Send + 'static) -> FetchedBody {
-        FetchedBody { stream: Mutex::new(Box::pin(stream)), ends: Ends::Marked, meter: None }
+        FetchedBody { stream: Mutex::new(Box::pin(stream)), ends: Ends::Marked, meters: Vec::new() }
     }
 
     /// A body whose end only the closing of the connection marks.
     pub fn until_close(
         stream: impl futures_util::Stream<Item = Result<Bytes, UpstreamError>> + Send + 'static,
     ) -> FetchedBody {
-        FetchedBody { stream: Mutex::new(Box::pin(stream)), ends: Ends::OnClose, meter: None }
+        FetchedBody { stream: Mutex::new(Box::pin(stream)), ends: Ends::OnClose, meters: Vec::new() }
     }
 
     pub fn ends(&self) -> Ends {
@@ -178,15 +186,18 @@ impl FetchedBody {
 
     pub fn poll_chunk(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, UpstreamError>>> {
         let chunk = self.stream.get_mut().as_mut().poll_next(context);
-        if let (Poll::Ready(Some(Ok(bytes))), Some(meter)) = (&chunk, &self.meter) {
-            meter.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        if let Poll::Ready(Some(Ok(bytes))) = &chunk {
+            for meter in &self.meters {
+                meter.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+            }
         }
         chunk
     }
 
-    /// Adds what comes to a meter.
-    pub fn metered(self, meter: Arc<AtomicU64>) -> FetchedBody {
-        FetchedBody { meter: Some(meter), ..self }
+    /// Adds what comes to a meter too.
+    pub fn metered(mut self, meter: Arc<AtomicU64>) -> FetchedBody {
+        self.meters.push(meter);
+        self
     }
 }
 

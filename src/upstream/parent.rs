@@ -269,6 +269,7 @@ impl Parent {
             resume: Resume::Never,
             redirects: Redirects::PassOn,
             party: Party::of(std::net::Ipv4Addr::LOCALHOST.into(), None),
+            cause: None,
         };
         match tokio::time::timeout(PONG, self.client.fetch(ask)).await {
             Ok(Ok(answer)) => {
@@ -330,7 +331,7 @@ impl Parent {
         Ok(match said.tunnel {
             Some(io) => {
                 let io = Box::new(Carried { parent: self.clone(), io, silence: None });
-                Ok(Opened { io, carrier: Carrier::Parent })
+                Ok(Opened { io, carrier: Carrier::Parent, reached: None })
             }
             None => {
                 let why = format!("the server {} answered {}", self.proxy.target, said.status);

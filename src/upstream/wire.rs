@@ -1,6 +1,7 @@
 //! The bytes' way to an upstream: TCP, TLS, or a tunnel through a proxy, all alike from here on.
 
 use std::io;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -33,7 +34,12 @@ pub(crate) struct Wire {
     io: TokioIo<Tunnel>,
     spoken: Spoken,
     proven: Proven,
+    reached: Reached,
 }
+
+/// The address that a connection was made to. None: a proxy stands between, and who is behind it is not known.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Reached(pub(crate) Option<IpAddr>);
 
 /// Whether a connection has carried an answer. One that has may be closed by the server at any moment, without fault.
 #[derive(Clone, Default)]
@@ -50,14 +56,14 @@ impl Proven {
 }
 
 impl Wire {
-    pub(crate) fn new(io: Tunnel, spoken: Spoken) -> Wire {
-        Wire { io: TokioIo::new(io), spoken, proven: Proven::default() }
+    pub(crate) fn new(io: Tunnel, spoken: Spoken, reached: Reached) -> Wire {
+        Wire { io: TokioIo::new(io), spoken, proven: Proven::default(), reached }
     }
 }
 
 impl Connection for Wire {
     fn connected(&self) -> Connected {
-        let connected = Connected::new().extra(self.proven.clone());
+        let connected = Connected::new().extra(self.proven.clone()).extra(self.reached);
         match self.spoken {
             Spoken::Http1 => connected,
             Spoken::Http2 => connected.negotiated_h2(),

@@ -9,6 +9,7 @@ pub mod body;
 pub mod build;
 pub mod client;
 pub mod debian;
+pub mod line;
 pub mod machine;
 pub mod maven;
 pub mod pages;

@@ -25,6 +25,7 @@ use crate::model::digest::Digest;
 use crate::model::key::KeyHash;
 use crate::model::place::Place;
 use crate::model::range::ByteRange;
+use crate::store::s3::cost::Meter;
 use crate::store::s3::error::{Flaw, S3Error};
 use crate::store::s3::names::Name;
 use crate::store::s3::read::{ObjectReader, Wanted};
@@ -42,8 +43,16 @@ pub struct Bucket {
     /// For what goes as fast as a client reads: its room in memory is another, so that slow clients hold up nobody else.
     pub relays: Remote,
     pub pace: Pace,
+    /// What is asked of it, for the ledger. None: nobody is billed.
+    pub bill: Option<Bill>,
     copies: Copies,
     counters: Counters,
+}
+
+/// Where a bucket's requests are counted, and whom they go to.
+pub struct Bill {
+    pub meter: Arc<Meter>,
+    pub host: String,
 }
 
 /// What came of a look into the bucket.
@@ -57,7 +66,12 @@ pub(super) enum Found {
 
 impl Bucket {
     pub fn new(remote: Remote, relays: Remote, pace: Pace) -> Bucket {
-        Bucket { remote, relays, pace, copies: Copies::default(), counters: Counters::default() }
+        Bucket { remote, relays, pace, bill: None, copies: Copies::default(), counters: Counters::default() }
+    }
+
+    /// Has its requests counted in the ledger.
+    pub fn billed(self, meter: Arc<Meter>, host: String) -> Bucket {
+        Bucket { bill: Some(Bill { meter, host }), ..self }
     }
 
     pub fn counters(&self) -> &Counters {

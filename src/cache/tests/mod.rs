@@ -98,6 +98,7 @@ impl Bed {
             clock: clock.clone(),
             tasks: tasks.clone(),
             bucket: fake.as_ref().map(|fake| remote::bucket(fake, clock.clone())),
+            ledger: crate::cache::usage::Settings::default(),
         };
         Bed { cache: Cache::new(parts), store, index, upstream, clock, files, tasks, settings, fake, dir }
     }

@@ -243,7 +243,9 @@ impl Fetch for Upstream {
             let body = if closing { FetchedBody::until_close(stream) } else { FetchedBody::new(stream) };
             let received_at = self.clock.now();
             let url = ask.url;
-            Ok(Fetched { status, version: Version::HTTP_11, headers, len, body, url, requested_at, received_at })
+            let reached = Some(std::net::Ipv4Addr::LOCALHOST.into());
+            let version = Version::HTTP_11;
+            Ok(Fetched { status, version, headers, len, body, url, reached, requested_at, received_at })
         })
     }
 

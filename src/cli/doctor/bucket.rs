@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::{Check, State};
 use crate::app::bucket;
+use crate::cache::usage::prices::Prices;
 use crate::cli::out;
 use crate::cli::where_at::Here;
 use crate::model::units::rounded_bytes;
@@ -11,7 +12,6 @@ use crate::runtime::clock::{Clock, SystemClock};
 use crate::runtime::tasks::Tasks;
 use crate::store::s3::aws::AwsBucket;
 use crate::store::s3::probe::{Abilities, Holds, probe};
-use crate::store::s3::settings::Settings;
 
 /// None: no bucket is configured.
 pub(super) async fn check(here: &Here) -> Option<Check> {
@@ -26,7 +26,7 @@ pub(super) async fn check(here: &Here) -> Option<Check> {
     };
     let began = clock.elapsed();
     Some(match probe(bucket.clone(), settings, clock.clone()).await {
-        Ok(found) => judged(name, &found, &spent(&bucket, settings, &*clock, began)),
+        Ok(found) => judged(name, &found, &spent(&bucket, &config.ledger.prices, &*clock, began)),
         Err(error) => {
             let help = "the text above names the remedy; docs/config.md, [store.s3]";
             Check::new("s3", State::Broken, format!("{name}: {error}"), help)
@@ -52,15 +52,16 @@ fn judged(name: &str, found: &Abilities, spent: &str) -> Check {
 }
 
 /// What the probe took.
-fn spent(bucket: &AwsBucket, settings: &Settings, clock: &dyn Clock, began: std::time::Duration) -> String {
+fn spent(bucket: &AwsBucket, prices: &Prices, clock: &dyn Clock, began: std::time::Duration) -> String {
     let used = bucket.meter().used();
     let took = clock.elapsed().saturating_sub(began).as_secs_f64();
     format!(
-        "{} with {} in {}, {:.6} USD",
+        "{} with {} in {}, {:.6} {}",
         out::count(used.requests(), "request", "requests"),
         rounded_bytes(used.sent_bytes + used.received_bytes),
         out::seconds(took),
-        used.cost(&settings.prices)
+        used.cost(&prices.requests),
+        prices.currency
     )
 }
 

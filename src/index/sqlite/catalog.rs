@@ -10,8 +10,10 @@ use rusqlite::{Connection, OptionalExtension, params};
 use super::names::SqliteNames;
 use super::pool::Readers;
 use super::write::{self, Writing};
-use super::{ledger, pool, remote, schema, sql};
-use crate::index::catalog::{Catalog, Change, Keep, Names, Opened, PrefixAsk, Remote, Whose, Written, end_of};
+use super::{ledger, pool, remote, schema, sql, usage};
+use crate::index::catalog::{
+    Catalog, Change, Keep, Names, Opened, PrefixAsk, Remote, UsageAsk, Whose, Written, end_of,
+};
 use crate::index::codec;
 use crate::index::error::IndexError;
 use crate::index::ledger::{Build, RecordLine};
@@ -20,6 +22,7 @@ use crate::model::digest::Digest;
 use crate::model::entry::Entry;
 use crate::model::key::KeyHash;
 use crate::model::realm::Realm;
+use crate::model::usage::UsageSum;
 
 /// `catalog.sqlite`: one connection that writes, a few that read. Cheap to clone.
 #[derive(Clone)]
@@ -118,6 +121,10 @@ impl Catalog for SqliteCatalog {
 
     fn lines(&self, label: String, after: u64, limit: usize) -> BoxFuture<'_, Result<Vec<RecordLine>, IndexError>> {
         Box::pin(self.readers.read(move |connection| ledger::lines(connection, &label, after, limit)))
+    }
+
+    fn usage(&self, ask: UsageAsk) -> BoxFuture<'_, Result<Vec<UsageSum>, IndexError>> {
+        Box::pin(self.readers.read(move |connection| usage::usage(connection, &ask)))
     }
 
     fn pinned(&self, digests: Vec<Digest>) -> BoxFuture<'_, Result<Vec<bool>, IndexError>> {

@@ -12,4 +12,5 @@ pub(super) mod pool;
 mod remote;
 pub(super) mod schema;
 pub(super) mod sql;
+mod usage;
 mod write;

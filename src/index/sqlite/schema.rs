@@ -108,4 +108,34 @@ pub(in crate::index) const CATALOG: &[&str] = &[
         sums BLOB NOT NULL
     ) STRICT, WITHOUT ROWID;
 ",
+    "
+    CREATE TABLE usage_days (
+        day INTEGER NOT NULL,
+        label TEXT NOT NULL,
+        ecosystem TEXT NOT NULL,
+        upstream TEXT NOT NULL,
+        scope TEXT NOT NULL,
+        tier TEXT NOT NULL,
+        link TEXT NOT NULL,
+        requests INTEGER NOT NULL,
+        hits INTEGER NOT NULL,
+        timed_hits INTEGER NOT NULL,
+        served_bytes INTEGER NOT NULL,
+        saved_bytes INTEGER NOT NULL,
+        saved_ms INTEGER NOT NULL,
+        fetches INTEGER NOT NULL,
+        fetched_bytes INTEGER NOT NULL,
+        s3_put INTEGER NOT NULL,
+        s3_part INTEGER NOT NULL,
+        s3_list INTEGER NOT NULL,
+        s3_get INTEGER NOT NULL,
+        s3_head INTEGER NOT NULL,
+        s3_delete INTEGER NOT NULL,
+        s3_sent_bytes INTEGER NOT NULL,
+        s3_received_bytes INTEGER NOT NULL,
+        disk_kib_s INTEGER NOT NULL,
+        s3_kib_s INTEGER NOT NULL,
+        PRIMARY KEY (day, label, ecosystem, upstream, scope, tier, link)
+    ) STRICT, WITHOUT ROWID;
+",
 ];

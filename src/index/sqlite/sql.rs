@@ -153,6 +153,35 @@ pub(in crate::index) const LINES: &str =
 pub(in crate::index) const LINES_DROP: &str = "DELETE FROM lines WHERE build = ?1";
 pub(in crate::index) const LINE_NAMES: &str = "SELECT 1 FROM lines WHERE digest = ?1 LIMIT 1";
 
+// catalog.sqlite: usage by day
+
+pub(in crate::index) const USAGE_ADD: &str = "UPDATE usage_days SET
+     requests = requests + ?8, hits = hits + ?9, timed_hits = timed_hits + ?10,
+     served_bytes = served_bytes + ?11, saved_bytes = saved_bytes + ?12, saved_ms = saved_ms + ?13,
+     fetches = fetches + ?14, fetched_bytes = fetched_bytes + ?15, s3_put = s3_put + ?16,
+     s3_part = s3_part + ?17, s3_list = s3_list + ?18, s3_get = s3_get + ?19, s3_head = s3_head + ?20,
+     s3_delete = s3_delete + ?21, s3_sent_bytes = s3_sent_bytes + ?22,
+     s3_received_bytes = s3_received_bytes + ?23, disk_kib_s = disk_kib_s + ?24, s3_kib_s = s3_kib_s + ?25
+     WHERE day = ?1 AND label = ?2 AND ecosystem = ?3 AND upstream = ?4 AND scope = ?5 AND tier = ?6 AND link = ?7";
+pub(in crate::index) const USAGE_PUT: &str =
+    "INSERT INTO usage_days (day, label, ecosystem, upstream, scope, tier, link,
+     requests, hits, timed_hits, served_bytes, saved_bytes, saved_ms, fetches, fetched_bytes, s3_put,
+     s3_part, s3_list, s3_get, s3_head, s3_delete, s3_sent_bytes, s3_received_bytes, disk_kib_s, s3_kib_s)
+     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21,
+     ?22, ?23, ?24, ?25)";
+pub(in crate::index) const USAGE_ROWS: &str = "SELECT count(*) FROM usage_days WHERE day = ?1";
+pub(in crate::index) const USAGE_EXPIRE: &str = "DELETE FROM usage_days WHERE day < ?1";
+/// Sums are read as floats, which do not overflow; up to 2^53 they are exact.
+pub(in crate::index) const USAGE: &str = "SELECT
+     CASE ?3 WHEN 'day' THEN CAST(day AS TEXT) WHEN 'label' THEN label WHEN 'ecosystem' THEN ecosystem
+     WHEN 'upstream' THEN upstream WHEN 'scope' THEN scope WHEN 'tier' THEN tier ELSE link END AS name, link,
+     total(requests), total(hits), total(timed_hits), total(served_bytes), total(saved_bytes),
+     total(saved_ms), total(fetches), total(fetched_bytes), total(s3_put), total(s3_part),
+     total(s3_list), total(s3_get), total(s3_head), total(s3_delete), total(s3_sent_bytes),
+     total(s3_received_bytes), total(disk_kib_s), total(s3_kib_s)
+     FROM usage_days WHERE day BETWEEN ?1 AND ?2 GROUP BY 1, 2
+     ORDER BY total(served_bytes + fetched_bytes) DESC, name, link LIMIT ?4";
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -246,6 +275,11 @@ mod tests {
             LINES,
             LINES_DROP,
             LINE_NAMES,
+            USAGE_ADD,
+            USAGE_PUT,
+            USAGE_ROWS,
+            USAGE_EXPIRE,
+            USAGE,
         ] {
             catalog.prepare(statement).unwrap_or_else(|error| panic!("{statement}: {error}"));
         }

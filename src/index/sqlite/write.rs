@@ -138,6 +138,9 @@ impl Changing<'_> {
             Change::ForgetBuild { label } => found.builds = u64::from(self.forget_build(label)?),
             Change::Expire(kept) => found.builds = self.expire_builds(kept)? as u64,
             Change::Fact { name, value } => self.put_fact(name, *value)?,
+            Change::Usage { rows, rows_max, oldest_day } => {
+                found.folded = self.add_usage(rows, *rows_max, *oldest_day)?;
+            }
         }
         Ok(found)
     }

@@ -212,7 +212,7 @@ impl Writer {
                         self.unqueue(&transaction, digest, &mut moved)?;
                     }
                 }
-                Work::Line { .. } | Work::ForgetBuild { .. } | Work::Fact { .. } | Work::Barrier => {}
+                Work::Line { .. } | Work::ForgetBuild { .. } | Work::Fact { .. } | Work::Usage(_) | Work::Barrier => {}
             }
         }
         if moved != Moved::default() {
@@ -251,7 +251,7 @@ impl Writer {
         let changes: Vec<Change<'_>> = due.iter().filter_map(|staged| self.change(staged)).collect();
         let written = self.core.catalog.write(&changes)?;
         for (staged, found) in due.iter_mut().zip(written.found) {
-            staged.done.changed += found.builds;
+            staged.done.changed += found.builds + found.folded;
             staged.found = found;
         }
         Ok(())
@@ -268,6 +268,9 @@ impl Writer {
             Work::Line { label, line } => Change::Line { label, line, lines_max, kept: self.kept_builds() },
             Work::ForgetBuild { label } => Change::ForgetBuild { label },
             Work::Fact { name, value } => Change::Fact { name, value: value.as_deref() },
+            Work::Usage(added) => {
+                Change::Usage { rows: &added.rows, rows_max: added.rows_max, oldest_day: added.oldest_day }
+            }
             Work::Uploaded { name, bytes, at, blobs } => Change::Remote { name, bytes: *bytes, at: *at, blobs },
             Work::Lost { digest, place, seq, whole } => {
                 Change::Lost { seq: *seq, digest: *digest, object: place.object, whole: *whole }
@@ -347,7 +350,7 @@ impl Work {
         match self {
             Work::Record(record) => record.blob.is_some() || !record.sums.is_empty(),
             Work::Drop { .. } | Work::Move(_) | Work::Uploaded { .. } | Work::Lost { .. } | Work::Unqueue(_) => true,
-            Work::Line { .. } | Work::ForgetBuild { .. } | Work::Fact { .. } | Work::Barrier => false,
+            Work::Line { .. } | Work::ForgetBuild { .. } | Work::Fact { .. } | Work::Usage(_) | Work::Barrier => false,
         }
     }
 
@@ -362,6 +365,7 @@ impl Work {
             | Work::Uploaded { .. }
             | Work::Lost { .. }
             | Work::Unqueue(_)
+            | Work::Usage(_)
             | Work::Barrier => Vec::new(),
         }
     }

@@ -13,6 +13,7 @@ use crate::index::error::IndexError;
 use crate::index::evict::Move;
 use crate::index::ledger::RecordLine;
 use crate::index::record::Visible;
+use crate::index::usage::AddedUsage;
 use crate::model::digest::Digest;
 use crate::model::place::Place;
 use crate::model::time::Timestamp;
@@ -60,6 +61,7 @@ pub(in crate::index) enum Work {
     },
     /// Out of the outbox, unsent.
     Unqueue(Vec<Digest>),
+    Usage(Box<AddedUsage>),
     /// Nothing: whoever awaits it awaits all before it.
     Barrier,
 }

@@ -40,7 +40,12 @@ pub(super) fn settle(core: &Core, staged: &mut Staged) {
             core.table.remove_if(&digest.prefix(), place);
             settle_drop(core, staged);
         }
-        Work::Fact { .. } | Work::Line { .. } | Work::ForgetBuild { .. } | Work::Unqueue(_) | Work::Barrier => {}
+        Work::Fact { .. }
+        | Work::Line { .. }
+        | Work::ForgetBuild { .. }
+        | Work::Unqueue(_)
+        | Work::Usage(_)
+        | Work::Barrier => {}
     }
 }
 

@@ -73,7 +73,7 @@ pub struct Used {
     pub received_bytes: u64,
 }
 
-/// What requests cost, in US dollars for a thousand.
+/// What a thousand requests cost.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Prices {
@@ -117,15 +117,22 @@ impl Used {
         self.requests.iter().sum()
     }
 
-    /// In US dollars.
+    /// In the currency of the prices.
     pub fn cost(&self, prices: &Prices) -> f64 {
+        prices.cost(|kind| self.of(kind))
+    }
+}
+
+impl Prices {
+    /// What so many requests of each kind cost.
+    pub fn cost(&self, requests: impl Fn(RequestKind) -> u64) -> f64 {
         let cost = |kind| {
             let each = match kind {
-                RequestKind::Put | RequestKind::Part | RequestKind::List => prices.put_per_1000,
-                RequestKind::Get | RequestKind::Head => prices.get_per_1000,
+                RequestKind::Put | RequestKind::Part | RequestKind::List => self.put_per_1000,
+                RequestKind::Get | RequestKind::Head => self.get_per_1000,
                 RequestKind::Delete => 0.0,
             };
-            self.of(kind) as f64 * each / 1000.0
+            requests(kind) as f64 * each / 1000.0
         };
         RequestKind::ALL.into_iter().map(cost).sum()
     }

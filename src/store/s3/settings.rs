@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::cost::Prices;
 use super::error::S3Error;
 use super::pack::DATA_MAX;
 use crate::model::units;
@@ -69,7 +68,6 @@ pub struct Settings {
     /// What may wait here to be sent. None: half of the store's budget.
     #[serde(with = "units::bytes_option")]
     pub outbox_max_bytes: Option<u64>,
-    pub prices: Prices,
 }
 
 impl Default for Settings {
@@ -97,7 +95,6 @@ impl Default for Settings {
             pack_bytes: 16 * MIB,
             pack_delay: Duration::from_secs(5),
             outbox_max_bytes: None,
-            prices: Prices::default(),
         }
     }
 }

@@ -160,7 +160,9 @@ async fn a_tunnel_carries_bytes_and_counts_against_its_limit() {
     let settings = Settings { connect_ports: vec![port], tunnels: 1, ..settings() };
     let client = client(settings);
     let (tunnel, accepted) = tokio::join!(client.tunnel("127.0.0.1", port, Trust::Configured), listener.accept());
-    let (mut tunnel, (mut peer, _)) = (tunnel.expect("open"), accepted.expect("came"));
+    let (opened, (mut peer, _)) = (tunnel.expect("open"), accepted.expect("came"));
+    assert_eq!(opened.reached, Some(std::net::Ipv4Addr::LOCALHOST.into()));
+    let mut tunnel = opened.io;
     tunnel.write_all(b"ping").await.expect("written");
     let mut bytes = [0; 4];
     peer.read_exact(&mut bytes).await.expect("read");

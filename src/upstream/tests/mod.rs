@@ -79,6 +79,7 @@ fn get(url: &str) -> FetchAsk {
         resume: Resume::ByRange,
         redirects: Redirects::Follow,
         party: Party::of(std::net::Ipv4Addr::LOCALHOST.into(), None),
+        cause: None,
     }
 }
 

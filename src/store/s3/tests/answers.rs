@@ -14,7 +14,7 @@ use crate::runtime::clock::{Clock, TokioClock};
 use crate::store::s3::aws::AwsBucket;
 use crate::store::s3::bucket::{Bucket, Only, Put, Span, Tag, Upload, UploadId};
 use crate::store::s3::connector::{Again, Answer, Exchange, NoAnswer};
-use crate::store::s3::cost::RequestKind;
+use crate::store::s3::cost::{Prices, RequestKind};
 use crate::store::s3::error::S3Error;
 use crate::store::s3::settings::{Checksum, Encryption, Settings};
 
@@ -116,7 +116,7 @@ async fn what_passes_is_asked_again_and_each_time_is_on_the_bill() {
     assert!(clock.elapsed() < std::time::Duration::from_secs(5));
     let used = bucket.meter().used();
     assert_eq!((used.of(RequestKind::Put), used.requests(), used.sent_bytes), (3, 3, 18));
-    assert!((used.cost(&Settings::default().prices) - 0.000_015).abs() < 1e-12);
+    assert!((used.cost(&Prices::default()) - 0.000_015).abs() < 1e-12);
     // Four times by default, then it is told.
     let refused = bucket.get("a", Span::Whole).await.expect_err("nobody answers");
     assert!(refused.to_string().contains("connection refused"), "{refused}");
