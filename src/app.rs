@@ -85,10 +85,7 @@ pub struct Running {
 /// *Errors*: nothing runs then.
 pub async fn start(mut config: Config, options: StartOptions) -> Result<Running, StartError> {
     if options.parent.is_some() {
-        // Both ways out are one node's.
-        // The server has the bucket.
-        config.store.s3.bucket = None;
-        config.upstream.node_id.get_or_insert_with(|| hex::encode(&random_bytes::<8>()));
+        become_agent(&mut config);
     }
     let dir = config
         .data_dir(&Variables::of_process())
@@ -158,6 +155,13 @@ pub async fn start(mut config: Config, options: StartOptions) -> Result<Running,
         clock,
     });
     parts.open_doors(inherited, labels, options).await
+}
+
+fn become_agent(config: &mut Config) {
+    // The server has the bucket.
+    config.store.s3.bucket = None;
+    // Both ways out are one node's.
+    config.upstream.node_id.get_or_insert_with(|| hex::encode(&random_bytes::<8>()));
 }
 
 /// What the engine fetches with: directly, or through another larder first.

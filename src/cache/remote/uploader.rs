@@ -152,10 +152,8 @@ impl Uploader {
         let held = self.holding.map_or(Duration::ZERO, |since| elapsed.saturating_sub(since));
         let due = pace.due(waiting, &Look { now, held, sending: &self.sending, is_cut });
         self.holding = due.pack_in.map(|_| self.holding.unwrap_or(elapsed));
-        // While S3 takes nothing, one try is enough.
-        let (packs, objects) = if self.pauses.is_failing() { (1, 1) } else { (PACKS_MAX, OBJECTS_MAX) };
         let Due { pack, objects: mut large, pack_in } = due;
-        if !pack.is_empty() && self.packs < packs && !(self.pauses.is_failing() && !self.under_way.is_empty()) {
+        if !pack.is_empty() && self.packs < PACKS_MAX && self.may_try() {
             self.begin_pack(pack);
         }
         if !large.is_empty() {
@@ -164,13 +162,18 @@ impl Uploader {
             large.rotate_left(first);
         }
         for blob in large {
-            if self.objects >= objects || self.pauses.is_failing() && !self.under_way.is_empty() {
+            if self.objects >= OBJECTS_MAX || !self.may_try() {
                 break;
             }
             self.begin_object(blob);
         }
         // What ends makes room for the next, and looks again.
         self.look_in(pack_in.unwrap_or(LOOK_ANYWAY).min(LOOK_ANYWAY));
+    }
+
+    /// While S3 takes nothing, one try at a time is enough.
+    fn may_try(&self) -> bool {
+        self.under_way.is_empty() || !self.pauses.is_failing()
     }
 
     fn begin_pack(&mut self, blobs: Vec<Waiting>) {
