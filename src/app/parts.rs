@@ -7,6 +7,7 @@ use std::sync::atomic::AtomicBool;
 use parking_lot::Mutex;
 
 use super::adopted::Adopted;
+use super::peers::Peers;
 use crate::cache::Cache;
 use crate::config::Config;
 use crate::index::Index;
@@ -30,6 +31,7 @@ pub(crate) struct RunningParts {
     pub store: Store,
     pub index: Index,
     pub client: Client,
+    pub peers: Peers,
     pub gate: Arc<Gate>,
     pub front: Mutex<Option<Arc<Front>>>,
     pub server: Mutex<Option<Server>>,

@@ -19,11 +19,13 @@ mod follow;
 mod head;
 pub mod invalidate;
 pub mod ledger;
+pub mod lend;
 mod open;
 mod origins;
 mod own_sum;
 mod parent;
 mod park;
+mod peer;
 mod plan;
 pub mod policy;
 pub mod relay;
@@ -64,6 +66,7 @@ use crate::runtime::clock::Clock;
 use crate::runtime::tasks::Tasks;
 use crate::store::Store;
 use crate::upstream::fetch::Fetch;
+use crate::upstream::peer::Peer;
 
 /// Where no bytes are needed, none have to be looked for.
 const NO_BODY: (ServedBody, TierName) = (ServedBody::Empty, TierName::Memory);
@@ -78,6 +81,8 @@ pub(crate) struct Inner {
     pub store: Store,
     pub index: Index,
     pub fetch: Arc<dyn Fetch>,
+    /// Asked before origins, in this order.
+    pub peers: Vec<Arc<dyn Peer>>,
     pub clock: Arc<dyn Clock>,
     pub tasks: Tasks,
     pub counters: Counters,
@@ -93,19 +98,21 @@ pub struct Parts {
     pub store: Store,
     pub index: Index,
     pub fetch: Arc<dyn Fetch>,
+    /// Asked before origins, in this order.
+    pub peers: Vec<Arc<dyn Peer>>,
     pub clock: Arc<dyn Clock>,
     pub tasks: Tasks,
 }
 
 impl Cache {
     pub fn new(parts: Parts) -> Cache {
-        let Parts { store, index, fetch, clock, tasks } = parts;
+        let Parts { store, index, fetch, peers, clock, tasks } = parts;
         let (counters, flights) = (Counters::default(), Flights::default());
         let (notes, to_keep) = mpsc::channel(ledger::QUEUE);
         tasks.spawn("build records", Inner::keep_notes(index.clone(), tasks.clone(), to_keep));
         let evicting = tokio::sync::Mutex::new(());
         let parked = Parked::default();
-        let inner = Inner { store, index, fetch, clock, tasks, counters, flights, parked, notes, evicting };
+        let inner = Inner { store, index, fetch, peers, clock, tasks, counters, flights, parked, notes, evicting };
         Cache { inner: Arc::new(inner) }
     }
 

@@ -19,6 +19,7 @@ mod inside;
 pub mod intercept;
 pub mod label;
 mod mount;
+mod node;
 pub mod observe;
 pub mod owner;
 pub mod package;

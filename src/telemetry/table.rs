@@ -30,6 +30,9 @@ pub enum Name {
     UpstreamRequests,
     UpstreamBytes,
     UpstreamHosts,
+    PeerRequests,
+    PeerBytes,
+    LinkBytesToday,
     ConnectionsOpen,
     ConnectionsAccepted,
     ConnectionsRefused,
@@ -112,6 +115,9 @@ rows! {
     UpstreamRequests "larder_upstream_requests_total" Counter "requests" &["host", "result"], "Requests sent upstream, attempts counted singly.";
     UpstreamBytes "larder_upstream_bytes_total" Counter "bytes" &["host"], "Body bytes received from upstream.";
     UpstreamHosts "larder_upstream_hosts" Gauge "hosts" &["state"], "Upstream hosts, by the state of their breaker.";
+    PeerRequests "larder_peer_requests_total" Counter "requests" &["peer", "result"], "Questions to other larders about what is missing here, by what came of them.";
+    PeerBytes "larder_peer_bytes_total" Counter "bytes" &["peer", "link"], "Bytes received from other larders.";
+    LinkBytesToday "larder_link_bytes_today" Gauge "bytes" &["link"], "Bytes that a link to other larders carried since midnight UTC, as its budget counts them.";
     ConnectionsOpen "larder_connections_open" Gauge "connections" &["kind"], "Client connections open.";
     ConnectionsAccepted "larder_connections_accepted_total" Counter "connections" &[], "Client connections accepted.";
     ConnectionsRefused "larder_connections_refused_total" Counter "connections" &["why"], "Client connections closed at once.";

@@ -8,6 +8,7 @@ mod full;
 mod healing;
 mod origins;
 mod parking;
+mod peers;
 mod proofs;
 mod ranges;
 mod records;
@@ -39,6 +40,7 @@ use crate::runtime::clock::ManualClock;
 use crate::runtime::tasks::Tasks;
 use crate::store::fault::FaultFiles;
 use crate::store::{Settings, Store};
+use crate::upstream::peer::Peer;
 
 pub(super) const MIB: usize = 1 << 20;
 
@@ -68,7 +70,15 @@ impl Bed {
     pub fn with(settings: Settings) -> Bed {
         let clock = ManualClock::at(Timestamp::from_secs(1_800_000_000));
         let dir = tempfile::tempdir().expect("a directory");
-        Bed::over(dir, settings, FaultFiles::default(), Upstream::new(clock.clone()), clock)
+        Bed::over(dir, settings, FaultFiles::default(), Upstream::new(clock.clone()), clock, Vec::new())
+    }
+
+    /// With others that may be asked before upstream.
+    pub fn beside(peers: Vec<Arc<dyn Peer>>) -> Bed {
+        let clock = ManualClock::at(Timestamp::from_secs(1_800_000_000));
+        let dir = tempfile::tempdir().expect("a directory");
+        let settings = Settings { max_bytes: Some(1 << 30), min_free_percent: 0, ..Settings::default() };
+        Bed::over(dir, settings, FaultFiles::default(), Upstream::new(clock.clone()), clock, peers)
     }
 
     fn over(
@@ -77,6 +87,7 @@ impl Bed {
         files: FaultFiles,
         upstream: Arc<Upstream>,
         clock: Arc<ManualClock>,
+        peers: Vec<Arc<dyn Peer>>,
     ) -> Bed {
         let store = Store::open(dir.path(), &settings, Arc::new(files.clone()), clock.clone()).expect("a store");
         let adopting = store.clone();
@@ -88,6 +99,7 @@ impl Bed {
             store: store.clone(),
             index: index.clone(),
             fetch: upstream.clone(),
+            peers,
             clock: clock.clone(),
             tasks: tasks.clone(),
         };
@@ -102,7 +114,7 @@ impl Bed {
         tasks.drain(Duration::from_secs(10)).await;
         index.close().await;
         drop(index);
-        let bed = Bed::over(dir, settings, files, upstream, clock);
+        let bed = Bed::over(dir, settings, files, upstream, clock, Vec::new());
         bed.index.loaded().await;
         bed
     }
