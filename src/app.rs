@@ -11,6 +11,7 @@ mod directory;
 pub mod error;
 mod metrics;
 mod parts;
+mod peers;
 mod upstreams;
 
 use std::net::SocketAddr;
@@ -27,6 +28,7 @@ use self::control::ProcessControl;
 use self::directory::HANDOVER_PATIENCE;
 use self::error::{StartError, StartErrorKind};
 use self::parts::RunningParts;
+use self::peers::Peers;
 use crate::cache::{Cache, Parts};
 use crate::config::{Config, Variables};
 use crate::ecosystem;
@@ -84,9 +86,7 @@ pub struct Running {
 ///
 /// *Errors*: nothing runs then.
 pub async fn start(mut config: Config, options: StartOptions) -> Result<Running, StartError> {
-    if options.parent.is_some() {
-        become_agent(&mut config);
-    }
+    settle_ways(&mut config, &options);
     let dir = config
         .data_dir(&Variables::of_process())
         .map_err(|error| StartError::new(StartErrorKind::Config, error.to_string(), "larder serve --data DIR"))?;
@@ -117,11 +117,14 @@ pub async fn start(mut config: Config, options: StartOptions) -> Result<Running,
         )
     })?;
     client.set_offline(options.offline || config.upstream.offline);
+    let peers = Peers::new(&config, &index, &clock, &tasks)?;
+    peers.set_offline(options.offline || config.upstream.offline);
     let fetch = ways(&client, &options, &config, &clock, &tasks)?;
     let cache = Cache::new(Parts {
         store: store.clone(),
         index: index.clone(),
         fetch,
+        peers: peers.as_asked(),
         clock: clock.clone(),
         tasks: tasks.clone(),
         bucket: bucket.as_ref().map(|bucket| bucket::shared(bucket, &config.store.s3, &clock)).transpose()?,
@@ -148,6 +151,7 @@ pub async fn start(mut config: Config, options: StartOptions) -> Result<Running,
         index,
         bucket,
         client,
+        peers,
         gate,
         metrics,
         log,
@@ -157,11 +161,18 @@ pub async fn start(mut config: Config, options: StartOptions) -> Result<Running,
     parts.open_doors(inherited, labels, options).await
 }
 
-fn become_agent(config: &mut Config) {
-    // The server has the bucket.
-    config.store.s3.bucket = None;
-    // Both ways out are one node's.
-    config.upstream.node_id.get_or_insert_with(|| hex::encode(&random_bytes::<8>()));
+/// Through whom this larder asks others.
+fn settle_ways(config: &mut Config, options: &StartOptions) {
+    if options.parent.is_some() {
+        // It asks on behalf of builds, and its server has peers of its own.
+        config.peers.clear();
+        // The bucket is the server's too.
+        config.store.s3.bucket = None;
+    }
+    if options.parent.is_some() || !config.peers.is_empty() {
+        // All ways out are one node's.
+        config.upstream.node_id.get_or_insert_with(|| hex::encode(&random_bytes::<8>()));
+    }
 }
 
 /// What the engine fetches with: directly, or through another larder first.
@@ -209,6 +220,7 @@ impl RunningParts {
             tasks: self.tasks.clone(),
             names: own_names(&config),
             public_url: config.public.url.clone(),
+            region: config.public.region.clone().unwrap_or_default(),
             control: Arc::new(ProcessControl::new(self.clone())),
             targets: Targets::default(),
             packages: Packages::default(),
@@ -251,6 +263,7 @@ impl RunningParts {
         let serving = server.clone();
         self.tasks.spawn("server", async move { serving.run().await });
         self.cache.maintain();
+        self.peers.maintain(&self.index, &self.tasks);
         if let Some(certificates) = self.certificates.clone() {
             let tasks = self.tasks.clone();
             self.tasks.spawn("certificates", async move {

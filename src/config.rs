@@ -22,6 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cache::usage;
 use crate::protocol::{front, gate, hosts, intercept};
+use crate::upstream::peer::settings::PeerSettings;
 use crate::{index, server, store, upstream};
 
 /// All settings. One line a section.
@@ -37,6 +38,7 @@ pub struct Config {
     pub upstream: upstream::settings::Settings,
     pub upstreams: hosts::Settings,
     pub intercept: intercept::Settings,
+    pub peers: BTreeMap<String, PeerSettings>,
     pub ecosystem: BTreeMap<String, sections::Ecosystem>,
     pub gate: gate::Settings,
     pub log: sections::Log,
@@ -65,6 +67,9 @@ impl Config {
         self.intercept.patterns().map_err(|why| ConfigError::new(format!("intercept.hosts: {why}")))?;
         self.store.s3.check().map_err(|why| ConfigError::new(format!("store.s3.{why}")))?;
         self.ledger.check().map_err(|why| ConfigError::new(format!("ledger.{why}")))?;
+        for (name, peer) in &self.peers {
+            peer.check(name).map_err(|why| ConfigError::new(format!("peers.{name}: {why}")))?;
+        }
         let known: Vec<&str> = crate::ecosystem::ALL.iter().map(|ecosystem| ecosystem.about().name).collect();
         for (name, settings) in &self.ecosystem {
             if !known.contains(&name.as_str()) {

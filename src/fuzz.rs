@@ -7,7 +7,7 @@ use crate::cli::discover::fuzz::discover;
 use crate::config::fuzz::config;
 use crate::ecosystem::fuzz::{apt, cargo, cargo_document, go, maven};
 use crate::index::sqlite::fuzz::{records, row};
-use crate::model::fuzz::words;
+use crate::model::fuzz::{node, words};
 use crate::protocol::fuzz::{target, token};
 use crate::server::framing::fuzz::framing;
 use crate::store::fuzz::record;
@@ -18,7 +18,7 @@ use crate::upstream::fuzz::{answer, netrc};
 pub type Entry = fn(&[u8]);
 
 /// Each has a folder of its name in `tests/fuzz/corpus`.
-pub const TARGETS: [(&str, Entry); 19] = [
+pub const TARGETS: [(&str, Entry); 20] = [
     ("answer", answer),
     ("apt", apt),
     ("cargo", cargo),
@@ -29,6 +29,7 @@ pub const TARGETS: [(&str, Entry); 19] = [
     ("go", go),
     ("maven", maven),
     ("netrc", netrc),
+    ("node", node),
     ("pack", pack),
     ("policy", policy),
     ("record", record),

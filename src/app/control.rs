@@ -18,6 +18,7 @@ use crate::store::ClassUse;
 use crate::store::s3::cost::RequestKind;
 use crate::telemetry::table::Name;
 use crate::upstream::hosts::Health;
+use crate::upstream::peer::PeerUse;
 
 /// The process, as its API sees it.
 pub(super) struct ProcessControl {
@@ -50,6 +51,7 @@ impl Control for ProcessControl {
     fn set_offline(&self, offline: bool) {
         self.parts.offline.store(offline, Ordering::Relaxed);
         self.parts.client.set_offline(offline);
+        self.parts.peers.set_offline(offline);
         tracing::info!(offline, "offline switched");
     }
 
@@ -191,6 +193,7 @@ fn report(parts: &RunningParts) -> Value {
         "fills": parts.cache.fills(),
         "engine": parts.cache.counters().read(),
         "upstreams": parts.client.hosts().iter().map(host).collect::<Vec<_>>(),
+        "peers": parts.peers.siblings.iter().map(|one| peer(&one.usage())).collect::<Vec<_>>(),
     })
 }
 
@@ -228,5 +231,13 @@ fn host(host: &crate::upstream::hosts::HostUse) -> Value {
     json!({
         "origin": host.origin, "health": health(host.health), "in_flight": host.in_flight, "waiting": host.waiting,
         "requests": host.requests, "failures": host.failures, "retries": host.retries, "resumes": host.resumes,
+    })
+}
+
+fn peer(peer: &PeerUse) -> Value {
+    json!({
+        "name": peer.name, "link": peer.link, "bytes": peer.bytes, "usd": peer.usd,
+        "found": peer.found, "absent": peer.absent, "failed": peer.failed, "skipped": peer.skipped,
+        "link_bytes_today": peer.link_bytes_today, "link_budget_bytes": peer.link_budget,
     })
 }

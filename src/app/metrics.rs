@@ -121,6 +121,24 @@ const ENGINE: &[Source] = &[
         }
     }),
     (Name::LedgerFolded, |parts, samples| samples.push(&[], parts.cache.usage().folded())),
+    (Name::PeerRequests, |parts, samples| {
+        for peer in parts.peers.siblings.iter().map(|one| one.usage()) {
+            samples.push(&[&peer.name, "found"], peer.found);
+            samples.push(&[&peer.name, "absent"], peer.absent);
+            samples.push(&[&peer.name, "failed"], peer.failed);
+            samples.push(&[&peer.name, "skipped"], peer.skipped);
+        }
+    }),
+    (Name::PeerBytes, |parts, samples| {
+        for peer in parts.peers.siblings.iter().map(|one| one.usage()) {
+            samples.push(&[&peer.name, &peer.link], peer.bytes);
+        }
+    }),
+    (Name::LinkBytesToday, |parts, samples| {
+        for link in &parts.peers.links {
+            samples.push(&[link.name()], link.came_today().1);
+        }
+    }),
     (Name::BuildInfo, |_, samples| samples.push(&[env!("CARGO_PKG_VERSION")], 1)),
 ];
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use super::adopted::Adopted;
+use super::peers::Peers;
 use crate::cache::Cache;
 use crate::cache::remote::counters::Counted;
 use crate::config::Config;
@@ -35,6 +36,7 @@ pub(crate) struct RunningParts {
     /// None: nothing is shared.
     pub bucket: Option<Arc<AwsBucket>>,
     pub client: Client,
+    pub peers: Peers,
     pub gate: Arc<Gate>,
     pub front: Mutex<Option<Arc<Front>>>,
     pub server: Mutex<Option<Server>>,

@@ -50,7 +50,7 @@ impl Inner {
             Stage::Kept(entry, kept) if fits(ask, &entry) => match self.from_store(ask, &entry, Some(kept)).await? {
                 Some(served) => Ok(served),
                 // The body went meanwhile.
-                None if confirming || outcome == Outcome::Coalesced => {
+                None if confirming || outcome == Outcome::Coalesced || kept == Outcome::Peer => {
                     Box::pin(self.through_flight(ask, keyed(ask), hash, Arc::from([]), None)).await
                 }
                 None => Err(CacheError::Abandoned),
@@ -70,6 +70,7 @@ impl Inner {
             // Another variant than ours, or meant for the first asker: an exchange of our own.
             return self.relay(ask, Reason::NoStore).await;
         }
+        let outcome = if head.lent.is_some() { Outcome::Peer } else { outcome };
         let part = part_of(ask, head.entry.status, &head.entry.headers, head.len);
         let range = match part {
             Part::Range(range) => Some(range),
@@ -100,7 +101,7 @@ impl Inner {
             age: None,
             key: Some(head.entry.hash),
             source: Some(head.entry.key.clone()),
-            digest: None,
+            digest: head.lent,
             fetch_ms: 0,
         })
     }

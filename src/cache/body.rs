@@ -14,11 +14,13 @@ use super::Inner;
 use super::coalesce::{Flight, Head, Resumption, Stage};
 use super::error::CacheError;
 use super::park::{GivenUp, Part};
+use super::peer::Loan;
 use super::plan::{Ending, FillPlan};
 use crate::index::Ack;
 use crate::index::catalog::Put;
 use crate::index::record::{NewBlob, Record};
 use crate::model::checksum::Checksum;
+use crate::model::digest::Digest;
 use crate::model::entry::Entry;
 use crate::model::lookup::{Fallback, Origin};
 use crate::model::time::Timestamp;
@@ -44,6 +46,8 @@ pub(super) struct Beginning {
     pub draft: Entry,
     /// Whether others than the first asker may have it while it comes.
     pub is_shared: bool,
+    /// None: it comes from the origin.
+    pub loan: Option<Loan>,
 }
 
 /// What became of a part that was parked.
@@ -64,6 +68,8 @@ struct Body {
     draft: Entry,
     resume: Resumption,
     is_shared: bool,
+    /// What a peer said that it is.
+    lent: Option<Digest>,
     /// Of the whole, where it is known.
     len: Option<u64>,
     started: Timestamp,
@@ -78,21 +84,24 @@ pub(super) async fn begin(
     ending: &Ending,
     beginning: Beginning,
 ) -> Result<Stage, CacheError> {
-    let Beginning { fetched, origin, writer, expect, draft, is_shared } = beginning;
+    let Beginning { fetched, origin, writer, expect, draft, is_shared, loan } = beginning;
+    let of_origin = || resume::Plan::of(&plan.method, &plan.request, fetched.status, &fetched.headers, fetched.len);
+    let is_of_origin = loan.is_none_or(|loan| loan.is_at_origin);
     let resume = Resumption {
         url: origin.url,
         trust: origin.trust,
-        plan: resume::Plan::of(&plan.method, &plan.request, fetched.status, &fetched.headers, fetched.len),
+        plan: if is_of_origin { of_origin() } else { None },
         headers: plan.request.clone(),
         expect: expect.clone(),
         party: plan.party.clone(),
         cause: plan.key.clone(),
     };
-    let (started, len) = (fetched.requested_at, fetched.len);
+    let (started, len) = (loan.map_or(fetched.requested_at, |loan| loan.asked_at), fetched.len);
+    let lent = loan.map(|loan| loan.digest);
     let partial = writer.partial();
     let from = fetched.body;
     let spent = Duration::ZERO;
-    let body = Body { from, writer, partial, expect, draft, resume, is_shared, len, started, spent };
+    let body = Body { from, writer, partial, expect, draft, resume, is_shared, lent, len, started, spent };
     store(cache, plan, ending, body).await
 }
 
@@ -110,8 +119,8 @@ pub(super) async fn go_on(
     tracing::debug!(key = %plan.key, at = partial.written(), "taking up a parked part");
     let from = fetched.body;
     // Only what may be shared is parked.
-    let is_shared = true;
-    let body = Body { from, writer, partial, expect, draft, resume, is_shared, len, started, spent };
+    let (is_shared, lent) = (true, None);
+    let body = Body { from, writer, partial, expect, draft, resume, is_shared, lent, len, started, spent };
     store(cache, plan, ending, body).await
 }
 
@@ -148,6 +157,7 @@ async fn store(cache: &Arc<Inner>, plan: &FillPlan, ending: &Ending, mut body: B
         len: body.len,
         partial: body.partial.clone(),
         resume: body.resume.clone(),
+        lent: body.lent,
     };
     // One fill, one head.
     let _ = ending.flight.head.set(head);

@@ -11,6 +11,7 @@ use tokio::sync::watch;
 
 use super::error::CacheError;
 use super::served::Served;
+use crate::model::digest::Digest;
 use crate::model::entry::Entry;
 use crate::model::key::KeyHash;
 use crate::model::outcome::{Outcome, Reason};
@@ -44,6 +45,8 @@ pub(super) struct Head {
     pub partial: Partial,
     /// Where the rest can be had when storing stops half-way.
     pub resume: Resumption,
+    /// What a peer said that it is, if one lends it: proven before its end is passed on.
+    pub lent: Option<Digest>,
 }
 
 /// How to take up a body again at an offset.

@@ -14,6 +14,7 @@ use super::coalesce::{Flight, Stage};
 use super::decide;
 use super::error::CacheError;
 use super::origins::Question;
+use super::peer::{FromPeer, Lent, Loan};
 use super::plan::{Ending, FillPlan};
 use super::policy::rules::{self, Rules};
 use super::policy::store::{self, Storable};
@@ -55,14 +56,16 @@ async fn fill(cache: &Arc<Inner>, plan: &FillPlan, ending: &Ending) -> Result<St
         Sums::Known { expect, keeping } => (expect, keeping),
         Sums::Answer(answer) => return Ok(hand_off(ending, *answer, Reason::Upstream)),
     };
-    let (fetched, origin) = match body::take_up(cache, plan, &expect).await {
+    let (fetched, origin, loan) = match body::take_up(cache, plan, &expect).await {
         TakenUp::Goes(answer) => {
             let (fetched, part) = *answer;
             return body::go_on(cache, plan, ending, fetched, part).await;
         }
-        TakenUp::Anew(answer) => *answer,
-        TakenUp::Nothing => match ask(cache, plan, &reader, &expect).await? {
-            Asked::Answered(answer) => *answer,
+        TakenUp::Anew(answer) => from_origin(*answer),
+        TakenUp::Nothing => match ask(cache, plan, &reader, &expect, keeping).await? {
+            Asked::Answered(answer) => from_origin(*answer),
+            Asked::Lent(lent) => (lent.fetched, lent.origin, Some(lent.loan)),
+            Asked::Known(entry) => return Ok(Stage::Kept(entry, Outcome::Peer)),
             Asked::Kept(entry) => return Ok(Stage::Kept(entry, Outcome::Stale)),
             Asked::Document(answer) => return Ok(hand_off(ending, *answer, Reason::Upstream)),
         },
@@ -116,7 +119,11 @@ async fn fill(cache: &Arc<Inner>, plan: &FillPlan, ending: &Ending) -> Result<St
         }
     };
     let draft = Entry { valid: keeping == Keeping::Allowed || !is_there, ..draft(plan, &fetched, vary) };
-    body::begin(cache, plan, ending, Beginning { fetched, origin, writer, expect, draft, is_shared }).await
+    body::begin(cache, plan, ending, Beginning { fetched, origin, writer, expect, draft, is_shared, loan }).await
+}
+
+fn from_origin((fetched, origin): (Fetched, Origin)) -> (Fetched, Origin, Option<Loan>) {
+    (fetched, origin, None)
 }
 
 /// Whether an absence says little: a thing that is asked for by its sum may be had under another name.
@@ -201,7 +208,7 @@ async fn confirmed(
 }
 
 /// Whether what is stored was once compared with all of the sums.
-async fn has_sums(cache: &Inner, entry: &Entry, expect: &[Checksum]) -> Result<bool, CacheError> {
+pub(super) async fn has_sums(cache: &Inner, entry: &Entry, expect: &[Checksum]) -> Result<bool, CacheError> {
     let Some(digest) = entry.body.filter(|_| !expect.is_empty()) else { return Ok(true) };
     let known = cache.index.sums_of(&[digest]).await?.pop().unwrap_or_default();
     Ok(expect.iter().all(|sum| known.contains(sum)))
@@ -210,15 +217,30 @@ async fn has_sums(cache: &Inner, entry: &Entry, expect: &[Checksum]) -> Result<b
 /// What came of asking.
 enum Asked {
     Answered(Box<(Fetched, Origin)>),
+    /// By another larder.
+    Lent(Box<Lent>),
+    /// Another larder named bytes that are here.
+    Known(Arc<Entry>),
     /// Nobody could be asked: what is stored stands in.
     Kept(Arc<Entry>),
     /// The document that should name the origins could not be had: its answer is ours too.
     Document(Box<Served>),
 }
 
-/// Asks the larder that stands before the origins, then the origins in turn, under the conditions of what is to be
-/// confirmed. What is stored goes before origins that are asked for want of the larder alone.
-async fn ask(cache: &Arc<Inner>, plan: &FillPlan, reader: &Reader, expect: &[Checksum]) -> Result<Asked, CacheError> {
+/// Asks the larder that stands before the origins, or those beside this one, then the origins in turn, under the
+/// conditions of what is to be confirmed. What is stored goes before origins that are asked for want of the larder alone.
+async fn ask(
+    cache: &Arc<Inner>,
+    plan: &FillPlan,
+    reader: &Reader,
+    expect: &[Checksum],
+    keeping: Keeping,
+) -> Result<Asked, CacheError> {
+    match cache.ask_peers(plan, reader, expect, keeping).await? {
+        Some(FromPeer::Coming(lent)) => return Ok(Asked::Lent(lent)),
+        Some(FromPeer::Known(entry)) => return Ok(Asked::Known(entry)),
+        None => {}
+    }
     let mut headers = plan.request.clone();
     if let Some((_, conditions)) = &plan.confirm {
         headers.extend(conditions.iter().map(|(name, value)| (name.clone(), value.clone())));

@@ -161,11 +161,12 @@ async fn keep_lines(index: &Index, mut notes: Vec<(std::sync::Arc<str>, Line)>) 
     }
 }
 
-/// Whether the answer came from a fill, whose digest nobody knew while it was sent.
+/// Whether the answer came from a fill, whose digest nobody knew while it was sent. What a peer lends has one.
 fn brings_a_body(outcome: Outcome) -> bool {
     match outcome {
         Outcome::Miss | Outcome::Coalesced => true,
         Outcome::Hit(_) | Outcome::Revalidated | Outcome::Stale | Outcome::Generated | Outcome::Bypass(_) => false,
+        Outcome::Peer => false,
     }
 }
 

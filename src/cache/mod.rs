@@ -19,11 +19,13 @@ mod follow;
 mod head;
 pub mod invalidate;
 pub mod ledger;
+pub mod lend;
 mod open;
 mod origins;
 mod own_sum;
 mod parent;
 mod park;
+mod peer;
 mod plan;
 pub mod policy;
 pub mod relay;
@@ -67,6 +69,7 @@ use crate::runtime::clock::Clock;
 use crate::runtime::tasks::Tasks;
 use crate::store::Store;
 use crate::upstream::fetch::Fetch;
+use crate::upstream::peer::Peer;
 
 /// Where no bytes are needed, none have to be looked for.
 const NO_BODY: (ServedBody, TierName) = (ServedBody::Empty, TierName::Memory);
@@ -81,6 +84,8 @@ pub(crate) struct Inner {
     pub store: Store,
     pub index: Index,
     pub fetch: Arc<dyn Fetch>,
+    /// Asked before origins, in this order.
+    pub peers: Vec<Arc<dyn Peer>>,
     pub clock: Arc<dyn Clock>,
     pub tasks: Tasks,
     pub counters: Counters,
@@ -99,6 +104,8 @@ pub struct Parts {
     pub store: Store,
     pub index: Index,
     pub fetch: Arc<dyn Fetch>,
+    /// Asked before origins, in this order.
+    pub peers: Vec<Arc<dyn Peer>>,
     pub clock: Arc<dyn Clock>,
     pub tasks: Tasks,
     /// None: nothing is shared.
@@ -108,7 +115,7 @@ pub struct Parts {
 
 impl Cache {
     pub fn new(parts: Parts) -> Cache {
-        let Parts { store, index, fetch, clock, tasks, bucket, ledger } = parts;
+        let Parts { store, index, fetch, peers, clock, tasks, bucket, ledger } = parts;
         let usage = Usage::new(&ledger, clock.clone());
         let fetch = Arc::new(Metered { inner: fetch, usage: usage.clone() });
         let (counters, flights) = (Counters::default(), Flights::default());
@@ -116,8 +123,21 @@ impl Cache {
         tasks.spawn("build records", Inner::keep_notes(index.clone(), tasks.clone(), to_keep));
         let evicting = tokio::sync::Mutex::new(());
         let parked = Parked::default();
-        let inner =
-            Inner { store, index, fetch, clock, tasks, counters, usage, flights, parked, bucket, notes, evicting };
+        let inner = Inner {
+            store,
+            index,
+            fetch,
+            peers,
+            clock,
+            tasks,
+            counters,
+            usage,
+            flights,
+            parked,
+            bucket,
+            notes,
+            evicting,
+        };
         Cache { inner: Arc::new(inner) }
     }
 

@@ -28,11 +28,11 @@ struct Spliced {
 }
 
 /// Where the rest can be had.
-struct Elsewhere {
-    origins: Origins,
-    reader: Reader,
-    question: Question,
-    plan: resume::Plan,
+pub(super) struct Elsewhere {
+    pub origins: Origins,
+    pub reader: Reader,
+    pub question: Question,
+    pub plan: resume::Plan,
 }
 
 impl Inner {
@@ -97,7 +97,7 @@ impl Spliced {
 
 impl Elsewhere {
     /// Boxed, since what it asks for may stand behind the same larder again.
-    fn rest(self, cache: Arc<Inner>, got: u64) -> BoxFuture<'static, Option<FetchedBody>> {
+    pub(super) fn rest(self, cache: Arc<Inner>, got: u64) -> BoxFuture<'static, Option<FetchedBody>> {
         let Elsewhere { origins, reader, question, plan } = self;
         Box::pin(async move {
             let Ok(Addresses::Origins(origins)) = cache.resolve(&reader, &origins).await else { return None };

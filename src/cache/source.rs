@@ -144,6 +144,7 @@ impl Inner {
                     if reading == Reading::Confirmed && outcome == Outcome::Stale {
                         return Err(CacheError::Unconfirmed { what: extract.what.clone() });
                     }
+                    // A peer's may be as old as one that is stored here.
                     if matches!(outcome, Outcome::Miss | Outcome::Coalesced | Outcome::Revalidated) {
                         break;
                     }

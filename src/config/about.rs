@@ -81,6 +81,11 @@ pub(crate) const ALL: &[About] = &[
         "\"https://cache.example\"",
     ),
     key("public.names", "Host names that are ours, beside localhost and this machine's name and addresses."),
+    unset(
+        "public.region",
+        "What the place is called where this larder stands; larders that have it as a peer are told.",
+        "\"eu-west\"",
+    ),
     section("store", "Where bytes are kept, and how much."),
     key("store.memory_bytes", "Room for copies of small blobs in memory."),
     key("store.memory_max_blob", "Blobs above this are never copied to memory."),
@@ -282,6 +287,34 @@ pub(crate) const ALL: &[About] = &[
     key(
         "intercept.hosts",
         "Hosts, each as HOST, HOST:PORT or *.HOST for all below it. HOST alone means port 443. None: nobody's TLS is ended.",
+    ),
+    section(
+        "peers",
+        "Other larders, asked for what is missing here before its origin is: each under a name of your choice. What is \
+         here already, under whatever address, does not come again. Taken up at a start.",
+    ),
+    unset("peers.NAME.url", "Scheme, host and port.", "\"https://eu.example:7070\""),
+    unset(
+        "peers.NAME.token",
+        "Where a token of that larder's stands, with the right to read: { file = \"PATH\" } or { env = \"NAME\" }.",
+        "{ file = \"/run/secrets/eu-token\" }",
+    ),
+    unset("peers.NAME.link", "What its bytes go over. Peers may share one. Unset: a link of its own.", "\"atlantic\""),
+    unset("peers.NAME.usd_per_gb", "What the link costs; who costs less is asked first. Unset: nothing.", "0.02"),
+    unset(
+        "peers.NAME.max_bytes_per_day",
+        "What the link may carry in a day of UTC; beyond it origins are asked. Unset: any number.",
+        "\"100GB\"",
+    ),
+    unset(
+        "peers.NAME.timeout",
+        "How long it may take over an answer, and keep still in the middle of a body, before an origin is asked. Unset: 1s.",
+        "\"1s\"",
+    ),
+    unset(
+        "peers.NAME.ca_file",
+        "Certificates (PEM) trusted beside the system's, as `larder ca print` prints them there. Unset: upstream.ca_file.",
+        "\"/etc/larder/eu-ca.pem\"",
     ),
     section("ecosystem", "An ecosystem's sources. `larder init` writes what this machine's tools use."),
     key("ecosystem.NAME.upstreams", "Addresses in order of preference. Credentials go to netrc, never in here."),

@@ -112,6 +112,15 @@ fn write_named(out: &mut String, section: &str, inner: &Shape, adopted: &BTreeMa
     out.push('\n');
     comment(out, section);
     let Shape::Table(keys) = inner else { return };
+    if section != "ecosystem" {
+        out.push_str(&format!("# [{section}.{ANY}]\n"));
+        for (key, _) in keys {
+            let full = format!("{section}.{ANY}.{key}");
+            comment(out, &full);
+            out.push_str(&format!("# {key} = {}\n", about::of(&full).map_or("", |about| about.example)));
+        }
+        return;
+    }
     for ecosystem in crate::ecosystem::ALL.iter().map(|ecosystem| ecosystem.about().name) {
         let found = adopted.get(ecosystem).map_or(&[][..], Vec::as_slice);
         let mark = if found.is_empty() { "# " } else { "" };

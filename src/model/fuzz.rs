@@ -8,6 +8,7 @@ use super::checksum::Checksum;
 use super::digest::Digest;
 use super::entry::Entry;
 use super::key::Key;
+use super::node::{self, Frames};
 use super::range::{Asked, Resolved};
 use super::realm::{Realm, Scope};
 use super::time::Timestamp;
@@ -77,6 +78,36 @@ pub fn words(bytes: &[u8]) {
     for len in [0, 1, 1000, u64::MAX] {
         if let Resolved::Part(range) = Asked::parse(Some(text)).resolve(len) {
             assert!(range.start < range.end && range.end <= len);
+        }
+    }
+}
+
+/// Messages between nodes: what was read is written so that it reads back the same. The first byte says which kind.
+pub fn node(bytes: &[u8]) {
+    let Some((kind, bytes)) = bytes.split_first() else { return };
+    match kind % 4 {
+        0 => messages::<node::FindRequest>(bytes),
+        1 => messages::<node::FindResponse>(bytes),
+        2 => messages::<node::ReadRequest>(bytes),
+        _ => messages::<node::ReadResponse>(bytes),
+    }
+}
+
+fn messages<M: prost::Message + Default + PartialEq>(bytes: &[u8]) {
+    let mut frames = Frames::up_to(1 << 16);
+    // In pieces, as a network has them.
+    for piece in bytes.chunks(7) {
+        frames.push(piece);
+        loop {
+            match frames.take::<M>() {
+                Ok(None) => break,
+                Err(_) => return,
+                Ok(Some(message)) => {
+                    let mut again = Frames::up_to(1 << 17);
+                    again.push(&node::framed(&message));
+                    assert!(again.take::<M>() == Ok(Some(message)) && again.end().is_ok());
+                }
+            }
         }
     }
 }

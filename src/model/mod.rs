@@ -11,6 +11,7 @@ pub mod hop;
 pub mod key;
 pub mod kind;
 pub mod lookup;
+pub mod node;
 pub mod outcome;
 pub mod party;
 pub mod place;

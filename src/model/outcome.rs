@@ -19,6 +19,8 @@ pub enum Outcome {
     Generated,
     /// Passed on without the cache.
     Bypass(Reason),
+    /// Not here, but another larder had it, and lent it.
+    Peer,
 }
 
 /// Why an answer went around the cache.
@@ -82,6 +84,7 @@ impl Outcome {
             Outcome::Bypass(Reason::Upstream) => "bypass-upstream",
             Outcome::Bypass(Reason::Unproven) => "bypass-unproven",
             Outcome::Bypass(Reason::Private) => "bypass-private",
+            Outcome::Peer => "peer",
         }
     }
 
@@ -92,6 +95,7 @@ impl Outcome {
             Outcome::Coalesced | Outcome::Miss | Outcome::Bypass(_) => "upstream",
             Outcome::Revalidated | Outcome::Stale => "store",
             Outcome::Generated => "none",
+            Outcome::Peer => "peer",
         }
     }
 
@@ -117,9 +121,10 @@ impl Outcome {
         Outcome::Bypass(Reason::Upstream),
         Outcome::Bypass(Reason::Unproven),
         Outcome::Bypass(Reason::Private),
+        Outcome::Peer,
     ];
 
-    pub const COUNT: usize = 20;
+    pub const COUNT: usize = 21;
 
     /// A dense number below `COUNT`, for tables of counters.
     pub const fn index(self) -> usize {
@@ -131,12 +136,13 @@ impl Outcome {
             Outcome::Stale => 7,
             Outcome::Generated => 8,
             Outcome::Bypass(reason) => 9 + reason as usize,
+            Outcome::Peer => 20,
         }
     }
 
-    /// Whether stored bytes answered, so that a fetch was saved.
+    /// Whether stored bytes answered, here or at another larder, so that a fetch was saved.
     pub const fn saved_a_fetch(self) -> bool {
-        matches!(self, Outcome::Hit(_) | Outcome::Coalesced | Outcome::Revalidated | Outcome::Stale)
+        matches!(self, Outcome::Hit(_) | Outcome::Coalesced | Outcome::Revalidated | Outcome::Stale | Outcome::Peer)
     }
 
     /// Whether the answer's bytes were fetched for it; what larder itself refuses was not.
@@ -144,7 +150,12 @@ impl Outcome {
         match self {
             Outcome::Bypass(Reason::NoUpstream | Reason::Offline | Reason::Denied) => false,
             Outcome::Miss | Outcome::Bypass(_) => true,
-            Outcome::Hit(_) | Outcome::Coalesced | Outcome::Revalidated | Outcome::Stale | Outcome::Generated => false,
+            Outcome::Hit(_)
+            | Outcome::Coalesced
+            | Outcome::Revalidated
+            | Outcome::Stale
+            | Outcome::Generated
+            | Outcome::Peer => false,
         }
     }
 }

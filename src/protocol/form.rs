@@ -11,6 +11,7 @@ use super::front::Front;
 use super::gate::{Door, Right};
 use super::hosts::without_port;
 use super::mount::is_api;
+use super::node::is_node;
 use super::{Peer, owner, page};
 
 /// Which conversation a request belongs to.
@@ -99,6 +100,8 @@ pub(super) fn needed_right(request: &Request<Incoming>, form: &Form) -> Right {
                 matches!(path, "/api/v1/health" | "/api/v1/stats" | "/api/v1/ca") || path.starts_with("/api/v1/blobs/");
             if open { Right::Read } else { Right::Admin }
         }
+        // Its questions are posted, and change nothing.
+        Form::Ours if is_node(path) => Right::Read,
         Form::Ours | Form::Forward if !is_safe(request.method()) => Right::Write,
         // Within a tunnel a reader may do what it could through an unread one: `generic_unsafe` lends it no credential.
         Form::Ours | Form::Forward | Form::Connect | Form::Inside | Form::Misdirected => Right::Read,

@@ -44,6 +44,7 @@ use crate::model::digest::Digest;
 use crate::model::hop;
 use crate::model::key::{Key, KeyHash};
 use crate::model::lookup::{Lookup, Trust};
+use crate::model::node;
 use crate::model::outcome::{Outcome, Reason};
 use crate::model::party::Party;
 use crate::runtime::tasks::Tasks;
@@ -56,6 +57,8 @@ pub struct Settings {
     pub url: Option<String>,
     /// Host names that are ours, beside localhost, this machine's name and addresses.
     pub names: Vec<String>,
+    /// What the place is called where this larder stands, for those who have it as a peer.
+    pub region: Option<String>,
 }
 
 /// Everything that protocols share.
@@ -71,6 +74,8 @@ pub struct Front {
     pub names: Vec<String>,
     /// What clients see as our address, where the operator says so.
     pub public_url: Option<String>,
+    /// What the operator calls the place where this node stands.
+    pub region: String,
     pub control: Arc<dyn super::api::Control>,
     pub targets: Targets,
     pub packages: Packages,
@@ -181,6 +186,8 @@ enum Way {
     Address(Option<Arc<Target>>),
     Package(Routed),
     Api,
+    /// Another larder's question.
+    Node,
     Nowhere,
 }
 
@@ -317,6 +324,7 @@ impl Front {
                         Way::Address(self.targets.mirrored(raw, &self.hosts))
                     }
                     "healthz" | "readyz" | "metrics" | "api" | "" => return Way::Api,
+                    node::SERVICE => return Way::Node,
                     name => match self.upstreams.load().position(name) {
                         Some(at) => return Way::Package(self.routed(visit, at, name, rest)),
                         None => return Way::Nowhere,
@@ -334,7 +342,7 @@ impl Front {
         match way {
             Way::Address(target) => self.generic_at_once(visit, target.as_ref()?),
             Way::Package(routed) => self.package_at_once(visit, routed),
-            Way::Connect | Way::Api | Way::Nowhere => None,
+            Way::Connect | Way::Api | Way::Node | Way::Nowhere => None,
         }
     }
 
@@ -352,6 +360,7 @@ impl Front {
             Way::Address(None) => self.unusable(),
             Way::Package(routed) => self.package(visit, routed).await,
             Way::Api => self.api(visit, body).await,
+            Way::Node => self.node(visit, body).await,
             Way::Nowhere => self.made(StatusCode::NOT_FOUND, Reason::Denied, "no such mount; GET / lists them\n"),
         }
     }

@@ -98,7 +98,7 @@ impl Front {
         let mut served = self.cache.serve(&asked).await?;
         if let Some(key) = served.key.filter(|_| served.status == 200) {
             self.handed.saw(&generation.document.key.upstream, &generation.archive);
-            let came = matches!(served.outcome, Outcome::Miss | Outcome::Coalesced);
+            let came = matches!(served.outcome, Outcome::Miss | Outcome::Coalesced | Outcome::Peer);
             if let Some(digest) = version(&mut served, visit, &generation.document).await? {
                 if came && self.handed.last.get(&key) != Some(digest) {
                     // Before it is handed out: what it names is asked for right after.

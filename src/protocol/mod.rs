@@ -20,6 +20,7 @@ pub mod intercept;
 pub mod label;
 mod ledger;
 mod mount;
+mod node;
 pub mod observe;
 pub mod owner;
 pub mod package;

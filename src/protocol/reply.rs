@@ -25,6 +25,8 @@ pub struct ReplyBody {
     left: Option<u64>,
     sent: u64,
     observation: Option<Box<Observation>>,
+    /// What follows a body on HTTP/2.
+    trailers: Option<Box<HeaderMap>>,
 }
 
 /// A body that broke off. The connection is cut, so that the client cannot take a part for the whole.
@@ -34,7 +36,7 @@ pub struct BodyError(#[from] CacheError);
 
 impl ReplyBody {
     pub fn new(body: ServedBody, len: Option<u64>) -> ReplyBody {
-        ReplyBody { body, left: len, sent: 0, observation: None }
+        ReplyBody { body, left: len, sent: 0, observation: None, trailers: None }
     }
 
     pub fn empty() -> ReplyBody {
@@ -44,6 +46,12 @@ impl ReplyBody {
     pub fn full(bytes: Bytes) -> ReplyBody {
         let len = bytes.len() as u64;
         ReplyBody::new(ServedBody::Bytes(bytes), Some(len))
+    }
+
+    pub(super) fn with_trailers(body: ServedBody, trailers: HeaderMap) -> ReplyBody {
+        let mut reply = ReplyBody::new(body, None);
+        reply.trailers = Some(Box::new(trailers));
+        reply
     }
 
     pub(super) fn observed(mut self, observation: Box<Observation>) -> ReplyBody {
@@ -87,13 +95,14 @@ impl Body for ReplyBody {
             }
             None => {
                 self.conclude(None);
-                Poll::Ready(None)
+                self.body = ServedBody::Empty;
+                Poll::Ready(self.trailers.take().map(|trailers| Ok(Frame::trailers(*trailers))))
             }
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        matches!(self.body, ServedBody::Empty) || self.left == Some(0)
+        self.trailers.is_none() && (matches!(self.body, ServedBody::Empty) || self.left == Some(0))
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -205,6 +214,10 @@ pub(super) const fn cache_status(outcome: Outcome, forwarded: Forwarded) -> &'st
         (Outcome::Miss, VaryMiss) => "larder; fwd=vary-miss; stored",
         (Outcome::Miss, Stale) => "larder; fwd=stale; stored",
         (Outcome::Miss, Request) => "larder; fwd=request; stored",
+        (Outcome::Peer, UriMiss) => "larder; fwd=uri-miss; stored; detail=peer",
+        (Outcome::Peer, VaryMiss) => "larder; fwd=vary-miss; stored; detail=peer",
+        (Outcome::Peer, Stale) => "larder; fwd=stale; stored; detail=peer",
+        (Outcome::Peer, Request) => "larder; fwd=request; stored; detail=peer",
         (Outcome::Revalidated, Request) => "larder; fwd=request; fwd-status=304; detail=revalidated",
         (Outcome::Revalidated, UriMiss | VaryMiss | Stale) => "larder; fwd=stale; fwd-status=304; detail=revalidated",
         (Outcome::Stale, _) => "larder; hit; detail=stale",

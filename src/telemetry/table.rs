@@ -40,6 +40,9 @@ pub enum Name {
     LinkBytes,
     LedgerFolded,
     UpstreamHosts,
+    PeerRequests,
+    PeerBytes,
+    LinkBytesToday,
     ConnectionsOpen,
     ConnectionsAccepted,
     ConnectionsRefused,
@@ -132,6 +135,9 @@ rows! {
     LinkBytes "larder_link_bytes_total" Counter "bytes" &["link", "way"], "Body bytes by the link that they went over: served to clients, fetched from upstream, or saved since a hit needed no fetch. As far as they are in the ledger.";
     LedgerFolded "larder_ledger_folded_total" Counter "rows" &[], "Rows of the ledger that had no room of their own and were counted as (other).";
     UpstreamHosts "larder_upstream_hosts" Gauge "hosts" &["state"], "Upstream hosts, by the state of their breaker.";
+    PeerRequests "larder_peer_requests_total" Counter "requests" &["peer", "result"], "Questions to other larders about what is missing here, by what came of them.";
+    PeerBytes "larder_peer_bytes_total" Counter "bytes" &["peer", "link"], "Bytes received from other larders.";
+    LinkBytesToday "larder_link_bytes_today" Gauge "bytes" &["link"], "Bytes that a link to other larders carried since midnight UTC, as its budget counts them.";
     ConnectionsOpen "larder_connections_open" Gauge "connections" &["kind"], "Client connections open.";
     ConnectionsAccepted "larder_connections_accepted_total" Counter "connections" &[], "Client connections accepted.";
     ConnectionsRefused "larder_connections_refused_total" Counter "connections" &["why"], "Client connections closed at once.";

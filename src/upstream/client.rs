@@ -225,6 +225,10 @@ impl Fetch for Client {
         Box::pin(self.answer(ask))
     }
 
+    fn judge<'a>(&'a self, url: &'a Url, trust: Trust) -> BoxFuture<'a, Result<(), UpstreamError>> {
+        Box::pin(Client::judge(self, url, trust))
+    }
+
     fn tunnel<'a>(&'a self, ask: TunnelAsk<'a>) -> BoxFuture<'a, Result<Opened, UpstreamError>> {
         Box::pin(Client::tunnel(self, ask.host, ask.port, ask.trust))
     }

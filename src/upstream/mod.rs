@@ -21,6 +21,7 @@ mod network;
 mod origin;
 pub mod parent;
 mod payload;
+pub mod peer;
 mod proxy;
 mod redirect;
 pub mod resolve;

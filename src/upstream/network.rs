@@ -17,7 +17,7 @@ use super::origin::Origin;
 use super::payload::SendBody;
 use super::proxy::Proxies;
 use super::resolve::Resolve;
-use super::settings::{Settings, SettingsError};
+use super::settings::{Purpose, Settings, SettingsError};
 use super::tls::Tls;
 use crate::model::lookup::Trust;
 use crate::runtime::clock::Clock;
@@ -123,6 +123,7 @@ fn pool(settings: &Settings, dial: Arc<Dial>, trust: Trust) -> Pool {
         .http1_max_headers(128)
         .http2_initial_stream_window_size(window)
         .http2_initial_connection_window_size(window)
+        .http2_only(settings.purpose == Purpose::Peer)
         .http2_max_frame_size(256 << 10)
         .http2_max_header_list_size(HEAD_BYTES as u32)
         .http2_max_send_buf_size(64 << 10)

@@ -439,6 +439,10 @@ impl Fetch for WithParent {
         })
     }
 
+    fn judge<'a>(&'a self, url: &'a Url, trust: Trust) -> BoxFuture<'a, Result<(), UpstreamError>> {
+        Fetch::judge(&self.direct, url, trust)
+    }
+
     fn tunnel<'a>(&'a self, ask: TunnelAsk<'a>) -> BoxFuture<'a, Result<Opened, UpstreamError>> {
         Box::pin(async move {
             match self.parent.tunnel(ask).await {

@@ -92,6 +92,8 @@ pub struct Settings {
 pub enum Purpose {
     #[default]
     Upstreams,
+    /// Another larder, which speaks gRPC: HTTP/2 without asking, in the clear too.
+    Peer,
     /// The metadata services that tell this machine who it is, and nobody else. Never on a stranger's word.
     OwnIdentity,
 }

@@ -43,6 +43,7 @@ mod life;
 mod lines;
 mod names;
 mod pages;
+mod peers;
 mod power;
 mod recognised;
 mod refusals;

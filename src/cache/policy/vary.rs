@@ -77,6 +77,11 @@ pub(crate) fn selects(ask: &AskHead<'_>, entry: &Entry, freshness: &Freshness) -
     fits(ask, &entry.vary) && !(matches!(freshness, Freshness::Http) && varies_on_everything(&entry.headers))
 }
 
+/// Whether what an answer varies on says nothing of anybody: neither who asks, nor what may be a secret.
+pub(crate) fn is_nobodys_secret(variant: &[(String, Option<String>)]) -> bool {
+    variant.iter().all(|(name, _)| READABLE.contains(&name.as_str()))
+}
+
 /// Whether `Vary` holds a `*`.
 pub(crate) fn varies_on_everything(headers: &HeaderMap) -> bool {
     headers.get_all(header::VARY).iter().any(|line| members(&text(line)).any(|member| member == "*"))

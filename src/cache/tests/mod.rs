@@ -8,6 +8,7 @@ mod full;
 mod healing;
 mod origins;
 mod parking;
+mod peers;
 mod proofs;
 mod ranges;
 mod records;
@@ -41,6 +42,7 @@ use crate::runtime::tasks::Tasks;
 use crate::store::fault::FaultFiles;
 use crate::store::s3::tests::fake::Fake;
 use crate::store::{Settings, Store};
+use crate::upstream::peer::Peer;
 
 pub(super) const MIB: usize = 1 << 20;
 
@@ -72,7 +74,15 @@ impl Bed {
     pub fn with(settings: Settings) -> Bed {
         let clock = ManualClock::at(Timestamp::from_secs(1_800_000_000));
         let dir = tempfile::tempdir().expect("a directory");
-        Bed::over(dir, settings, FaultFiles::default(), Upstream::new(clock.clone()), clock, None)
+        Bed::over(dir, settings, FaultFiles::default(), Upstream::new(clock.clone()), clock, None, Vec::new())
+    }
+
+    /// With others that may be asked before upstream.
+    pub fn beside(peers: Vec<Arc<dyn Peer>>) -> Bed {
+        let clock = ManualClock::at(Timestamp::from_secs(1_800_000_000));
+        let dir = tempfile::tempdir().expect("a directory");
+        let settings = Settings { max_bytes: Some(1 << 30), min_free_percent: 0, ..Settings::default() };
+        Bed::over(dir, settings, FaultFiles::default(), Upstream::new(clock.clone()), clock, None, peers)
     }
 
     fn over(
@@ -82,6 +92,7 @@ impl Bed {
         upstream: Arc<Upstream>,
         clock: Arc<ManualClock>,
         fake: Option<Arc<Fake>>,
+        peers: Vec<Arc<dyn Peer>>,
     ) -> Bed {
         let store = Store::open(dir.path(), &settings, Arc::new(files.clone()), clock.clone()).expect("a store");
         let adopting = store.clone();
@@ -95,6 +106,7 @@ impl Bed {
             store: store.clone(),
             index: index.clone(),
             fetch: upstream.clone(),
+            peers,
             clock: clock.clone(),
             tasks: tasks.clone(),
             bucket: fake.as_ref().map(|fake| remote::bucket(fake, clock.clone())),
@@ -111,7 +123,7 @@ impl Bed {
         tasks.drain(Duration::from_secs(10)).await;
         index.close().await;
         drop(index);
-        let bed = Bed::over(dir, settings, files, upstream, clock, fake);
+        let bed = Bed::over(dir, settings, files, upstream, clock, fake, Vec::new());
         bed.index.loaded().await;
         bed
     }

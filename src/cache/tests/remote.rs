@@ -28,7 +28,7 @@ impl Bed {
         let clock = ManualClock::at(Timestamp::from_secs(1_800_000_000));
         let dir = tempfile::tempdir().expect("a directory");
         let upstream = Upstream::new(clock.clone());
-        let bed = Bed::over(dir, settings, FaultFiles::default(), upstream, clock, Some(Arc::default()));
+        let bed = Bed::over(dir, settings, FaultFiles::default(), upstream, clock, Some(Arc::default()), Vec::new());
         bed.upload();
         bed
     }
