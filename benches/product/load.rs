@@ -161,6 +161,11 @@ impl Connection {
         self.get_into(path, buffer, |_| {})
     }
 
+    /// The body itself, behind what `body` holds.
+    pub fn get_bytes(&mut self, path: &str, body: &mut Vec<u8>) -> io::Result<u64> {
+        self.get_into(path, &mut vec![0; 64 << 10], |some| body.extend_from_slice(some))
+    }
+
     fn get_into(&mut self, path: &str, buffer: &mut [u8], mut take: impl FnMut(&[u8])) -> io::Result<u64> {
         self.ask(path)?;
         let head = self.head_into(buffer)?;

@@ -6,6 +6,7 @@
 
 mod agent;
 mod bare;
+mod bucket;
 mod cold;
 mod crowd;
 mod hits;
@@ -18,6 +19,9 @@ mod process;
 mod report;
 mod run;
 mod secret;
+#[path = "../../tests/support/mod.rs"]
+#[allow(dead_code, unused_macros, unused_imports, reason = "the tests use all of it")]
+mod support;
 
 use report::Report;
 
@@ -74,7 +78,7 @@ fn main() {
     }
     let options = Options::parse(words);
     let mut report = Report::default();
-    let sections: [(&str, Section); 7] = [
+    let sections: [(&str, Section); 8] = [
         ("run", run::run),
         ("hits", hits::run),
         ("agent", agent::run),
@@ -82,6 +86,7 @@ fn main() {
         ("cold", cold::run),
         ("crowd", crowd::run),
         ("idle", idle::run),
+        ("s3", bucket::run),
     ];
     for (name, run) in sections {
         if options.wants(name) {
