@@ -30,7 +30,7 @@ use self::error::{StartError, StartErrorKind};
 use self::parts::RunningParts;
 use self::peers::Peers;
 use crate::cache::{Cache, Parts};
-use crate::config::{Config, Variables};
+use crate::config::Config;
 use crate::ecosystem;
 use crate::model::hex;
 use crate::model::lookup::Trust;
@@ -87,23 +87,14 @@ pub struct Running {
 /// *Errors*: nothing runs then.
 pub async fn start(mut config: Config, options: StartOptions) -> Result<Running, StartError> {
     settle_ways(&mut config, &options);
-    let dir = config
-        .data_dir(&Variables::of_process())
-        .map_err(|error| StartError::new(StartErrorKind::Config, error.to_string(), "larder serve --data DIR"))?;
-    std::fs::create_dir_all(&dir).map_err(|error| {
-        let message = format!("the data directory {} cannot be made: {error}", dir.display());
-        StartError::new(StartErrorKind::Config, message, "choose another with --data DIR")
-    })?;
+    let dir = directory::made(&config)?;
     let clock = SystemClock::new();
     let tasks = Tasks::new();
     let gate = Arc::new(Gate::open(&config.gate, &dir, clock.clone())?);
     gate.check_listen(&config.server.listen)?;
     directory::check(&dir)?;
-    let bucket = bucket::open(&config, clock.clone(), tasks.clone()).await?.map(Arc::new);
-    if let Some(bucket) = &bucket {
-        // Before a running larder is told to make room for this one.
-        bucket::try_writing(bucket).await?;
-    }
+    // Before a running larder is told to make room for this one.
+    let bucket = bucket::writable(&config, &clock, &tasks).await?;
     let given = systemd::sockets().map_err(StartError::failed)?;
     let inherited = if options.embedded || !given.is_empty() { given } else { directory::take_over(&dir).await? };
     let patience = (!inherited.is_empty()).then_some(HANDOVER_PATIENCE);

@@ -105,7 +105,7 @@ fn fill_steadily(larder: SocketAddr, origin: &Origin) -> Duration {
 fn longest_wait(larder: SocketAddr, done: &AtomicBool) -> f64 {
     let mut longest = 0_f64;
     while !done.load(Ordering::Acquire) {
-        longest = longest.max(gauge(larder, "larder_outbox_oldest_seconds"));
+        longest = longest.max(gauge(larder, "larder_outbox_age_seconds"));
         std::thread::sleep(Duration::from_millis(100));
     }
     longest

@@ -75,12 +75,25 @@ pub(super) fn shared(
     Ok(Bucket::new(tier(settings)?, tier(&relayed)?, pace).billed(bucket.meter().clone(), host))
 }
 
+/// The bucket, tried. None: none is named.
+///
+/// *Errors*: those of `open` and `try_writing`.
+pub(super) async fn writable(
+    config: &Config,
+    clock: &Arc<dyn Clock>,
+    tasks: &Tasks,
+) -> Result<Option<Arc<AwsBucket>>, StartError> {
+    let Some(bucket) = open(config, clock.clone(), tasks.clone()).await? else { return Ok(None) };
+    try_writing(&bucket).await?;
+    Ok(Some(Arc::new(bucket)))
+}
+
 /// Asks by writing: a bucket that may only be read would be found out when much waits for it. One that does not answer may
 /// do so later.
 ///
 /// *Errors*: what does not get better by itself: there is no such bucket, it takes no credential, or it may not be
 /// written to.
-pub(super) async fn try_writing(bucket: &AwsBucket) -> Result<(), StartError> {
+async fn try_writing(bucket: &AwsBucket) -> Result<(), StartError> {
     let name = format!("{}start", probe_folder());
     let put = Put { bytes: Bytes::from_static(b"larder was here"), seal: None, only: Only::Always };
     let tried = tokio::time::timeout(START_PATIENCE, bucket.put(&name, put)).await;

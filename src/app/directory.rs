@@ -1,12 +1,12 @@
 //! Opening what is in the data directory: the lock first, then the store, then the index, which holds the lock from then
 //! on.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::error::{StartError, StartErrorKind};
-use crate::config::Config;
+use crate::config::{Config, Variables};
 use crate::index::Index;
 use crate::index::error::IndexError;
 use crate::index::lock::DirectoryLock;
@@ -17,6 +17,18 @@ use crate::store::{Store, SystemFiles};
 
 /// How long a successor waits for the directory.
 pub(super) const HANDOVER_PATIENCE: Duration = Duration::from_secs(20);
+
+/// The data directory, which is there from now on.
+pub(super) fn made(config: &Config) -> Result<PathBuf, StartError> {
+    let dir = config
+        .data_dir(&Variables::of_process())
+        .map_err(|error| StartError::new(StartErrorKind::Config, error.to_string(), "larder serve --data DIR"))?;
+    std::fs::create_dir_all(&dir).map_err(|error| {
+        let message = format!("the data directory {} cannot be made: {error}", dir.display());
+        StartError::new(StartErrorKind::Config, message, "choose another with --data DIR")
+    })?;
+    Ok(dir)
+}
 
 /// Whether this version can read what is there. Asked before a running larder is told to make room for this one.
 pub(super) fn check(dir: &Path) -> Result<(), StartError> {

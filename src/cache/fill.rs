@@ -84,11 +84,7 @@ async fn fill(cache: &Arc<Inner>, plan: &FillPlan, ending: &Ending) -> Result<St
     // What says that it is not there hashes to something else.
     let expect = if is_there { expect } else { Vec::new() };
     if is_transient(plan, &fetched) {
-        return Ok(hand_off(
-            ending,
-            relay::served(fetched, &plan.method, Reason::Upstream, plan.key.clone()),
-            Reason::Upstream,
-        ));
+        return Ok(pass_on(plan, ending, fetched, Reason::Upstream));
     }
     let vary = match judge(cache, plan, &fetched, &expect, keeping) {
         Ok(vary) if keeping != Keeping::Unproven => vary,
@@ -111,15 +107,15 @@ async fn fill(cache: &Arc<Inner>, plan: &FillPlan, ending: &Ending) -> Result<St
         Ok(writer) => writer,
         Err(error) => {
             tracing::warn!(%error, "nothing can be stored, passing answers on");
-            return Ok(hand_off(
-                ending,
-                relay::served(fetched, &plan.method, Reason::Full, plan.key.clone()),
-                Reason::Full,
-            ));
+            return Ok(pass_on(plan, ending, fetched, Reason::Full));
         }
     };
     let draft = Entry { valid: keeping == Keeping::Allowed || !is_there, ..draft(plan, &fetched, vary) };
     body::begin(cache, plan, ending, Beginning { fetched, origin, writer, expect, draft, is_shared, loan }).await
+}
+
+fn pass_on(plan: &FillPlan, ending: &Ending, fetched: Fetched, reason: Reason) -> Stage {
+    hand_off(ending, relay::served(fetched, &plan.method, reason, plan.key.clone()), reason)
 }
 
 fn from_origin((fetched, origin): (Fetched, Origin)) -> (Fetched, Origin, Option<Loan>) {
@@ -312,5 +308,5 @@ fn hand_off(ending: &Ending, served: Served, why: Reason) -> Stage {
 
 fn hand_off_solo(cache: &Inner, plan: &FillPlan, ending: &Ending, fetched: Fetched, reason: Reason) -> Stage {
     cache.flights.mark_solo(&plan.id, cache.clock.elapsed());
-    hand_off(ending, relay::served(fetched, &plan.method, reason, plan.key.clone()), reason)
+    pass_on(plan, ending, fetched, reason)
 }
