@@ -99,6 +99,7 @@ pub async fn start(mut config: Config, options: StartOptions) -> Result<Running,
     let inherited = if options.embedded || !given.is_empty() { given } else { directory::take_over(&dir).await? };
     let patience = (!inherited.is_empty()).then_some(HANDOVER_PATIENCE);
     let (store, index) = directory::open(&dir, &config, &clock, patience).await?;
+    bucket::known(&config.store.s3, &index).await?;
     let owner = OwnerKey::read_or_make(&dir).map_err(StartError::failed)?;
     let client = Client::new(config.upstream.clone(), clock.clone(), tasks.clone()).map_err(|error| {
         StartError::new(

@@ -15,6 +15,7 @@ use super::error::{StartError, StartErrorKind};
 use crate::cache::remote::Bucket;
 use crate::cache::remote::outbox::Pace;
 use crate::config::Config;
+use crate::index::Index;
 use crate::model::lookup::Trust;
 use crate::model::party::Party;
 use crate::runtime::clock::Clock;
@@ -52,8 +53,10 @@ pub async fn open(config: &Config, clock: Arc<dyn Clock>, tasks: Tasks) -> Resul
     AwsBucket::new(settings, objects, identities).await.map_err(refused)
 }
 
+/// The fact that tells which bucket it is.
+const KNOWN: &str = "s3.bucket";
 /// A start waits no longer for an answer.
-const START_PATIENCE: Duration = Duration::from_secs(10);
+const START_PATIENCE: Duration = Duration::from_secs(2);
 /// Where a bucket is whose endpoint is not set, as the ledger's links may name it.
 const AWS: &str = "s3.amazonaws.com";
 /// What slow clients may hold in memory of what is read for them alone.
@@ -84,25 +87,47 @@ pub(super) async fn writable(
     tasks: &Tasks,
 ) -> Result<Option<Arc<AwsBucket>>, StartError> {
     let Some(bucket) = open(config, clock.clone(), tasks.clone()).await? else { return Ok(None) };
-    try_writing(&bucket).await?;
-    Ok(Some(Arc::new(bucket)))
+    let bucket = Arc::new(bucket);
+    try_writing(&bucket, tasks).await?;
+    Ok(Some(bucket))
+}
+
+/// What is said to be in the bucket is in this one: another would be taken for one that lost everything.
+///
+/// *Errors*: it was another, and holds something.
+pub(super) async fn known(settings: &S3Settings, index: &Index) -> Result<(), StartError> {
+    let Some(bucket) = &settings.bucket else { return Ok(()) };
+    // The same one may be reached by another endpoint.
+    let now = format!("{bucket}/{}", settings.prefix);
+    match index.get_fact(KNOWN) {
+        Some(before) if before != now.as_bytes() => {
+            let before = String::from_utf8_lossy(&before).into_owned();
+            let what = format!("store.s3 names {now}, and what this data directory knows to be in S3 is in {before}");
+            let help = "set it back, or start on another data directory with --data DIR";
+            Err(StartError::new(StartErrorKind::Config, what, help))
+        }
+        Some(_) => Ok(()),
+        None => index.put_fact(KNOWN, now.into()).await.map_err(StartError::failed),
+    }
 }
 
 /// Asks by writing: a bucket that may only be read would be found out when much waits for it. One that does not answer may
 /// do so later.
 ///
-/// *Errors*: what does not get better by itself: there is no such bucket, it takes no credential, or it may not be
-/// written to.
-async fn try_writing(bucket: &AwsBucket) -> Result<(), StartError> {
+/// *Errors*: what does not get better by itself: there is no such bucket, or it may not be written to.
+async fn try_writing(bucket: &Arc<AwsBucket>, tasks: &Tasks) -> Result<(), StartError> {
     let name = format!("{}start", probe_folder());
     let put = Put { bytes: Bytes::from_static(b"larder was here"), seal: None, only: Only::Always };
     let tried = tokio::time::timeout(START_PATIENCE, bucket.put(&name, put)).await;
     match tried {
         Ok(Ok(_)) => {
-            // What is left of it costs next to nothing.
-            let _ = tokio::time::timeout(START_PATIENCE, bucket.delete(vec![name])).await;
+            let bucket = bucket.clone();
+            tasks.spawn("probe", async move {
+                // What is left of it costs next to nothing.
+                let _ = bucket.delete(vec![name]).await;
+            });
         }
-        Ok(Err(error @ (S3Error::NoBucket { .. } | S3Error::Denied { .. } | S3Error::NoCredential { .. }))) => {
+        Ok(Err(error @ (S3Error::NoBucket { .. } | S3Error::Denied { .. }))) => {
             let help = "larder doctor tries all that is needed of a bucket";
             return Err(StartError::new(StartErrorKind::Config, format!("store.s3: {error}"), help));
         }

@@ -281,7 +281,8 @@ async fn park(cache: &Inner, plan: &FillPlan, flight: &Flight, mut body: Body) {
         len: body.len,
         spent: body.spent + now.since(body.started),
     };
-    let parked = if rests && body.is_shared && !flight.is_doubtful() {
+    // What is lent is proven by its digest, as a whole: nothing proves its beginning beside another's rest.
+    let parked = if rests && body.is_shared && body.lent.is_none() && !flight.is_doubtful() {
         cache.parked.park(plan.id.clone(), part, cache.clock.elapsed())
     } else {
         GivenUp::of(part)

@@ -301,7 +301,9 @@ impl Inner {
         for (blob, (pinned, outboxed)) in blobs.into_iter().zip(pinned.into_iter().zip(outboxed)) {
             let used = self.index.used(&blob.digest).unwrap_or(blob.used);
             let is_kept_version = pinned && blob.class == Class::Document;
-            if outboxed || is_kept_version || self.index.leased(&blob.digest) {
+            // What may be had again must not fill its class while S3 is away.
+            let waits = outboxed && blob.class == Class::Trusted;
+            if waits || is_kept_version || self.index.leased(&blob.digest) {
                 staying.push((blob.digest, blob.place));
             } else if used.hits > 0 && u128::from(used.last.number()) > class_mean {
                 hot.push((used.last, blob.digest, blob.place));

@@ -143,6 +143,10 @@ impl Follower {
             host: resume.url.host_str().unwrap_or_default().to_owned(),
             why: why.into(),
         };
+        // What was lent is proven by its digest as a whole, never in two halves.
+        if head(&self.seat).lent.is_some() && resume.expect.is_empty() {
+            return Err(broken("what a peer lent can only be proven whole").into());
+        }
         let check = match resume.expect.is_empty() {
             true => None,
             false => Some(self.check_so_far(self.at.min(stored), &resume.expect).await?),

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue};
+use prost::Message;
 
 use super::error::CacheError;
 use super::policy::{freshness, vary};
@@ -18,6 +19,10 @@ use crate::model::node;
 use crate::model::range::ByteRange;
 use crate::model::realm::{Realm, Scope};
 use crate::model::time::Timestamp;
+
+/// What stands around all entries of an answer, and around each, at most.
+const ENVELOPE_BYTES: usize = 1 << 10;
+const ENTRY_BYTES: usize = 16;
 
 /// A part of a blob, for who may read it.
 pub enum Part {
@@ -34,8 +39,10 @@ impl Cache {
     /// *Errors*: the index's.
     pub async fn lendable(&self, keys: &[KeyHash], realms: &[Realm]) -> Result<Vec<node::Found>, CacheError> {
         let mut found = Vec::with_capacity(keys.len());
+        // An answer that is larger would not be taken, and is held whole until it is.
+        let mut room = node::FOUND_MAX_BYTES - ENVELOPE_BYTES;
         for key in keys {
-            found.push(self.inner.found(key, realms).await?);
+            found.push(self.inner.found(key, realms, &mut room).await?);
         }
         Ok(found)
     }
@@ -59,7 +66,13 @@ impl Cache {
 }
 
 impl Inner {
-    async fn found(self: &Arc<Inner>, key: &KeyHash, realms: &[Realm]) -> Result<node::Found, CacheError> {
+    /// As much of what is under a key as there is room for; takes the room.
+    async fn found(
+        self: &Arc<Inner>,
+        key: &KeyHash,
+        realms: &[Realm],
+        room: &mut usize,
+    ) -> Result<node::Found, CacheError> {
         let now = self.clock.now();
         let mut entries = Vec::new();
         for entry in self.stored(key).await?.iter().filter(|entry| is_lendable(entry, realms, now)) {
@@ -67,7 +80,13 @@ impl Inner {
             let is_here = self.index.is_readable(realms, &digest).await? && self.has_body(entry).await?;
             if is_here {
                 let sums = self.index.sums_of(&[digest]).await?.pop().unwrap_or_default();
-                entries.push(written(entry, digest, sums.iter().map(node::Sum::from).collect(), now));
+                let entry = written(entry, digest, sums.iter().map(node::Sum::from).collect(), now);
+                let bytes = entry.encoded_len() + ENTRY_BYTES;
+                if bytes > *room {
+                    break;
+                }
+                *room -= bytes;
+                entries.push(entry);
             }
         }
         Ok(node::Found { entries })

@@ -144,7 +144,10 @@ impl Inner {
         if entry.len <= PROVEN_FIRST_BYTES {
             let whole = async { proven(peer.read(digest, entry.len).await?, entry.len, &digest).await };
             let limit = peer.patience();
-            let silent = |_| Err(UpstreamError::Silent { host: peer.name().to_owned(), limit });
+            let silent = |_| {
+                peer.stalled();
+                Err(UpstreamError::Silent { host: peer.name().to_owned(), limit })
+            };
             return match tokio::time::timeout(limit, whole).await.unwrap_or_else(silent)? {
                 Some(bytes) => Ok(FetchedBody::new(futures_util::stream::iter([Ok(bytes)]))),
                 None => {

@@ -82,7 +82,7 @@ impl Index {
         let digests: Vec<Digest> = standing.iter().map(|found| found.digest).collect();
         let (pinned, outboxed) = (self.pinned(&digests).await?, self.outboxed(&digests).await?);
         let held = |(found, (pinned, outboxed)): &(&Located, (bool, bool))| {
-            *outboxed || *pinned && found.class == Class::Document
+            *outboxed && found.class == Class::Trusted || *pinned && found.class == Class::Document
         };
         let free = standing.into_iter().zip(pinned.into_iter().zip(outboxed)).filter(|one| !held(one));
         Ok(free.map(|(found, _)| (found.digest, found.place, found.class)).collect())

@@ -29,6 +29,8 @@ pub const READ: &str = "Read";
 pub const KEY_FORM: u32 = 1;
 /// Keys in one question.
 pub const KEYS_MAX: usize = 64;
+/// Bytes of all that is said of the keys of one question, at most.
+pub const FOUND_MAX_BYTES: usize = 1 << 20;
 /// Bytes of a blob in one message.
 pub const PIECE: usize = 256 << 10;
 

@@ -193,5 +193,10 @@ fn a_bucket_that_will_never_do_is_told_at_the_start() {
     fails(scene.setup(WRITER, "pack_bytes = \"1GiB\"\n"), "store.s3.pack_bytes");
     // One that is away may come back.
     scene.line.cut();
-    scene.start().get(scene.upstream.mirror(&path(MIB))).assert_is(200, digest(MIB));
+    let server = scene.start();
+    server.get(scene.upstream.mirror(&path(MIB))).assert_is(200, digest(MIB));
+    server.stop();
+    // Another one would be taken for one that lost everything.
+    scene.line.mend();
+    fails(scene.setup(WRITER, "prefix = \"elsewhere\"\n"), "what this data directory knows to be in S3 is in larder/");
 }

@@ -9,6 +9,7 @@ mod trail;
 mod uploader;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream;
@@ -33,6 +34,8 @@ use crate::store::s3::remote::Remote;
 
 /// A range up to this size of a large blob that is not here is read alone, without the rest.
 const RANGE_SMALL_BYTES: u64 = 4 << 20;
+/// After so long without a first piece upstream is asked.
+const RELAY_PATIENCE: Duration = Duration::from_secs(10);
 /// Nobody waits for a copy to get further than this to where its range begins.
 const RANGE_AHEAD_BYTES: u64 = 8 << 20;
 
@@ -161,7 +164,9 @@ impl Inner {
     async fn relayed(self: &Arc<Inner>, digest: &Digest, place: &Place, range: ByteRange) -> Result<Found, CacheError> {
         let bucket = self.bucket()?;
         bucket.counters.relayed();
-        match self.begin_relay(bucket, digest, place, range).await {
+        // Others may hold all the room there is, as long as their clients take.
+        let begun = tokio::time::timeout(RELAY_PATIENCE, self.begin_relay(bucket, digest, place, range)).await;
+        match begun.unwrap_or(Err(CopyError::S3(S3Error::Slow { doing: "a get" }))) {
             Ok(body) => Ok(Found::Body(body)),
             Err(error) => match self.judge_remote(digest, place, error).await? {
                 Some(error) => Err(error),

@@ -4,7 +4,7 @@
 //! An object is stored first, then written down as holding its blobs, and only then they leave the outbox. A crash in
 //! between leaves an object that nobody names.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +18,6 @@ use tokio::time::Sleep;
 use super::super::Inner;
 use super::super::error::CacheError;
 use super::outbox::{Due, Look, Pauses};
-use crate::index::Presence;
 use crate::index::error::IndexError;
 use crate::index::outbox::Waiting;
 use crate::index::remote::Uploaded;
@@ -39,6 +38,8 @@ const LISTED: usize = 8192;
 const LOOK_AFTER: Duration = Duration::from_millis(200);
 /// Something may have been overlooked, or left for later.
 const LOOK_ANYWAY: Duration = Duration::from_secs(30);
+/// What could not be read is tried again so much later.
+const AVOIDED_FOR: Duration = Duration::from_secs(60);
 const PACKS_MAX: usize = 2;
 const OBJECTS_MAX: usize = 3;
 
@@ -46,7 +47,8 @@ const OBJECTS_MAX: usize = 3;
 struct Ended {
     digests: Vec<Digest>,
     kind: Kind,
-    result: Result<(), Failed>,
+    /// Those that could not be read just now: they wait a while and hold nobody up.
+    result: Result<Vec<Digest>, Failed>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -90,6 +92,8 @@ struct Uploader {
     cache: Arc<Inner>,
     under_way: FuturesUnordered<BoxFuture<'static, Ended>>,
     sending: HashSet<Digest>,
+    /// What could not be read, and until when it is not tried again. Bounded by what an upload holds.
+    avoided: HashMap<Digest, Duration>,
     packs: usize,
     objects: usize,
     pauses: Pauses,
@@ -109,6 +113,7 @@ impl Inner {
             cache: self.clone(),
             under_way: FuturesUnordered::new(),
             sending: HashSet::new(),
+            avoided: HashMap::new(),
             packs: 0,
             objects: 0,
             pauses: Pauses::default(),
@@ -150,10 +155,14 @@ impl Uploader {
         let is_cut = waiting.len() == LISTED;
         let (now, elapsed) = (self.cache.clock.now(), self.cache.clock.elapsed());
         let held = self.holding.map_or(Duration::ZERO, |since| elapsed.saturating_sub(since));
-        let due = pace.due(waiting, &Look { now, held, sending: &self.sending, is_cut });
+        self.avoided.retain(|_, until| *until > elapsed);
+        let sending: HashSet<Digest> = self.sending.iter().chain(self.avoided.keys()).copied().collect();
+        let due = pace.due(waiting, &Look { now, held, sending: &sending, is_cut });
         self.holding = due.pack_in.map(|_| self.holding.unwrap_or(elapsed));
         let Due { pack, objects: mut large, pack_in } = due;
-        if !pack.is_empty() && self.packs < PACKS_MAX && self.may_try() {
+        // While one fails, the other has its turn.
+        let turn = self.pauses.failures().is_multiple_of(2) || large.is_empty();
+        if !pack.is_empty() && turn && self.packs < PACKS_MAX && self.may_try() {
             self.begin_pack(pack);
         }
         if !large.is_empty() {
@@ -208,7 +217,9 @@ impl Uploader {
             Kind::Object => self.objects -= 1,
         }
         match result {
-            Ok(()) => {
+            Ok(unread) => {
+                let until = self.cache.clock.elapsed() + AVOIDED_FOR;
+                self.avoided.extend(unread.into_iter().map(|digest| (digest, until)));
                 if self.pauses.end() {
                     tracing::info!("S3 takes what waited for it again");
                 }
@@ -241,9 +252,11 @@ impl Uploader {
 
 impl Inner {
     /// Sends small blobs as one object.
-    async fn send_pack(self: &Arc<Inner>, blobs: Vec<Waiting>) -> Result<(), Failed> {
-        let Some(bucket) = &self.bucket else { return Ok(()) };
-        let (mut packer, mut left_out) = (Packer::default(), Vec::new());
+    ///
+    /// *Shape*: those that could not be read.
+    async fn send_pack(self: &Arc<Inner>, blobs: Vec<Waiting>) -> Result<Vec<Digest>, Failed> {
+        let Some(bucket) = &self.bucket else { return Ok(Vec::new()) };
+        let (mut packer, mut left_out, mut unread) = (Packer::default(), Vec::new(), Vec::new());
         for blob in &blobs {
             match self.whole_of(blob).await? {
                 // One that finds no room goes with the next pack; an empty one needs none.
@@ -251,7 +264,7 @@ impl Inner {
                     left_out.push(blob.digest);
                 }
                 Some(_) => {}
-                None => left_out.push(blob.digest),
+                None => unread.push(blob.digest),
             }
             tokio::task::yield_now().await;
         }
@@ -260,7 +273,7 @@ impl Inner {
         }
         let name = Name::of_pack().to_string();
         let sequence = u64::try_from(self.clock.now().0).unwrap_or(0);
-        let Some(footer) = bucket.remote.put_pack(&name, packer, b"", sequence).await? else { return Ok(()) };
+        let Some(footer) = bucket.remote.put_pack(&name, packer, b"", sequence).await? else { return Ok(unread) };
         let uploaded: Vec<Uploaded> = footer
             .entries
             .iter()
@@ -276,12 +289,14 @@ impl Inner {
         self.write_down(&name, footer.object_bytes(), uploaded).await?;
         bucket.counters.uploaded_pack(count, bytes);
         tracing::debug!(object = name, blobs = count, bytes, "a pack is in S3");
-        Ok(())
+        Ok(unread)
     }
 
     /// Sends a large blob as an object of its own.
-    async fn send_object(self: &Arc<Inner>, blob: Waiting) -> Result<(), Failed> {
-        let Some(bucket) = &self.bucket else { return Ok(()) };
+    ///
+    /// *Shape*: as of `send_pack`.
+    async fn send_object(self: &Arc<Inner>, blob: Waiting) -> Result<Vec<Digest>, Failed> {
+        let Some(bucket) = &self.bucket else { return Ok(Vec::new()) };
         let Waiting { digest, place, class, .. } = blob;
         let name = Name::of_blob(digest).to_string();
         let source = Here { cache: self.clone(), digest, place };
@@ -289,7 +304,8 @@ impl Inner {
             Ok(()) => {}
             Err(error @ S3Error::TooLarge { .. }) => {
                 tracing::warn!(%digest, %error, "a blob is kept here alone");
-                return Ok(self.index.not_uploaded(vec![digest]).await?);
+                self.index.not_uploaded(vec![digest]).await?;
+                return Ok(Vec::new());
             }
             Err(S3Error::Source { why }) => return self.look_into(&digest, &place, why).await,
             Err(error) => return Err(error.into()),
@@ -297,7 +313,7 @@ impl Inner {
         self.write_down(&name, place.len, vec![Uploaded { digest, class, offset: 0, len: place.len }]).await?;
         bucket.counters.uploaded_object(place.len);
         tracing::debug!(object = name, bytes = place.len, "a blob is in S3");
-        Ok(())
+        Ok(Vec::new())
     }
 
     /// What was stored is not stored a second time because it could not be written down at once.
@@ -315,7 +331,8 @@ impl Inner {
         }
     }
 
-    /// All of a small blob, hashed. None: it is not here any more, or damaged and set aside.
+    /// All of a small blob, hashed. None: it cannot be read just now, is not here any more, or damaged and set aside. Its
+    /// row in the outbox goes with its place, and with nothing else.
     async fn whole_of(self: &Arc<Inner>, blob: &Waiting) -> Result<Option<Bytes>, Failed> {
         let (digest, mut place) = (blob.digest, blob.place);
         for _ in 0..3 {
@@ -326,34 +343,44 @@ impl Inner {
             };
             match damaged {
                 // Carried to another segment meanwhile.
-                StoreError::Gone => match self.index.place(&digest) {
-                    Presence::Present(moved) if moved != place && moved.tier != TierName::S3 => place = moved,
-                    Presence::Present(_) | Presence::Absent | Presence::Unknown => return Ok(None),
+                StoreError::Gone => match self.index.find_place(&digest).await? {
+                    Some(moved) if moved != place && moved.tier != TierName::S3 => place = moved,
+                    Some(_) | None => return Ok(None),
                 },
-                StoreError::Corrupt { .. } => {
-                    tracing::error!(%digest, error = %damaged, "a blob that waits for S3 is damaged, it is set aside");
-                    self.set_aside(&digest, &place).await?;
+                error => {
+                    self.note_unread(&digest, &place, &error).await?;
                     return Ok(None);
                 }
-                error => return Err(error.into()),
             }
         }
         Ok(None)
     }
 
     /// A large blob could not be read as what it should be.
-    async fn look_into(self: &Arc<Inner>, digest: &Digest, place: &Place, why: String) -> Result<(), Failed> {
-        let (store, digest, place) = (self.store.clone(), *digest, *place);
-        let verified = tokio::task::spawn_blocking(move || store.verify_blob(&digest, &place)).await;
+    async fn look_into(self: &Arc<Inner>, digest: &Digest, place: &Place, why: String) -> Result<Vec<Digest>, Failed> {
+        let (store, blob, at) = (self.store.clone(), *digest, *place);
+        let verified = tokio::task::spawn_blocking(move || store.verify_blob(&blob, &at)).await;
         match verified {
-            Ok(Err(error @ (StoreError::Corrupt { .. } | StoreError::Gone))) => {
-                tracing::error!(%digest, %error, "a blob that waits for S3 is damaged, it is set aside");
-                self.set_aside(&digest, &place).await?;
-                Ok(self.index.not_uploaded(vec![digest]).await?)
+            Ok(Err(error)) => {
+                self.note_unread(digest, place, &error).await?;
+                Ok(vec![*digest])
             }
-            Ok(Err(error)) => Err(error.into()),
             // It was read well this time.
             Ok(Ok(())) | Err(_) => Err(Failed::S3(S3Error::Source { why })),
+        }
+    }
+
+    /// What is wrong stays wrong: it is set aside. What cannot be read may be readable later.
+    async fn note_unread(self: &Arc<Inner>, digest: &Digest, place: &Place, error: &StoreError) -> Result<(), Failed> {
+        match error {
+            StoreError::Corrupt { .. } => {
+                tracing::error!(%digest, %error, "a blob that waits for S3 is damaged, it is set aside");
+                Ok(self.set_aside(digest, place).await?)
+            }
+            error => {
+                tracing::warn!(%digest, %error, "a blob that waits for S3 cannot be read now, the others go first");
+                Ok(())
+            }
         }
     }
 }

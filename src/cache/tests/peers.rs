@@ -111,6 +111,8 @@ impl Peer for Lender {
         Duration::from_millis(50)
     }
 
+    fn stalled(&self) {}
+
     fn lied(&self) {
         self.lies.fetch_add(1, Ordering::Relaxed);
     }

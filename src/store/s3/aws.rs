@@ -27,7 +27,7 @@ use super::bucket::{Body, Bucket, Got, Only, Page, Part, Put, Span, Stat, Tag, U
 use super::connector::{Connector, Exchange};
 use super::cost::Meter;
 use super::error::S3Error;
-use super::refusal::{Asked, no_more, why};
+use super::refusal::{Asked, HEAD, no_more, why};
 use super::settings::{Checksum, Encryption, Settings};
 
 /// A bucket of S3, or of a server that speaks it.
@@ -42,6 +42,8 @@ pub struct AwsBucket {
 /// The field of metadata that holds a seal.
 const SEAL: &str = "larder-seal";
 const TYPE: &str = "application/octet-stream";
+/// Bytes a second, shared by all that is sent at a time: below it uploads begin anew for ever.
+const SLOW_LINE: u64 = 16 << 10;
 /// The region of servers that have none.
 const ANY_REGION: &str = "us-east-1";
 
@@ -149,12 +151,20 @@ impl AwsBucket {
         }
     }
 
+    /// For what has a body to send: the deadline, and what the body takes on a slow line.
+    fn unhurried(&self, bytes: usize) -> Builder {
+        let sending = Duration::from_secs(bytes as u64 / SLOW_LINE);
+        let patience = TimeoutConfig::builder().operation_timeout(self.settings.deadline + sending).build();
+        Builder::new().timeout_config(patience)
+    }
+
     async fn put_one(&self, name: &str, object: Put) -> Result<Tag, S3Error> {
         let (absent, tag) = conditions(&object.only);
         let mut request = self.client.put_object().bucket(&self.bucket).key(self.key(name));
         if let Some(seal) = object.seal {
             request = request.metadata(SEAL, seal);
         }
+        let patience = self.unhurried(object.bytes.len());
         let sent = request
             .set_if_none_match(absent)
             .set_if_match(tag)
@@ -164,6 +174,8 @@ impl AwsBucket {
             .set_server_side_encryption(self.encryption())
             .set_ssekms_key_id(self.settings.kms_key.clone())
             .body(ByteStream::from(object.bytes))
+            .customize()
+            .config_override(patience)
             .send();
         let stored = sent.await.map_err(|error| self.asked("a put", name).failed(error))?;
         Ok(Tag(stored.e_tag.unwrap_or_default()))
@@ -247,6 +259,7 @@ impl AwsBucket {
     }
 
     async fn send_part(&self, upload: &Upload, number: u16, bytes: Bytes) -> Result<Part, S3Error> {
+        let patience = self.unhurried(bytes.len());
         let sent = self
             .client
             .upload_part()
@@ -256,6 +269,8 @@ impl AwsBucket {
             .part_number(i32::from(number))
             .checksum_algorithm(self.algorithm())
             .body(ByteStream::from(bytes))
+            .customize()
+            .config_override(patience)
             .send();
         let part = sent.await.map_err(|error| self.asked("sending a part", &upload.name).failed(error))?;
         let checksum = match self.settings.checksum {
@@ -350,7 +365,7 @@ impl Bucket for AwsBucket {
                     let tag = Tag(found.e_tag.unwrap_or_default());
                     Ok(Some(Stat { len: length(found.content_length), tag, seal }))
                 }
-                Err(error) => self.asked("a head", name).absent_or_failed(error),
+                Err(error) => self.asked(HEAD, name).absent_or_failed(error),
             }
         })
     }

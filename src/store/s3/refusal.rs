@@ -17,6 +17,9 @@ pub(super) struct Asked<'a> {
     pub bucket: &'a str,
 }
 
+/// What a head is called.
+pub(super) const HEAD: &str = "a head";
+
 /// An answer that broke off.
 pub(super) fn no_more(why: String) -> S3Error {
     S3Error::Unavailable { doing: "reading an object", why }
@@ -29,7 +32,9 @@ impl Asked<'_> {
         E: ProvideErrorMetadata + Error + 'static,
     {
         match (error.raw_response().map(|raw| raw.status().as_u16()), error.code()) {
-            (Some(404), Some("NoSuchKey" | "NoSuchUpload" | "NotFound") | None) => Ok(None),
+            (Some(404), Some("NoSuchKey" | "NoSuchUpload")) => Ok(None),
+            // A head's answer has no body to say so. Any other without one may be that of somebody who stands before S3.
+            (Some(404), Some("NotFound") | None) if self.doing == HEAD => Ok(None),
             _ => Err(self.failed(error)),
         }
     }

@@ -33,14 +33,16 @@ use crate::model::party::Party;
 use crate::runtime::clock::Clock;
 use crate::runtime::tasks::Tasks;
 
-/// The largest answer to `Find`, in bytes: a few entries with heads of 64 KiB.
-const FOUND_MAX_BYTES: usize = 1 << 20;
 /// What a question about a key may cost of a budget, in bytes: an entry with a usual head.
 const QUESTION_BYTES: u64 = 4 << 10;
 /// A body that comes slower is rather had from its origin.
 const MINIMUM_RATE: u64 = 32 << 10;
 /// How long one is left alone that would not have us, or that is no larder.
 const REFUSED: Duration = Duration::from_secs(60);
+/// After so many bodies in a row that did not come it is left alone: its answers to questions say nothing of its disk.
+const BROKEN_READS: u64 = 2;
+/// What may stand around the bytes of a blob.
+const WIRE_MORE_BYTES: u64 = 64 << 10;
 /// How long one is left alone that sent other bytes than it said.
 const LIED: Duration = Duration::from_secs(600);
 
@@ -63,6 +65,9 @@ pub trait Peer: Send + Sync + 'static {
 
     /// It sent other bytes than it said: it is left alone for a while.
     fn lied(&self);
+
+    /// Says that a body did not come in time.
+    fn stalled(&self);
 }
 
 /// What statistics show of a peer.
@@ -104,6 +109,8 @@ struct Counts {
     failed: AtomicU64,
     skipped: AtomicU64,
     bytes: AtomicU64,
+    /// Bodies in a row that did not come.
+    broken_reads: AtomicU64,
 }
 
 /// What an answer that is none says of the one who gave it.
@@ -214,6 +221,10 @@ impl Sibling {
     /// Room for a question. None: it is not asked now.
     fn admitted(&self, bytes: u64) -> Option<Promise> {
         let now = self.clock.elapsed();
+        if self.counts.broken_reads.load(Ordering::Relaxed) >= BROKEN_READS {
+            self.counts.broken_reads.store(0, Ordering::Relaxed);
+            self.leave_alone("the peer says what it keeps and does not lend it: see its log", REFUSED);
+        }
         let rests = self.left_alone.lock().is_some_and(|(until, _)| now < until);
         let promise = if rests { None } else { self.link.promise(bytes, self.settings.max_bytes_per_day) };
         if promise.is_none() {
@@ -222,9 +233,19 @@ impl Sibling {
         promise
     }
 
+    /// Whether it was left alone until now. Told once.
+    fn has_rested(&self) -> bool {
+        let now = self.clock.elapsed();
+        self.left_alone.lock().take_if(|(until, _)| *until <= now).is_some()
+    }
+
     fn leave_alone(&self, why: &'static str, rest: Duration) {
         let until = self.clock.elapsed() + rest;
-        let before = self.left_alone.lock().replace((until, why));
+        let mut left = self.left_alone.lock();
+        let before = *left;
+        // What is asked at the same moment makes no rest shorter.
+        *left = Some(before.filter(|(known, _)| *known > until).unwrap_or((until, why)));
+        drop(left);
         // Told once, not each minute.
         if before.is_none_or(|(_, known)| known != why) {
             tracing::warn!(peer = %self.name, url = %self.base, "{why}");
@@ -255,12 +276,12 @@ impl Sibling {
     ) -> Result<M, Why> {
         let answer = async {
             let mut body = self.called(method, question).await?.body;
-            let mut frames = Frames::up_to(FOUND_MAX_BYTES);
+            let mut frames = Frames::up_to(node::FOUND_MAX_BYTES);
             let mut got = 0;
             while let Some(chunk) = body.chunk().await {
                 let chunk = chunk.map_err(|error| Why::Failed(error.to_string()))?;
                 got += chunk.len();
-                if got > FOUND_MAX_BYTES {
+                if got > node::FOUND_MAX_BYTES {
                     return Err(Why::Failed("its answer is too large".to_owned()));
                 }
                 self.count(promise, &chunk);
@@ -272,7 +293,7 @@ impl Sibling {
         };
         let late = |_| Err(Why::Failed(format!("no answer within {:?}", self.settings.timeout)));
         let answer = tokio::time::timeout(self.settings.timeout, answer).await.unwrap_or_else(late);
-        if answer.is_ok() && self.left_alone.lock().take().is_some() {
+        if answer.is_ok() && self.has_rested() {
             tracing::warn!(peer = %self.name, "the peer answers again");
         }
         answer
@@ -386,6 +407,7 @@ impl Peer for Sibling {
             let question = ReadRequest { digest: Bytes::copy_from_slice(digest.as_bytes()), offset: 0, limit: 0 };
             let fetched = self.called(node::READ, &question).await.map_err(|why| {
                 self.note(why);
+                self.stalled();
                 failed("it does not lend the bytes")
             })?;
             let pieces = Pieces {
@@ -396,6 +418,7 @@ impl Peer for Sibling {
                 host: self.host.clone(),
                 got: 0,
                 len,
+                wire: 0,
             };
             Ok(FetchedBody::new(futures_util::stream::unfold(Some(pieces), |pieces| async move {
                 let mut pieces = pieces?;
@@ -408,6 +431,10 @@ impl Peer for Sibling {
 
     fn patience(&self) -> Duration {
         2 * self.settings.timeout
+    }
+
+    fn stalled(&self) {
+        self.counts.broken_reads.fetch_add(1, Ordering::Relaxed);
     }
 
     fn lied(&self) {
@@ -428,13 +455,20 @@ struct Pieces {
     host: String,
     got: u64,
     len: u64,
+    /// All that came, with what stands around the blob's bytes.
+    wire: u64,
 }
 
 impl Pieces {
     async fn next(&mut self) -> Option<Result<Bytes, UpstreamError>> {
         let piece = self.piece().await;
-        if let Some(Err(_)) = &piece {
-            self.counts.failed.fetch_add(1, Ordering::Relaxed);
+        match &piece {
+            Some(Err(_)) => {
+                self.counts.failed.fetch_add(1, Ordering::Relaxed);
+                self.counts.broken_reads.fetch_add(1, Ordering::Relaxed);
+            }
+            None => self.counts.broken_reads.store(0, Ordering::Relaxed),
+            Some(Ok(_)) => {}
         }
         piece
     }
@@ -455,6 +489,13 @@ impl Pieces {
                     Some(Ok(chunk)) => {
                         self.promise.came(chunk.len() as u64);
                         self.counts.bytes.fetch_add(chunk.len() as u64, Ordering::Relaxed);
+                        self.wire += chunk.len() as u64;
+                        if self.wire > self.len + self.len / 64 + WIRE_MORE_BYTES {
+                            return Some(Err(protocol(
+                                &self.host,
+                                "it sends more around the bytes than bytes".to_owned(),
+                            )));
+                        }
                         self.frames.push(&chunk);
                     }
                     Some(Err(error)) => return Some(Err(error)),

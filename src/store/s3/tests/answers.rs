@@ -180,7 +180,9 @@ async fn only_what_is_surely_absent_is_absent() {
     let upload = Upload { name: "a".into(), id: UploadId("1".into()) };
     let gone = bucket(&Told::of([error(404, "NoSuchUpload")]), Settings::default()).await;
     assert_eq!(gone.abort(&upload).await, Ok(()));
-    for said in [error(404, "NoSuchBucket"), error(403, "AccessDenied"), error(400, "Odd"), answer(403, "")] {
+    for said in
+        [error(404, "NoSuchBucket"), error(403, "AccessDenied"), error(400, "Odd"), answer(403, ""), answer(404, "")]
+    {
         let refusing = bucket(&Told::of((0..4).map(|_| said.clone())), Settings::default()).await;
         assert!(refusing.get("a", Span::Whole).await.is_err(), "{said:?}");
     }
