@@ -37,12 +37,11 @@ pub trait Fetch: Send + Sync + 'static {
     /// *Errors*: `Denied` for a port or address that may not be reached, `Busy`, `Unavailable`.
     fn tunnel<'a>(&'a self, ask: TunnelAsk<'a>) -> BoxFuture<'a, Result<Opened, UpstreamError>>;
 
-    /// Whether a fetch would be let out, without making one. Ok where there is no gate.
+    /// Whether a fetch would be let out, without making one. Whoever wraps another asks that one: there is no answer that
+    /// would do for all.
     ///
     /// *Errors*: as those of a fetch before its first byte.
-    fn judge<'a>(&'a self, _url: &'a Url, _trust: Trust) -> BoxFuture<'a, Result<(), UpstreamError>> {
-        Box::pin(std::future::ready(Ok(())))
-    }
+    fn judge<'a>(&'a self, url: &'a Url, trust: Trust) -> BoxFuture<'a, Result<(), UpstreamError>>;
 
     /// Bytes that were fetched for a build around another larder that stands before the origins.
     fn bytes_around_parent(&self, _build: &str) -> u64 {

@@ -122,9 +122,11 @@ fn two_upgrades_and_a_way_back_that_is_refused() {
     server.stop();
 
     let this = fs::read(&format).expect("a number");
-    let set = |name: &str, version: u32| {
-        let script = "import sqlite3,sys\nc=sqlite3.connect(sys.argv[1])\nc.execute('pragma user_version='+sys.argv[2])\nc.close()";
-        run(&["python3", "-c", script, &setup.data.join(name).display().to_string(), &version.to_string()]);
+    // What stood there before.
+    let set = |name: &str, version: &str| {
+        let script = "import sqlite3,sys\nc=sqlite3.connect(sys.argv[1])\nprint(c.execute('pragma user_version').fetchone()[0])\n\
+                      c.execute('pragma user_version='+sys.argv[2])\nc.close()";
+        run(&["python3", "-c", script, &setup.data.join(name).display().to_string(), version]).trim().to_owned()
     };
     let refused = |what: &str| {
         let before = files(&setup.data);
@@ -139,9 +141,9 @@ fn two_upgrades_and_a_way_back_that_is_refused() {
     refused("a newer format");
     fs::write(&format, &this).expect("scratch can be written");
     for name in ["places.sqlite", "catalog.sqlite"] {
-        set(name, 7);
+        let ours = set(name, "99");
         refused(name);
-        set(name, 1);
+        set(name, &ours);
     }
     let server = setup.start();
     assert_all(&server, &origin);

@@ -249,6 +249,14 @@ impl Fetch for Upstream {
         })
     }
 
+    fn judge<'a>(
+        &'a self,
+        _: &'a url::Url,
+        _: crate::model::lookup::Trust,
+    ) -> BoxFuture<'a, Result<(), UpstreamError>> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+
     fn tunnel<'a>(&'a self, _: TunnelAsk<'a>) -> BoxFuture<'a, Result<Opened, UpstreamError>> {
         Box::pin(async { Err(UpstreamError::Offline) })
     }

@@ -9,9 +9,11 @@ use std::task::{Context, Poll, ready};
 
 use futures_util::future::BoxFuture;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use url::Url;
 
 use super::{Row, Usage};
 use crate::model::key::Key;
+use crate::model::lookup::Trust;
 use crate::model::outcome::{Outcome, Reason};
 use crate::model::usage::NONE;
 use crate::upstream::fetch::{Carrier, Fetch, FetchAsk, Fetched, Opened, Tunnel, TunnelAsk, UpstreamError};
@@ -66,6 +68,10 @@ impl Fetch for Metered {
             });
             Ok(Opened { io: Box::new(MeteredTunnel { io: opened.io, received }), ..opened })
         })
+    }
+
+    fn judge<'a>(&'a self, url: &'a Url, trust: Trust) -> BoxFuture<'a, Result<(), UpstreamError>> {
+        self.inner.judge(url, trust)
     }
 
     fn bytes_around_parent(&self, build: &str) -> u64 {
