@@ -5,13 +5,14 @@
 //! fails costs at most its bound and is passed over. It asks nobody on our behalf.
 
 pub mod link;
+mod pieces;
 pub mod settings;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
 use http::{Method, StatusCode};
@@ -19,6 +20,7 @@ use parking_lot::Mutex;
 use url::Url;
 
 use self::link::{Link, Promise};
+use self::pieces::Pieces;
 use self::settings::PeerSettings;
 use super::client::Client;
 use super::fetch::{Fetch, FetchAsk, FetchBody, Fetched, FetchedBody, Redirects, Resume, UpstreamError};
@@ -41,8 +43,6 @@ const MINIMUM_RATE: u64 = 32 << 10;
 const REFUSED: Duration = Duration::from_secs(60);
 /// After so many bodies in a row that did not come it is left alone: its answers to questions say nothing of its disk.
 const BROKEN_READS: u64 = 2;
-/// What may stand around the bytes of a blob.
-const WIRE_MORE_BYTES: u64 = 64 << 10;
 /// How long one is left alone that sent other bytes than it said.
 const LIED: Duration = Duration::from_secs(600);
 
@@ -443,70 +443,5 @@ impl Peer for Sibling {
             "the peer sent other bytes than it said and is left alone for ten minutes: run `larder verify` there",
             LIED,
         );
-    }
-}
-
-/// A blob that comes.
-struct Pieces {
-    body: FetchedBody,
-    frames: Frames,
-    promise: Promise,
-    counts: Arc<Counts>,
-    host: String,
-    got: u64,
-    len: u64,
-    /// All that came, with what stands around the blob's bytes.
-    wire: u64,
-}
-
-impl Pieces {
-    async fn next(&mut self) -> Option<Result<Bytes, UpstreamError>> {
-        let piece = self.piece().await;
-        match &piece {
-            Some(Err(_)) => {
-                self.counts.failed.fetch_add(1, Ordering::Relaxed);
-                self.counts.broken_reads.fetch_add(1, Ordering::Relaxed);
-            }
-            None => self.counts.broken_reads.store(0, Ordering::Relaxed),
-            Some(Ok(_)) => {}
-        }
-        piece
-    }
-
-    async fn piece(&mut self) -> Option<Result<Bytes, UpstreamError>> {
-        let protocol = |host: &str, why: String| UpstreamError::Protocol { host: host.to_owned(), why };
-        loop {
-            match self.frames.take::<node::ReadResponse>() {
-                Ok(Some(message)) if !message.data.has_remaining() => {}
-                Ok(Some(message)) => {
-                    self.got += message.data.len() as u64;
-                    if self.got > self.len {
-                        return Some(Err(protocol(&self.host, "it sent more than it said".to_owned())));
-                    }
-                    return Some(Ok(message.data));
-                }
-                Ok(None) => match self.body.chunk().await {
-                    Some(Ok(chunk)) => {
-                        self.promise.came(chunk.len() as u64);
-                        self.counts.bytes.fetch_add(chunk.len() as u64, Ordering::Relaxed);
-                        self.wire += chunk.len() as u64;
-                        if self.wire > self.len + self.len / 64 + WIRE_MORE_BYTES {
-                            return Some(Err(protocol(
-                                &self.host,
-                                "it sends more around the bytes than bytes".to_owned(),
-                            )));
-                        }
-                        self.frames.push(&chunk);
-                    }
-                    Some(Err(error)) => return Some(Err(error)),
-                    None if self.got < self.len || self.frames.end().is_err() => {
-                        let (got, expected) = (self.got, self.len.to_string());
-                        return Some(Err(UpstreamError::Truncated { host: self.host.clone(), got, expected }));
-                    }
-                    None => return None,
-                },
-                Err(error) => return Some(Err(protocol(&self.host, error.to_string()))),
-            }
-        }
     }
 }
